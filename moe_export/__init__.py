@@ -1,0 +1,70 @@
+"""Compile PyTorch mixture-of-experts vision-language models into verified bundles.
+
+The names below are imported on first use, so that ``import moe_export`` needs neither PyTorch nor
+ONNX: a machine that only runs bundles has neither.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+from moe_export.errors import (
+    CaptureError,
+    CompletenessError,
+    MemoryBudgetError,
+    MissingEnvironmentError,
+    MoeExportError,
+    ParityError,
+    RewriteError,
+    UnsafeInputError,
+    UnsupportedError,
+    UsageError,
+)
+
+if TYPE_CHECKING:
+    from moe_export.api import export
+    from moe_export.bundle.reader import Bundle
+    from moe_export.load.checkpoint import save_checkpoint
+    from moe_export.load.factory import ModelSource, model_factory
+    from moe_export.rewrite.register import register_block
+    from moe_export.runtime.session import Session
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Bundle": "moe_export.bundle.reader",
+    "ModelSource": "moe_export.load.factory",
+    "Session": "moe_export.runtime.session",
+    "export": "moe_export.api",
+    "model_factory": "moe_export.load.factory",
+    "register_block": "moe_export.rewrite.register",
+    "save_checkpoint": "moe_export.load.checkpoint",
+}
+
+__all__ = [
+    "Bundle",
+    "CaptureError",
+    "CompletenessError",
+    "MemoryBudgetError",
+    "MissingEnvironmentError",
+    "ModelSource",
+    "MoeExportError",
+    "ParityError",
+    "RewriteError",
+    "Session",
+    "UnsafeInputError",
+    "UnsupportedError",
+    "UsageError",
+    "export",
+    "model_factory",
+    "register_block",
+    "save_checkpoint",
+]
+
+
+def __getattr__(name: str) -> Any:
+    home = _HOMES.get(name)
+    if home is None:
+        raise AttributeError(f"module 'moe_export' has no attribute {name!r}")
+    return getattr(importlib.import_module(home), name)

@@ -1,0 +1,300 @@
+"""The types on the arrows of the line: one frozen dataclass for each form of the model.
+
+``ExportSpec -> LoadedModel -> MarkedModel -> PortableModel -> TargetModel -> Bundle -> Report``
+
+Stages import these and never each other.  At run time this module imports neither torch nor onnx.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moe_export.moe.layer import LayerSpec
+from moe_export.moe.recipe import Recipe
+
+if TYPE_CHECKING:
+    import onnx_ir as ir
+    import torch
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """Where a model came from, without machine paths."""
+
+    description: str
+    """``model.pt`` or ``package.module:factory`` or a class name: the user's word for it."""
+
+    fingerprint: str
+    """SHA-256 over names, dtypes, shapes and bytes of the parameters and buffers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedModel:
+    """An eager model in eval mode on the CPU, with inputs that it accepts."""
+
+    module: torch.nn.Module
+    example_inputs: Mapping[str, torch.Tensor]
+    """By the name of the ``forward`` parameter, in its order."""
+
+    dynamic_shapes: Mapping[str, Mapping[int, str]] | None
+    """Symbolic axes by input and axis; ``None`` lets every axis vary that the model lets vary."""
+
+    assets: Mapping[str, bytes]
+    """Files that travel into the bundle unchanged (tokenizer, preprocessor, generation config)."""
+
+    source: Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class Proof:
+    """What was shown before a block was replaced: numbers in float64."""
+
+    cases: tuple[str, ...]
+    tokens: int
+    max_error: float
+    tolerance: float
+    experts_reached: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockRecord:
+    """What became of one mixture-of-experts block of the source model."""
+
+    path: str
+    kind: str
+    """The class of the block in the source model."""
+
+    status: str
+    """``proven`` (replaced by ops), ``unfused`` (exported as it is) or ``refused``."""
+
+    found_by: str
+    """``structure``, or ``registered`` by the user."""
+
+    layer: LayerSpec | None = None
+    proof: Proof | None = None
+    reason: str | None = None
+    """Why the block was not replaced."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class MarkedModel:
+    """The model twice: as it was, and with each proven block as a router op and an experts op.
+
+    ``marked`` shares its tensors with ``loaded.module``; the stacked weights of the ops are
+    placeholders without storage, and ``recipes`` says how each is made.
+    """
+
+    loaded: LoadedModel
+    marked: torch.nn.Module
+    recipes: Mapping[str, Recipe]
+    """By qualified parameter name in ``marked``."""
+
+    blocks: tuple[BlockRecord, ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerTensors:
+    """One MoE layer of the eager model on one golden case.
+
+    ``x [T,H]`` enters the experts and ``y [T,Hout]`` leaves the block; ``*_reference`` is the same
+    in float64 with the eager model's own choice of experts.
+    """
+
+    x: Array
+    y: Array
+    router_logits: Array
+    topk_ids: Array
+    topk_weights: Array
+    x_reference: Array
+    y_reference: Array
+    router_logits_reference: Array
+    topk_weights_reference: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class GoldenCase:
+    """One run of the eager model: its inputs, outputs, and what its MoE layers saw and chose."""
+
+    name: str
+    inputs: Mapping[str, Array]
+    outputs: Mapping[str, Array]
+    outputs_reference: Mapping[str, Array]
+    """The outputs in float64, routed as the eager model routed."""
+
+    layers: Mapping[str, LayerTensors]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertCase:
+    """One MoE layer on synthetic tokens that visit every expert.
+
+    The experts op alone, with the routing given: ``y`` in the model's dtype as PyTorch computes
+    it, ``y_reference`` in float64.
+    """
+
+    x: Array
+    topk_ids: Array
+    topk_weights: Array
+    y: Array
+    y_reference: Array
+
+
+@dataclass(frozen=True, kw_only=True)
+class Golden:
+    """All tensors recorded from the eager model."""
+
+    cases: tuple[GoldenCase, ...]
+    experts: Mapping[str, ExpertCase] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Weight:
+    """A weight of a graph: its facts, the source tensors it is made of, and how to read it."""
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    sources: tuple[str, ...]
+    read: Callable[[], Array]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Component:
+    """One graph of a model, its weights and the names by which its insides are watched."""
+
+    graph: ir.Model
+    """Initializers have types and shapes and no bytes: those are in ``weights``."""
+
+    weights: Mapping[str, Weight]
+    probes: Mapping[str, Mapping[str, str]]
+    """By MoE layer: ``x``, ``y``, ``router_logits``, ``topk_ids``, ``topk_weights`` and
+    ``experts_y`` to the value's name in the graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PortableModel:
+    """The model in ``moe_export`` ops and standard ONNX; no target has been heard of."""
+
+    components: Mapping[str, Component]
+    golden: Golden
+    blocks: tuple[BlockRecord, ...]
+    unused: Mapping[str, str]
+    """Source tensors that no graph holds, each with the reason."""
+
+    parameters: int
+    assets: Mapping[str, bytes]
+    source: Source
+
+
+@dataclass(frozen=True, kw_only=True)
+class TargetModel:
+    """The model in the ops of one target, weights still unread."""
+
+    target: str
+    portable: PortableModel
+    components: Mapping[str, Component]
+    probe_graphs: Mapping[str, ir.Model]
+    """By component: the same graph with the probes as further outputs."""
+
+    expert_graphs: Mapping[str, ir.Model]
+    """By component: each MoE layer's experts op alone, routing as input."""
+
+    functions: Mapping[str, str]
+    """Op and overload to the attributes it was made for, for people who read the graph."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorParity:
+    """How near one tensor of the bundle is to the eager model's."""
+
+    case: str
+    name: str
+    kind: str
+    """``output``, ``layer`` or ``expert``."""
+
+    elements: int
+    max_error: float
+    """Largest absolute difference from the float64 reference."""
+
+    relative_error: float
+    """``max_error`` over the largest absolute value of the reference."""
+
+    cosine: float
+    eager_error: float
+    """The eager model's own largest difference from the reference."""
+
+    tolerance: float
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Flip:
+    """One token whose set of experts differs between the eager model and the bundle."""
+
+    token: int
+    eager: tuple[int, ...]
+    bundle: tuple[int, ...]
+    margin: float
+    noise: float
+    explained: bool
+    """Whether the margin lies within the numeric noise at this router's input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoutingParity:
+    """The routing of one MoE layer on one golden case."""
+
+    case: str
+    layer: str
+    tokens: int
+    agreement: float
+    """Share of tokens whose set of experts is equal."""
+
+    flips: tuple[Flip, ...]
+    passed: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class Report:
+    """The verdict of a validation and every number behind it."""
+
+    bundle: str
+    target: str
+    against: str
+    """``golden``, or ``live`` with the source's name."""
+
+    tensors: tuple[TensorParity, ...]
+    routing: tuple[RoutingParity, ...]
+    not_run: Mapping[str, str] = field(default_factory=dict)
+    """Checks that were not run, each with the reason.  They count neither way."""
+
+    @property
+    def passed(self) -> bool:
+        return (
+            bool(self.tensors)
+            and all(tensor.passed for tensor in self.tensors)
+            and all(layer.passed for layer in self.routing)
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExportSpec:
+    """What the user asked for, checked once."""
+
+    source: Any
+    """A path, ``package.module:factory`` or an ``nn.Module``."""
+
+    target: str
+    output: Path
+    example_inputs: tuple[Any, ...] | None = None
+    dynamic_shapes: Any = None
+    python_path: tuple[Path, ...] = ()
+    trust_pickle: bool = False
+    force: bool = False

@@ -1,0 +1,1 @@
+"""Recognise mixture-of-experts blocks, prove the proposals, and replace what is proven."""
