@@ -1,14 +1,15 @@
 """Recipes: how a weight of an op is made from tensors of the source model, without making it.
 
-A recipe knows its shape, its dtype and the names it reads; ``build`` reads and writes bytes.  The
-weights of a model stay recipes from ``rewrite`` to ``bundle``, where they are built one by one.
+A recipe knows its shape, its dtype and the names it reads; ``build`` reads and writes bytes, and
+``under`` puts a prefix before every name.  The weights of a model stay recipes from ``rewrite`` to
+``bundle``, where they are built one by one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,9 @@ class Source:
 
     def sources(self) -> tuple[str, ...]:
         return (self.name,)
+
+    def under(self, prefix: str) -> Source:
+        return replace(self, name=prefix + self.name)
 
     def build(self, read: Read) -> Array:
         return read(self.name).reshape(self.shape)
@@ -51,6 +55,9 @@ class Transposed:
     def sources(self) -> tuple[str, ...]:
         return self.inner.sources()
 
+    def under(self, prefix: str) -> Transposed:
+        return Transposed(self.inner.under(prefix))
+
     def build(self, read: Read) -> Array:
         return np.ascontiguousarray(np.swapaxes(self.inner.build(read), -1, -2))
 
@@ -72,6 +79,9 @@ class Reshaped:
 
     def sources(self) -> tuple[str, ...]:
         return self.inner.sources()
+
+    def under(self, prefix: str) -> Reshaped:
+        return Reshaped(self.inner.under(prefix), self.shape)
 
     def build(self, read: Read) -> Array:
         return self.inner.build(read).reshape(self.shape)
@@ -96,6 +106,9 @@ class Stacked:
 
     def sources(self) -> tuple[str, ...]:
         return tuple(name for part in self.parts for name in part.sources())
+
+    def under(self, prefix: str) -> Stacked:
+        return Stacked(tuple(part.under(prefix) for part in self.parts))
 
     def build(self, read: Read) -> Array:
         out = np.empty(self.shape, self.dtype)
@@ -124,6 +137,9 @@ class Concatenated:
 
     def sources(self) -> tuple[str, ...]:
         return tuple(name for part in self.parts for name in part.sources())
+
+    def under(self, prefix: str) -> Concatenated:
+        return Concatenated(tuple(part.under(prefix) for part in self.parts))
 
     def build(self, read: Read) -> Array:
         out = np.empty(self.shape, self.dtype)

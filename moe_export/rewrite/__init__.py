@@ -1,1 +1,145 @@
 """Recognise mixture-of-experts blocks, prove the proposals, and replace what is proven."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from moe_export.forms import BlockRecord, LoadedModel, MarkedModel
+from moe_export.moe.recipe import Recipe
+from moe_export.rewrite.fused import FusedMoE, placeholder
+from moe_export.rewrite.groups import expert_groups
+from moe_export.rewrite.proposal import Refusal, first_tensor_like
+from moe_export.rewrite.recognise import Recognition, recognise
+from moe_export.rewrite.register import is_registered
+
+
+def rewrite(loaded: LoadedModel) -> MarkedModel:
+    """The model with every proven block replaced by a router op and an experts op.
+
+    *Requires* a module in eval mode that runs on ``loaded.example_inputs``.
+    *Ensures* that ``loaded.module`` is unchanged, that the marked model shares its tensors, and
+    that each block which looked like a mixture of experts has a record: proven, or unfused with
+    the reason.
+    """
+    marked = _structure_copy(loaded.module)
+    recipes: dict[str, Recipe] = {}
+    records: list[BlockRecord] = []
+    for path, call in _candidates(loaded):
+        if any(_inside(record.path, path) for record in records):
+            continue
+        block = loaded.module.get_submodule(path)
+        decision = _decision(block, call)
+        if isinstance(decision, Refusal):
+            if decision.routed:
+                records.append(_refused(path, block, decision))
+            continue
+        records.append(_proven(path, block, decision))
+        marked = _replaced(marked, path, decision)
+        for role, recipe in decision.proposal.weights.items():
+            recipes[f"{path}.{role}" if path else role] = recipe.under(f"{path}." if path else "")
+    order = {path: number for number, (path, _) in enumerate(loaded.module.named_modules())}
+    return MarkedModel(
+        loaded=loaded,
+        marked=marked,
+        recipes=recipes,
+        blocks=tuple(sorted(records, key=lambda record: order[record.path])),
+    )
+
+
+@dataclass(frozen=True)
+class _BlockCall:
+    """How the model calls a block: its one input, or why that is not how."""
+
+    x: Tensor | None
+    objection: str | None = None
+
+
+def _candidates(loaded: LoadedModel) -> Iterator[tuple[str, _BlockCall]]:
+    """Modules that may be blocks and were called, the deepest first."""
+    paths = {
+        module: path
+        for path, module in loaded.module.named_modules()
+        if is_registered(module) or expert_groups(module)
+    }
+    calls: dict[str, _BlockCall] = {}
+
+    def record(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+        calls.setdefault(paths[module], _block_call(args, kwargs, output))
+
+    handles = [m.register_forward_hook(record, with_kwargs=True) for m in paths]
+    try:
+        with torch.no_grad():
+            loaded.module(**loaded.example_inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    for path in sorted(calls, key=lambda path: -path.count(".") - bool(path)):
+        yield path, calls[path]
+
+
+def _block_call(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> _BlockCall:
+    tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
+    if len(tensors) != 1 or not (args and args[0] is tensors[0]):
+        return _BlockCall(None, f"it takes {len(tensors)} tensors, not one hidden state")
+    x = tensors[0]
+    if not x.is_floating_point() or x.dim() < 2 or first_tensor_like(output, x) is None:
+        return _BlockCall(None, "it does not map rows of tokens to rows of tokens")
+    return _BlockCall(x.clone())
+
+
+def _decision(block: nn.Module, call: _BlockCall) -> Recognition | Refusal:
+    if call.x is None:
+        return Refusal(str(call.objection), routed=is_registered(block))
+    return recognise(block, call.x)
+
+
+def _inside(path: str, other: str) -> bool:
+    """Whether ``path`` is ``other`` or lies within it."""
+    return not other or path == other or path.startswith(f"{other}.")
+
+
+def _refused(path: str, block: nn.Module, refusal: Refusal) -> BlockRecord:
+    return BlockRecord(
+        path=path,
+        kind=type(block).__name__,
+        status="unfused",
+        found_by="registered" if is_registered(block) else "structure",
+        reason=refusal.reason,
+    )
+
+
+def _proven(path: str, block: nn.Module, recognition: Recognition) -> BlockRecord:
+    return BlockRecord(
+        path=path,
+        kind=type(block).__name__,
+        status="proven",
+        found_by=recognition.found_by,
+        layer=recognition.proposal.layer,
+        proof=recognition.proof,
+    )
+
+
+def _structure_copy(module: nn.Module) -> nn.Module:
+    """A copy of the module tree over the very same tensors."""
+    tensors = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+
+
+def _replaced(marked: nn.Module, path: str, recognition: Recognition) -> nn.Module:
+    block = marked.get_submodule(path)
+    dtype = next(parameter.dtype for parameter in block.parameters())
+    weights = {
+        role: placeholder(recipe, dtype) for role, recipe in recognition.proposal.weights.items()
+    }
+    new = FusedMoE(recognition.proposal, block, weights, name=path or "model").eval()
+    if not path:
+        return new
+    marked.set_submodule(path, new)
+    return marked

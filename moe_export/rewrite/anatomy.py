@@ -1,0 +1,192 @@
+"""Take an observed block apart: router logits, the experts' input, and what is added at the end.
+
+Everything here reads the data flow of one observation; nothing is decided.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch.utils._pytree import tree_leaves
+
+from moe_export.rewrite.groups import ExpertGroup
+from moe_export.rewrite.observe import Observation, Ref, Value
+from moe_export.rewrite.rows import (
+    NotRowwiseError,
+    RowProgram,
+    as_rows,
+    row_program,
+    tokens_of,
+)
+
+# Operators that turn logits into probabilities or into a choice.
+_ROUTING = frozenset(
+    f"aten::{name}"
+    for name in (
+        "_softmax",
+        "_log_softmax",
+        "exp",
+        "logsumexp",
+        "sigmoid",
+        "topk",
+        "argmax",
+        "max",
+        "sort",
+        "argsort",
+    )
+)
+_ADDS = ("aten::add", "aten::add_")
+_ACCUMULATES = ("aten::index_add_", "aten::index_add", "aten::index_put_", "aten::scatter_add_")
+
+
+@dataclass(frozen=True)
+class Anatomy:
+    """One reading of a block: the tensors are rows ``[T, .]`` of the observed run."""
+
+    logits_value: int
+    logits: RowProgram
+    hidden: tuple[tuple[int, RowProgram | None], ...]
+    """Values that the experts may read; ``None`` for the block's own input."""
+
+    shared: tuple[tuple[int, RowProgram], ...]
+    own_vectors: tuple[str, ...]
+    """``[E]`` tensors that no row program reads: selection bias or expert scale, if anything."""
+
+
+def output_value(observation: Observation) -> int | None:
+    """The returned tensor that holds one row for each token, ``None`` if there is none."""
+    tokens = tokens_of(observation)
+    for leaf in tree_leaves(observation.output):
+        if isinstance(leaf, Ref):
+            data = observation.values[leaf.index].data
+            if data.dim() >= 2 and as_rows(data, tokens) is not None:
+                return leaf.index
+    return None
+
+
+def logits_values(observation: Observation, num_experts: int) -> list[int]:
+    """Values with E entries for each token that are scored or chosen from, the earliest only."""
+    tokens = tokens_of(observation)
+    reachable = observation.descendants(observation.input)
+    found: dict[int, None] = {}
+    for call in observation.calls:
+        if call.op._schema.name not in _ROUTING or not call.inputs:
+            continue
+        data = observation.values[call.inputs[0]].data
+        wide = data.dim() >= 2 and data.shape[-1] == num_experts
+        if wide and data.numel() == tokens * num_experts and call.inputs[0] in reachable:
+            found.setdefault(call.inputs[0])
+    later = {index for start in found for index in observation.descendants(start)}
+    return [index for index in found if index not in later]
+
+
+def dissect(observation: Observation, group: ExpertGroup, output: int) -> Iterator[Anatomy | str]:
+    """Readings of the block with this group as its experts; a string says why one failed."""
+    for logits in logits_values(observation, group.num_experts):
+        try:
+            yield _reading(observation, group, logits, output)
+        except NotRowwiseError as error:
+            yield str(error)
+
+
+def _reading(observation: Observation, group: ExpertGroup, logits: int, output: int) -> Anatomy:
+    routed = observation.descendants(logits)
+    try:
+        logits_program = row_program(observation, logits)
+    except NotRowwiseError as error:
+        raise NotRowwiseError(
+            f"the router logits are not a function of one token: {error}"
+        ) from error
+    shared = []
+    for value in _static_terms(observation, output, routed):
+        try:
+            shared.append((value.index, row_program(observation, value.index)))
+        except NotRowwiseError as error:
+            raise NotRowwiseError(
+                f"what is added to the routed sum is not a function of one token: {error}"
+            ) from error
+    hidden = _expert_inputs(observation, group, routed)
+    taken = set(logits_program.reads())
+    for _, program in shared:
+        taken.update(program.reads())
+    vectors = tuple(
+        value.name
+        for value in observation.values
+        if value.name is not None
+        and value.name not in taken
+        and value.data.numel() == group.num_experts
+        and value.data.is_floating_point()
+    )
+    return Anatomy(logits, logits_program, hidden, tuple(shared), tuple(dict.fromkeys(vectors)))
+
+
+def _static_terms(observation: Observation, output: int, routed: set[int]) -> list[Value]:
+    """What the output adds that does not depend on the routing; exact zeros are left out."""
+    terms: list[Value] = []
+    stack = [output]
+    while stack:
+        value = observation.values[stack.pop()]
+        if value.index not in routed:
+            if bool((value.data != 0).any()):
+                terms.append(value)
+            continue
+        stack.extend(_summands(observation, value))
+    return terms
+
+
+def _summands(observation: Observation, value: Value) -> list[int]:
+    """The values that ``value`` is a plain sum of, as far as it is one."""
+    if value.call is None:
+        return []
+    call = observation.calls[value.call]
+    name = call.op._schema.name
+    inputs = [observation.values[index] for index in call.inputs]
+    if name in _ADDS and call.kwargs.get("alpha", 1) == 1:
+        alike = [v.index for v in inputs if v.data.numel() == value.data.numel()]
+        return alike if len(alike) == len(call.args) == 2 else []
+    if name in _ACCUMULATES:
+        return [call.inputs[0]]
+    for before in inputs:
+        same = before.data.numel() == value.data.numel() and before.name is None
+        if same and torch.equal(before.data.reshape(-1), value.data.reshape(-1)):
+            return [before.index]
+    return []
+
+
+def _expert_inputs(
+    observation: Observation, group: ExpertGroup, routed: set[int]
+) -> tuple[tuple[int, RowProgram | None], ...]:
+    """Rows that meet the experts' weights or the routing; the block's own input first."""
+    names = group.reads()
+    own = {v.index for v in observation.values if v.name in names}
+    of_experts = set(own)
+    for index in own:
+        of_experts |= observation.descendants(index)
+    tokens = tokens_of(observation)
+    reachable = observation.descendants(observation.input)
+    widths = {size for slot in group.matrices for size in slot.shape[1:]}
+    found: list[tuple[int, RowProgram | None]] = [(observation.input, None)]
+    seen = [as_rows(observation.values[observation.input].data, tokens)]
+    for call in observation.calls:
+        meets = any(index in of_experts or index in routed for index in call.inputs)
+        for index in call.inputs if meets else ():
+            value = observation.values[index]
+            rows = as_rows(value.data, tokens)
+            if index in of_experts or index in routed or index not in reachable:
+                continue
+            if rows is None or rows.shape[1] not in widths or any(_same(rows, s) for s in seen):
+                continue
+            try:
+                program = row_program(observation, index)
+            except NotRowwiseError:
+                continue
+            seen.append(rows)
+            found.append((index, program))
+    return tuple(found)
+
+
+def _same(rows: Any, other: Any) -> bool:
+    return other is not None and rows.shape == other.shape and bool(torch.equal(rows, other))

@@ -1,0 +1,71 @@
+"""One block: propose, prove, and say which of the two failed."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from moe_export.forms import Proof
+from moe_export.rewrite.proposal import Proposal, Refusal
+from moe_export.rewrite.propose import propose
+from moe_export.rewrite.prove import depends_on_other_tokens, prove
+from moe_export.rewrite.register import registered_proposal
+
+
+@dataclass(frozen=True)
+class Recognition:
+    """A block that is proven to be a router and experts."""
+
+    proposal: Proposal
+    proof: Proof
+    found_by: str
+    """``structure`` or ``registered``."""
+
+
+def recognise(block: nn.Module, example: Tensor) -> Recognition | Refusal:
+    """What ``block`` is, proven in float64, or why that could not be shown.
+
+    ``example [..., H]`` is an input the block accepts; the block is left alone.
+    """
+    twin = copy.deepcopy(block).double().eval().requires_grad_(False)
+    example = example.detach().double()
+    registered = registered_proposal(twin)
+    if registered is not None:
+        return _decide(registered, twin, example, "registered")
+    probe = _probe_input(twin, example)
+    found = propose(twin, probe)
+    if isinstance(found, Refusal):
+        return _explained(found, twin, probe)
+    return _decide(found, twin, example, "structure")
+
+
+def _decide(
+    proposal: Proposal, block: nn.Module, example: Tensor, found_by: str
+) -> Recognition | Refusal:
+    proof = prove(proposal, block, example)
+    return proof if isinstance(proof, Refusal) else Recognition(proposal, proof, found_by)
+
+
+def _explained(refusal: Refusal, block: nn.Module, x: Tensor) -> Refusal:
+    """A refusal with the deeper reason, where tokens turn out to depend on each other."""
+    if not refusal.routed or "random" in refusal.reason or "differ in shape" in refusal.reason:
+        return refusal
+    other = depends_on_other_tokens(block, x)
+    return refusal if other is None else Refusal(other)
+
+
+def _probe_input(block: nn.Module, example: Tensor) -> Tensor:
+    """Random tokens of the example's scale, as many as no axis of the block's tensors has.
+
+    A count of its own keeps "one row for each token" unmistakable in the observation.
+    """
+    sizes = {size for tensor in block.state_dict().values() for size in tensor.shape}
+    sizes |= {size * other for size in sizes for other in (2, 3)}
+    length = next(n for n in range(11, 10_000) if n not in sizes and 3 * n not in sizes)
+    generator = torch.Generator().manual_seed(10)
+    lead = [1] * (example.dim() - 3) + ([3, length] if example.dim() > 2 else [3 * length])
+    x = torch.randn(*lead, example.shape[-1], generator=generator, dtype=torch.float64)
+    return x * max(float(example.std()), 1e-3)
