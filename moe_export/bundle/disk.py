@@ -1,0 +1,116 @@
+"""Writing files that are on the disk when they are said to be, with their digests."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from moe_export.errors import MemoryBudgetError, UsageError
+from moe_export.manifest import FileRecord
+
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """A full disk as ``MemoryBudgetError``, a place one may not write to as ``UsageError``."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise MemoryBudgetError(
+                f"the disk is full: {error.strerror}",
+                where=str(path),
+                hint="free some space, or give -o a path on another disk",
+            ) from error
+        if error.errno in _FORBIDDEN:
+            raise UsageError(
+                f"cannot write here: {error.strerror}",
+                where=str(path),
+                hint="give -o a path in a folder that you may write to",
+            ) from error
+        raise
+
+
+class HashedFile:
+    """A new file that knows its digest without being read again; synced when closed.
+
+    Raises ``FileExistsError`` where there is a file already.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._digest = hashlib.sha256()
+        self._size = 0
+
+    def __enter__(self) -> Self:
+        with disk_errors(self._path):
+            self._file = self._path.open("xb")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: object, traceback: TracebackType | None
+    ) -> None:
+        with disk_errors(self._path), self._file:
+            if kind is None:
+                self._file.flush()
+                os.fsync(self._file.fileno())
+
+    def write(self, content: bytes | memoryview) -> None:
+        with disk_errors(self._path):
+            self._file.write(content)
+        self._digest.update(content)
+        self._size += len(content)
+
+    def pad_to(self, alignment: int) -> int:
+        """Write zeros up to a multiple of ``alignment``, which is returned."""
+        self.write(bytes(-self._size % alignment))
+        return self._size
+
+    @property
+    def record(self) -> FileRecord:
+        """What was written so far."""
+        return FileRecord(sha256=self._digest.hexdigest(), bytes=self._size)
+
+
+def write_file(root: Path, name: str, content: bytes) -> FileRecord:
+    """Write a new file ``name`` (a checked path of a bundle) under ``root``."""
+    path = root / name
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    with HashedFile(path) as file:
+        file.write(content)
+    return file.record
+
+
+def replace_file(path: Path, content: bytes) -> None:
+    """Put ``content`` at ``path`` so that a reader sees the old or the new, never a part."""
+    beside = path.with_name(f".{path.name}.new")
+    beside.unlink(missing_ok=True)
+    write_file(beside.parent, beside.name, content)
+    with disk_errors(path):
+        os.replace(beside, path)
+        sync_folder(path.parent)
+
+
+def sync_tree(root: Path) -> None:
+    """Make the names of all files and folders under ``root`` survive a power cut."""
+    with disk_errors(root):
+        for folder, _, _ in os.walk(root):
+            sync_folder(Path(folder))
+
+
+def sync_folder(folder: Path) -> None:
+    """Make the names in ``folder`` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,80 @@
+"""The weights of a component in one file, each read, written and forgotten before the next."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from moe_export.bundle.disk import HashedFile, disk_errors
+from moe_export.errors import MemoryBudgetError
+from moe_export.forms import Array, Weight
+from moe_export.manifest import FileRecord
+
+# A page of memory on x86 and most ARM: ONNX Runtime can map a weight that begins on one.
+ALIGNMENT = 4096
+
+
+@dataclass(frozen=True)
+class Extent:
+    """Where a weight lies in the data file, in bytes."""
+
+    offset: int
+    length: int
+
+
+def write_weights(
+    weights: Mapping[str, Weight], path: Path
+) -> tuple[FileRecord, dict[str, Extent]]:
+    """Write ``weights`` to ``path`` in order of name, each at a multiple of ``ALIGNMENT``.
+
+    Values are little-endian and in C order, as ONNX says.  One weight is in memory at a time.
+    Raises ``MemoryBudgetError`` before the first byte where the disk is too small for all.
+    """
+    _check_space(weights, path)
+    extents = {}
+    with HashedFile(path) as file:
+        for name in sorted(weights):
+            offset = file.pad_to(ALIGNMENT)
+            content = _bytes(name, weights[name])
+            file.write(content)
+            extents[name] = Extent(offset, len(content))
+            del content
+    return file.record, extents
+
+
+def _check_space(weights: Mapping[str, Weight], path: Path) -> None:
+    needed = sum(nbytes(weight) + ALIGNMENT for weight in weights.values())
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        free = shutil.disk_usage(path.parent).free
+    if needed > free:
+        raise MemoryBudgetError(
+            f"the weights need up to {needed} bytes of disk, {free} are free",
+            where=str(path.parent),
+            hint="free some space, or give -o a path on another disk",
+        )
+
+
+def nbytes(weight: Weight) -> int:
+    """The bytes of a weight, from its facts alone."""
+    size = weight.dtype.itemsize
+    for dim in weight.shape:
+        size *= dim
+    return size
+
+
+def _bytes(name: str, weight: Weight) -> memoryview:
+    array: Array = weight.read()
+    if array.shape != weight.shape or array.dtype != weight.dtype:
+        raise ValueError(
+            f"weight {name!r} was announced as {weight.dtype} {weight.shape}"
+            f" and read as {array.dtype} {array.shape}"
+        )
+    if sys.byteorder == "big":
+        array = array.byteswap()
+    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data

@@ -1,0 +1,242 @@
+"""The manifest of a bundle, ``moe_export.json``: one owner for its writer and its reader.
+
+``docs/bundle.md`` specifies the format.  Nothing here touches a file: text in, text out.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import Any, Literal, Self, get_args
+
+from moe_export.errors import UnsafeInputError
+from moe_export.forms import BlockRecord, Source
+from moe_export.strict_json import decode, encode, parse, render
+
+FILE_NAME = "moe_export.json"
+SCHEMA_VERSION = 1
+
+# A model of 200 000 tensors and 1000 MoE layers needs about 1 MiB; more is not a manifest.
+MAX_BYTES = 16 * 2**20
+MAX_FILES = 10_000
+# What ext4, XFS, APFS and NTFS allow for one name, and Linux for a path less a folder to put it in.
+_MAX_SEGMENT = 255
+_MAX_PATH = 2048
+
+Verdict = Literal["not validated", "passed", "failed"]
+Role = Literal["x", "y", "router_logits", "topk_ids", "topk_weights", "experts_y"]
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_NO_DIGEST = "0" * 64
+
+
+def check_path(path: str) -> str:
+    """``path``, if it names a place inside a bundle on every system.
+
+    Relative, with ``/`` between segments; no segment empty, ``.`` or ``..``; no backslash, colon or
+    control character; at most 255 bytes a segment.  Raises ``ValueError``.
+    """
+    if not path:
+        raise ValueError("an empty path")
+    if path.startswith("/"):
+        raise ValueError(f"path {path!r} is absolute")
+    if any(letter in "\\:" or ord(letter) < 32 or ord(letter) == 127 for letter in path):
+        raise ValueError(f"path {path!r} holds a backslash, a colon or a control character")
+    for segment in path.split("/"):
+        if segment in ("", ".", ".."):
+            raise ValueError(f"path {path!r} has a segment {segment!r}")
+        if len(segment.encode()) > _MAX_SEGMENT:
+            raise ValueError(f"path {path[:40]!r}... has a segment over {_MAX_SEGMENT} bytes")
+    if len(path.encode()) > _MAX_PATH:
+        raise ValueError(f"path {path[:40]!r}... is over {_MAX_PATH} bytes")
+    return path
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileRecord:
+    """The SHA-256 and size of a file."""
+
+    sha256: str
+    bytes: int
+
+    def __post_init__(self) -> None:
+        if not _SHA256.fullmatch(self.sha256):
+            raise ValueError("sha256 is not 64 lower-case hexadecimal digits")
+        if self.bytes < 0:
+            raise ValueError("bytes is negative")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tool:
+    """The program that wrote the bundle."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpSet:
+    """The custom operators that the graphs use, and their version."""
+
+    domain: str
+    version: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class TensorInfo:
+    """An input or output of a graph.
+
+    A dimension is a number, the name of a symbolic one, or ``None`` where nothing is known.
+    """
+
+    name: str
+    dtype: str
+    """A NumPy name: ``float32``, ``int64``, ``bool``, ... or ``bfloat16``."""
+
+    shape: tuple[int | str | None, ...]
+
+    def __post_init__(self) -> None:
+        if any(isinstance(dim, int) and dim < 0 for dim in self.shape):
+            raise ValueError(f"{self.name!r} has a negative dimension")
+
+    def __str__(self) -> str:
+        dims = ", ".join("?" if dim is None else str(dim) for dim in self.shape)
+        return f"{self.name} {self.dtype} [{dims}]"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ComponentRecord:
+    """One graph of the model, the graphs beside it, and its weights, by path in the bundle."""
+
+    graph: str
+    probe_graph: str
+    """The same graph, with the values named in ``probes`` as further outputs."""
+
+    expert_graph: str
+    """Each MoE layer's experts op alone."""
+
+    data: str
+    """The weights of all three, as ONNX external data."""
+
+    inputs: tuple[TensorInfo, ...]
+    outputs: tuple[TensorInfo, ...]
+    probes: Mapping[str, Mapping[str, str]]
+    """By MoE layer and role, the value's name in the probe graph."""
+
+    def __post_init__(self) -> None:
+        for layer, roles in self.probes.items():
+            for role in roles:
+                if role not in get_args(Role):
+                    raise ValueError(f"layer {layer!r} has a probe {role!r}")
+
+    @property
+    def graphs(self) -> tuple[str, ...]:
+        return (self.graph, self.probe_graph, self.expert_graph)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Manifest:
+    """What a bundle holds and where it came from.  Equal models give equal manifests."""
+
+    tool: Tool
+    versions: Mapping[str, str]
+    """Of the packages that took part in the export."""
+
+    source: Source
+    target: str
+    ops: OpSet
+    components: Mapping[str, ComponentRecord]
+    blocks: tuple[BlockRecord, ...]
+    unused: Mapping[str, str]
+    functions: Mapping[str, str]
+    parameters: int
+    assets: tuple[str, ...]
+    golden: str
+    verdict: Verdict
+    files: Mapping[str, FileRecord]
+    """Every file of the bundle but the manifest, by path."""
+
+    schema_version: int = SCHEMA_VERSION
+
+    def __post_init__(self) -> None:
+        if self.verdict not in get_args(Verdict):
+            raise ValueError(f"verdict {self.verdict!r} is not one of {get_args(Verdict)}")
+        if self.parameters < 0:
+            raise ValueError("parameters is negative")
+        if not self.components:
+            raise ValueError("components is empty")
+        _check_file_names(self.files)
+        for path in (self.golden, *self.assets, *self._component_files()):
+            if path not in self.files:
+                raise ValueError(f"{path!r} is not in files")
+
+    def _component_files(self) -> Iterable[str]:
+        for component in self.components.values():
+            yield from (*component.graphs, component.data)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the manifest with zeros in place of its digest: the bundle's identity."""
+        return hashlib.sha256(self._render(_NO_DIGEST).encode()).hexdigest()
+
+    def to_json(self) -> str:
+        """The canonical text, with its own digest.  Equal manifests give equal text."""
+        return self._render(self.digest)
+
+    def _render(self, digest: str) -> str:
+        return render({**encode(self), "digest": digest})
+
+    @classmethod
+    def from_json(cls, content: bytes | str, file: str = FILE_NAME) -> Self:
+        """The manifest in ``content``, or ``UnsafeInputError`` naming ``file`` and the field."""
+        content = content.encode("utf-8", "surrogatepass") if isinstance(content, str) else content
+        if len(content) > MAX_BYTES:
+            raise UnsafeInputError(f"a manifest of more than {MAX_BYTES} bytes", where=file)
+        value = parse(content, file)
+        if not isinstance(value, dict):
+            raise UnsafeInputError("a manifest is a JSON object", where=file)
+        _check_schema_version(value.get("schema_version"), file)
+        digest = value.pop("digest", None)
+        manifest = decode(cls, value, file)
+        _check_digest(content, digest, file)
+        return manifest
+
+
+def _check_file_names(files: Mapping[str, FileRecord]) -> None:
+    """No two names meet on a file system that ignores case, and none is a folder of another."""
+    if len(files) > MAX_FILES:
+        raise ValueError(f"files names more than {MAX_FILES} files")
+    folders = {str(parent) for path in files for parent in PurePosixPath(check_path(path)).parents}
+    names = {name.casefold() for name in files} | {FILE_NAME.casefold()}
+    if len(names) <= len(files):
+        raise ValueError("files names one file twice, or the manifest itself")
+    for folder in folders:
+        if folder.casefold() in names:
+            raise ValueError(f"files has {folder!r} as a file and as a folder")
+
+
+def _check_schema_version(version: Any, file: str) -> None:
+    if type(version) is int and version == SCHEMA_VERSION:
+        return
+    raise UnsafeInputError(
+        f"unknown schema version {version!r:.40}; this release reads {SCHEMA_VERSION}",
+        where=f"{file}, field schema_version",
+        hint="a newer moe-export may read this bundle",
+    )
+
+
+def _check_digest(content: bytes, digest: Any, file: str) -> None:
+    if not isinstance(digest, str) or not _SHA256.fullmatch(digest):
+        raise UnsafeInputError(
+            "not 64 lower-case hexadecimal digits", where=f"{file}, field digest"
+        )
+    blank = content.replace(digest.encode(), _NO_DIGEST.encode())
+    if hashlib.sha256(blank).hexdigest() != digest:
+        raise UnsafeInputError(
+            "the manifest was changed after it was written",
+            where=f"{file}, field digest",
+            hint="export the model again, or fetch the bundle again",
+        )

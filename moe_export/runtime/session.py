@@ -1,0 +1,235 @@
+"""Run a bundle's graph on ONNX Runtime: arrays by name in, arrays by name out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+from moe_export.errors import (
+    MemoryBudgetError,
+    MissingEnvironmentError,
+    UnsafeInputError,
+    UnsupportedError,
+    UsageError,
+)
+from moe_export.forms import Array
+from moe_export.manifest import TensorInfo
+from moe_export.runtime.bundle import Bundle, Graph
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+# ONNX Runtime's name for an element type to NumPy's.
+_DTYPES = {
+    "tensor(float)": "float32",
+    "tensor(float16)": "float16",
+    "tensor(bfloat16)": "bfloat16",
+    "tensor(double)": "float64",
+    "tensor(bool)": "bool",
+    "tensor(string)": "str",
+} | {
+    f"tensor({sign}int{bits})": f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)
+}
+
+# Severity 4: only what ends the process is logged; everything else reaches the caller as an error.
+_LOG_FATAL_ONLY = 4
+
+
+class Session:
+    """One graph of a bundle, ready to run.
+
+    Runs may overlap: several threads can share one session.  Equal inputs give equal outputs, bit
+    for bit, on one machine with one number of ``threads`` (``None``: one for each core).
+
+    ``graph`` is ``main``, ``probe`` (the same with the MoE layers' insides as further outputs) or
+    ``experts`` (each experts op alone).  ``providers`` are ONNX Runtime's execution providers, the
+    first that can run an operator taking it.
+    """
+
+    def __init__(
+        self,
+        bundle: Bundle | str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        providers: Sequence[str] | None = None,
+        component: str = "model",
+        graph: Graph = "main",
+    ) -> None:
+        if threads is not None and threads < 1:
+            raise UsageError(f"threads must be 1 or more, got {threads}")
+        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        path = self.bundle.graph_path(component, graph)
+        session = _load(path, threads, tuple(providers or ("CPUExecutionProvider",)))
+        self._session: onnxruntime.InferenceSession | None = session
+        self.inputs = tuple(map(_tensor_info, session.get_inputs()))
+        self.outputs = tuple(map(_tensor_info, session.get_outputs()))
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        return tuple(info.name for info in self.inputs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        return tuple(info.name for info in self.outputs)
+
+    def run(
+        self, inputs: Mapping[str, Array], *, outputs: Sequence[str] | None = None
+    ) -> dict[str, Array]:
+        """The named ``outputs`` (all, if ``None``) for ``inputs``.
+
+        Raises ``UsageError`` where a name, dtype or shape is not the graph's, or two inputs give
+        one symbolic dimension two sizes: what was given and what is expected.  Nothing is cast.
+        """
+        session = self._session
+        if session is None:
+            raise UsageError("the session is closed")
+        wanted = self.output_names if outputs is None else tuple(outputs)
+        _check_names("output", wanted, self.output_names)
+        arrays = check_inputs(inputs, self.inputs)
+        if not wanted:
+            return {}
+        return dict(zip(wanted, _run(session, wanted, arrays), strict=True))
+
+    def close(self) -> None:
+        """Free the graph's memory once the runs under way have ended.  Closing twice is fine."""
+        self._session = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def check_inputs(given: Mapping[str, Array], expected: Sequence[TensorInfo]) -> dict[str, Array]:
+    """``given`` as arrays, if their names, dtypes and shapes are ``expected``; else ``UsageError``.
+
+    A symbolic dimension may have any size, the same one wherever its name occurs.
+    """
+    names = [info.name for info in expected]
+    _check_names("input", given, names)
+    missing = [str(info) for info in expected if info.name not in given]
+    if missing:
+        raise UsageError(f"missing input {missing[0]}", hint=f"the inputs are {_listed(names)}")
+    sizes: dict[str, tuple[int, str]] = {}
+    return {info.name: _check_array(given[info.name], info, sizes) for info in expected}
+
+
+def _check_names(kind: str, given: Any, known: Sequence[str]) -> None:
+    for name in given:
+        if name not in known:
+            raise UsageError(f"unknown {kind} {name!r}", hint=f"the {kind}s are {_listed(known)}")
+
+
+def _check_array(value: Array, info: TensorInfo, sizes: dict[str, tuple[int, str]]) -> Array:
+    """One input; ``sizes`` collects each symbolic dimension's size and the input that set it."""
+    array = np.asarray(value)
+    got = f"got {array.dtype} {list(array.shape)}, expected {info}"
+    if info.dtype == "str":
+        raise UnsupportedError(f"input {info.name!r} is text, which this release cannot pass")
+    if array.dtype.name != info.dtype:
+        raise UsageError(f"input {info.name!r} has the wrong dtype: {got}")
+    if array.ndim != len(info.shape):
+        raise UsageError(f"input {info.name!r} has the wrong number of axes: {got}")
+    for axis, (size, dim) in enumerate(zip(array.shape, info.shape, strict=True)):
+        if isinstance(dim, int) and size != dim:
+            raise UsageError(f"input {info.name!r} has size {size} on axis {axis}: {got}")
+        if isinstance(dim, str) and sizes.setdefault(dim, (size, info.name))[0] != size:
+            other_size, other = sizes[dim]
+            raise UsageError(
+                f"input {info.name!r} has {dim} = {size}, {other!r} has {dim} = {other_size}: {got}"
+            )
+    return array
+
+
+def _run(
+    session: onnxruntime.InferenceSession, wanted: Sequence[str], inputs: dict[str, Array]
+) -> list[Array]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    try:
+        results: list[Array] = session.run(list(wanted), inputs)
+    except (errors.InvalidArgument, errors.RuntimeException, errors.Fail) as error:
+        message = _first_line(error)
+        if "bad allocation" in message or "Failed to allocate memory" in message:
+            raise MemoryBudgetError(f"the run does not fit into memory: {message}") from error
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+        raise UsageError(
+            f"the model cannot run on these values: {message}",
+            where=f"inputs {shapes}",
+            hint="indices such as token ids must lie in the model's range",
+        ) from error
+    return results
+
+
+def _load(
+    path: Path, threads: int | None, providers: tuple[str, ...]
+) -> onnxruntime.InferenceSession:
+    try:
+        import onnxruntime
+    except ImportError as error:
+        raise MissingEnvironmentError(
+            f"ONNX Runtime cannot be imported: {error}", hint="pip install onnxruntime"
+        ) from error
+    available = onnxruntime.get_available_providers()
+    for provider in providers:
+        if provider not in available:
+            raise MissingEnvironmentError(
+                f"this ONNX Runtime has no {provider}", hint=f"it has {_listed(available)}"
+            )
+    return _create(onnxruntime, path, _options(onnxruntime, threads), providers)
+
+
+def _create(ort: Any, path: Path, options: Any, providers: tuple[str, ...]) -> Any:
+    errors = ort.capi.onnxruntime_pybind11_state
+    try:
+        return ort.InferenceSession(str(path), options, providers=list(providers))
+    except errors.NotImplemented as error:
+        raise _too_old(ort, path, error) from error
+    except (errors.InvalidGraph, errors.InvalidProtobuf, errors.InvalidArgument) as error:
+        raise UnsafeInputError(
+            f"ONNX Runtime refuses the graph: {_first_line(error)}", where=str(path)
+        ) from error
+    except errors.Fail as error:
+        # One code for a broken graph and for one that is newer than this ONNX Runtime.
+        if "IR version" in str(error) or "opset" in str(error):
+            raise _too_old(ort, path, error) from error
+        raise UnsafeInputError(
+            f"ONNX Runtime cannot load the graph: {_first_line(error)}", where=str(path)
+        ) from error
+
+
+def _options(ort: Any, threads: int | None) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = _LOG_FATAL_ONLY
+    options.use_deterministic_compute = True
+    options.inter_op_num_threads = 1
+    options.intra_op_num_threads = threads or 0  # ONNX Runtime's word for one for each core
+    return options
+
+
+def _too_old(ort: Any, path: Path, error: Exception) -> MissingEnvironmentError:
+    return MissingEnvironmentError(
+        f"ONNX Runtime {ort.__version__} cannot run the graph: {_first_line(error)}",
+        where=str(path),
+        hint="pip install --upgrade onnxruntime",
+    )
+
+
+def _tensor_info(argument: Any) -> TensorInfo:
+    dtype = _DTYPES.get(argument.type)
+    if dtype is None:
+        raise UnsupportedError(f"{argument.name!r} is a {argument.type}, not a tensor")
+    return TensorInfo(name=argument.name, dtype=dtype, shape=tuple(argument.shape))
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().partition("\n")[0][:400]
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "none"

@@ -1,0 +1,168 @@
+"""Whether a folder is exactly what its manifest says: every check that ``Bundle.open`` makes.
+
+Nothing in a bundle is trusted before it passed here.  The checks go from cheap to dear: names and
+kinds of all files, then sizes, then digests, then where the graphs keep their weights.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator
+from io import BufferedReader
+from pathlib import Path, PurePosixPath
+
+from moe_export.errors import UnsafeInputError, UsageError
+from moe_export.manifest import FILE_NAME, MAX_BYTES, ComponentRecord, FileRecord, Manifest
+from moe_export.runtime.wire import external_data
+
+# Protocol Buffers end at 2 GiB.
+_MAX_GRAPH_BYTES = 2**31 - 1
+
+_DAMAGED = "the bundle is damaged or was changed: fetch it again, or export the model again"
+
+
+def find_bundle(path: str | os.PathLike[str]) -> Path:
+    """The folder at ``path``, resolved, or ``UsageError`` where there is no bundle."""
+    root = Path(path)
+    if not root.is_dir():
+        what = "a bundle is a folder, not a file" if root.exists() else "there is no bundle here"
+        raise UsageError(what, where=str(root), hint="moe-export MODEL -o BUNDLE makes one")
+    if not os.path.lexists(root / FILE_NAME):
+        raise UsageError(
+            f"not a bundle: it has no {FILE_NAME}",
+            where=str(root),
+            hint="moe-export MODEL -o BUNDLE makes one",
+        )
+    return root.resolve()
+
+
+def read_manifest(root: Path) -> Manifest:
+    """The manifest of the bundle at ``root``, read strictly."""
+    path = root / FILE_NAME
+    size = _regular(path).st_size
+    if size > MAX_BYTES:
+        raise UnsafeInputError(f"a manifest of more than {MAX_BYTES} bytes", where=str(path))
+    return Manifest.from_json(read_bytes(path, size), str(path))
+
+
+def check_files(root: Path, manifest: Manifest, *, digests: bool) -> None:
+    """Refuse a bundle whose files are not exactly the listed ones, as they were written."""
+    unlisted = next(unlisted_entries(root, manifest), None)
+    if unlisted is not None:
+        raise UnsafeInputError("not listed in the manifest", where=str(unlisted), hint=_DAMAGED)
+    for path, record in manifest.files.items():
+        check_size(root / path, record)
+    if digests:
+        for path, record in manifest.files.items():
+            _check_digest(root / path, record)
+    for component in manifest.components.values():
+        check_graphs(root, component, manifest.files[component.data].bytes)
+
+
+def unlisted_entries(root: Path, manifest: Manifest) -> Iterator[Path]:
+    """What lies under ``root`` and is neither a listed file nor a folder that leads to one."""
+    folders = {str(parent) for path in manifest.files for parent in PurePosixPath(path).parents}
+    listed = {FILE_NAME, *manifest.files}
+    waiting = [""]
+    while waiting:
+        folder = waiting.pop()
+        with os.scandir(root / folder) as entries:
+            for entry in entries:
+                name = f"{folder}/{entry.name}" if folder else entry.name
+                if name in folders and entry.is_dir(follow_symlinks=False):
+                    waiting.append(name)
+                elif name not in listed:
+                    yield root / name
+
+
+def check_size(path: Path, record: FileRecord) -> None:
+    """Refuse anything but a regular file of the recorded size."""
+    size = _regular(path).st_size
+    if size != record.bytes:
+        raise UnsafeInputError(
+            f"the file has {size} bytes, the manifest says {record.bytes}",
+            where=str(path),
+            hint=_DAMAGED,
+        )
+
+
+def _check_digest(path: Path, record: FileRecord) -> None:
+    with _open(path) as file:
+        digest = hashlib.file_digest(file, "sha256")
+    _compare(path, digest.hexdigest(), record)
+
+
+def _compare(path: Path, digest: str, record: FileRecord) -> None:
+    if digest != record.sha256:
+        raise UnsafeInputError(
+            f"the file's SHA-256 is {digest}, the manifest says {record.sha256}",
+            where=str(path),
+            hint=_DAMAGED,
+        )
+
+
+def read_checked(path: Path, record: FileRecord) -> bytes:
+    """The content of ``path``, if it still is what the manifest recorded."""
+    check_size(path, record)
+    content = read_bytes(path, record.bytes)
+    _compare(path, hashlib.sha256(content).hexdigest(), record)
+    return content
+
+
+def check_graphs(root: Path, component: ComponentRecord, data_bytes: int) -> None:
+    """Refuse a graph that reads outside the component's own data file or past its end."""
+    for name in dict.fromkeys(component.graphs):
+        path = root / name
+        size = _regular(path).st_size
+        if size > _MAX_GRAPH_BYTES:
+            raise UnsafeInputError("a graph of 2 GiB or more", where=str(path))
+        try:
+            _check_references(read_bytes(path, size), name, component.data, data_bytes)
+        except ValueError as error:
+            raise UnsafeInputError(
+                f"not an acceptable ONNX graph: {error}", where=str(path)
+            ) from error
+
+
+def _check_references(graph: bytes, graph_path: str, data_path: str, data_bytes: int) -> None:
+    beside = PurePosixPath(graph_path).parent == PurePosixPath(data_path).parent
+    for reference in external_data(graph):
+        # Compared as text, so that "../onnx/x" and ONNX Runtime's own magic names (the address
+        # of memory is one) are refused with all others.
+        if not beside or reference.location != PurePosixPath(data_path).name:
+            raise ValueError(
+                f"tensor {reference.tensor[:80]!r} reads {reference.location[:200]!r},"
+                f" not the component's own {data_path!r}"
+            )
+        if reference.offset + reference.length > data_bytes:
+            raise ValueError(
+                f"tensor {reference.tensor[:80]!r} reads {reference.length} bytes at"
+                f" {reference.offset} of {data_path!r}, which has {data_bytes}"
+            )
+
+
+def read_bytes(path: Path, size: int) -> bytes:
+    """Exactly ``size`` bytes, all that the file holds."""
+    with _open(path) as file:
+        content = file.read(size + 1)
+    if len(content) != size:
+        raise UnsafeInputError("the file changed while it was read", where=str(path))
+    return content
+
+
+def _open(path: Path) -> BufferedReader:
+    """``path`` for reading, never through a symbolic link put there since it was looked at."""
+    return os.fdopen(os.open(path, os.O_RDONLY | getattr(os, "O_NOFOLLOW", 0)), "rb")
+
+
+def _regular(path: Path) -> os.stat_result:
+    try:
+        facts = path.lstat()
+    except FileNotFoundError:
+        raise UnsafeInputError("the file is missing", where=str(path), hint=_DAMAGED) from None
+    if stat.S_ISREG(facts.st_mode):
+        return facts
+    what = "a symbolic link" if stat.S_ISLNK(facts.st_mode) else "not a regular file"
+    raise UnsafeInputError(f"{what}, which a bundle never holds", where=str(path), hint=_DAMAGED)
