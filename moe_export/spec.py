@@ -1,0 +1,140 @@
+"""The user's words, checked once: what comes out is an ``ExportSpec`` that every stage can trust.
+
+Nothing here opens a model or imports a framework; a wrong word costs no more than its message.
+"""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from moe_export.errors import UnsupportedError, UsageError
+from moe_export.forms import ExportSpec
+
+StrPath = str | os.PathLike[str]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Target:
+    """A place where a bundle can run, and whether this release can make bundles for it."""
+
+    name: str
+    runs_on: str
+    built: bool
+
+
+TARGETS: Mapping[str, Target] = {
+    target.name: target
+    for target in (
+        Target(name="standard", runs_on="any ONNX runtime, through standard ops", built=True),
+        Target(name="ort", runs_on="ONNX Runtime with this project's kernels", built=False),
+        Target(name="trt", runs_on="TensorRT with this project's plugins", built=False),
+        Target(name="trt-rtx", runs_on="TensorRT-RTX with this project's plugins", built=False),
+    )
+}
+
+
+def export_spec(
+    source: Any,
+    *,
+    target: str = "standard",
+    output: StrPath | None = None,
+    example_inputs: Any = None,
+    dynamic_shapes: Any = None,
+    python_path: Sequence[StrPath] = (),
+    trust_pickle: bool = False,
+    force: bool = False,
+) -> ExportSpec:
+    """Check what the user asked for and put it into the form that the stages read.
+
+    ``source`` is a path, ``package.module:factory`` or an ``nn.Module``; a string becomes neither
+    a path nor a module here, that is for ``load`` to find out.  ``output`` is left out by commands
+    that only look at a model.  Whether a bundle already lies at ``output`` is for the room that
+    writes it.
+
+    Raises ``UsageError`` for words that cannot be meant, and ``UnsupportedError`` for a target
+    that is known and not built yet.
+    """
+    return ExportSpec(
+        source=_checked_source(source),
+        target=_checked_target(target),
+        output=Path() if output is None else _checked_output(output),
+        example_inputs=example_inputs,
+        dynamic_shapes=dynamic_shapes,
+        python_path=tuple(_checked_folder(folder) for folder in _as_folders(python_path)),
+        trust_pickle=trust_pickle,
+        force=force,
+    )
+
+
+def _checked_source(source: Any) -> Any:
+    if source is None or (isinstance(source, str | os.PathLike) and not os.fspath(source)):
+        raise UsageError(
+            "no model was named",
+            hint="name a checkpoint such as model.pt, or package.module:factory",
+        )
+    if isinstance(source, bytes):
+        raise UsageError(
+            f"a model is named by text, got the bytes {source[:40]!r}",
+            hint="pass a str or a pathlib.Path",
+        )
+    return source
+
+
+def _checked_target(name: str) -> str:
+    target = TARGETS.get(name)
+    if target is None:
+        near = difflib.get_close_matches(str(name), TARGETS, n=1)
+        raise UsageError(
+            f"unknown target {name!r}",
+            where="--target",
+            hint=f"did you mean {near[0]!r}?" if near else f"targets: {', '.join(TARGETS)}",
+        )
+    if not target.built:
+        raise UnsupportedError(
+            f"target {name!r} is not built yet", where="--target", hint="--target standard"
+        )
+    return target.name
+
+
+def _checked_output(output: StrPath) -> Path:
+    where = "--output"
+    if not os.fspath(output):
+        raise UsageError("the output path is empty", where=where, hint="name a new folder")
+    if "\0" in os.fspath(output):
+        raise UsageError("the output path holds a NUL character", where=where)
+    path = Path(output)
+    if path.exists() and not path.is_dir():
+        raise UsageError(
+            f"{path} is a file", where=where, hint="a bundle is a folder: name a new one"
+        )
+    parent = path.absolute().parent
+    if not parent.is_dir():
+        raise UsageError(
+            f"{path} cannot be made: {parent} is not a folder",
+            where=where,
+            hint="make the parent folder first",
+        )
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UsageError(f"{path} cannot be made: {parent} is not writable", where=where)
+    return path
+
+
+def _as_folders(python_path: Sequence[StrPath]) -> Sequence[StrPath]:
+    # A lone string is a sequence too: of one-letter folders.
+    return (python_path,) if isinstance(python_path, str | os.PathLike) else python_path
+
+
+def _checked_folder(folder: StrPath) -> Path:
+    path = Path(folder)
+    if not os.fspath(folder) or "\0" in os.fspath(folder) or not path.is_dir():
+        raise UsageError(
+            f"{os.fspath(folder)!r} is not a folder",
+            where="--python-path",
+            hint="name the folder that holds the package, not the package itself",
+        )
+    return path.absolute()
