@@ -1,0 +1,23 @@
+"""The NumPy oracle: what each op of the ``moe_export`` domain computes.
+
+Written to be read and to be right, not to be fast.  Arithmetic is float64 where the tokens (for
+the router: the logits) are float64, and float32 otherwise.  The laws are in ``docs/ops.md``.
+"""
+
+from moe_export.moe.reference.activations import activate, split_gate
+from moe_export.moe.reference.dequantize import dequantize
+from moe_export.moe.reference.experts import combine, dispatch, experts, grouped_matmul
+from moe_export.moe.reference.router import route, routing_margin, selecting_scores
+
+__all__ = [
+    "activate",
+    "combine",
+    "dequantize",
+    "dispatch",
+    "experts",
+    "grouped_matmul",
+    "route",
+    "routing_margin",
+    "selecting_scores",
+    "split_gate",
+]

@@ -1,0 +1,335 @@
+"""The ops of the ``moe_export`` domain as PyTorch ops: what a rewritten model calls.
+
+``torch.ops.moe_export.router`` and its siblings have the signatures of ``moe/schema.py``, an eager
+implementation (float64 where the tokens are float64, float32 otherwise) and a fake one, so that
+``torch.export`` keeps each as one node with symbolic T.  Importing this module registers them.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from moe_export.moe.schema import DOMAIN, OPS, OpSchema
+
+# The ranks of docs/ops.md: numbers, then NaN, then experts outside the best groups (-inf).
+LARGEST_NUMBER = 1e37
+RANK_OF_NAN = -1e38
+
+
+def torch_signature(op: OpSchema) -> str:
+    """The signature of ``op`` as PyTorch writes it: inputs, then attributes by keyword.
+
+    An optional input that a required one follows has no default and is passed as ``None``.
+    """
+    last_required = max(i for i, input in enumerate(op.inputs) if not input.optional)
+    arguments = [
+        f"Tensor{'?' if input.optional else ''} {input.name}{'=None' if i > last_required else ''}"
+        for i, input in enumerate(op.inputs)
+    ]
+    if op.attributes:
+        arguments.append("*")
+    for attribute in op.attributes:
+        kind = {"int": "int", "float": "float", "string": "str"}[attribute.type]
+        default = "" if attribute.default is None else f"={attribute.default!r}"
+        arguments.append(f"{kind} {attribute.name}{default}".replace("'", '"'))
+    outputs = ", ".join("Tensor" for _ in op.outputs)
+    return f"({', '.join(arguments)}) -> {outputs if len(op.outputs) == 1 else f'({outputs})'}"
+
+
+def _compute_dtype(tokens: Tensor) -> torch.dtype:
+    return torch.float64 if tokens.dtype == torch.float64 else torch.float32
+
+
+# --- Router -------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op(
+    f"{DOMAIN}::router", mutates_args=(), schema=torch_signature(OPS["Router"])
+)
+def router(
+    router_logits: Tensor,
+    correction_bias: Tensor | None = None,
+    expert_scale: Tensor | None = None,
+    *,
+    top_k: int,
+    score: str = "softmax",
+    normalize: int = 0,
+    normalize_eps: float = 0.0,
+    normalize_min: float = 0.0,
+    num_groups: int = 1,
+    topk_groups: int = 1,
+    group_score: str = "max",
+    routed_scaling: float = 1.0,
+) -> tuple[Tensor, Tensor]:
+    """``topk_weights [T, K]`` and ``topk_ids [T, K]`` (int32) of ``router_logits [T, E]``."""
+    logits = router_logits.to(_compute_dtype(router_logits))
+    scores = _scores(logits, score)
+    ranks = _ranks(scores if correction_bias is None else scores + correction_bias.to(logits))
+    if num_groups > 1:
+        ranks = _limited_to_best_groups(ranks, num_groups, topk_groups, group_score)
+    chosen = _descending(ranks)[:, :top_k]
+
+    weights = scores.gather(1, chosen)
+    if score == "softmax_topk":
+        weights = weights.softmax(dim=-1)
+    if score == "sigmoid_topk":
+        weights = weights.sigmoid()
+    if normalize:
+        total = weights.sum(dim=-1, keepdim=True) + normalize_eps
+        weights = weights / total.clamp(min=normalize_min)
+    if expert_scale is not None:
+        weights = weights * expert_scale.to(logits)[chosen]
+    return weights * routed_scaling, chosen.to(torch.int32)
+
+
+@router.register_fake
+def _(
+    router_logits: Tensor,
+    correction_bias: Tensor | None = None,
+    expert_scale: Tensor | None = None,
+    *,
+    top_k: int,
+    **_attributes: object,
+) -> tuple[Tensor, Tensor]:
+    shape = (router_logits.shape[0], top_k)
+    weights = router_logits.new_empty(shape, dtype=_compute_dtype(router_logits))
+    return weights, router_logits.new_empty(shape, dtype=torch.int32)
+
+
+def _scores(logits: Tensor, score: str) -> Tensor:
+    if score == "softmax":
+        # A NaN logit takes no part in the softmax of the others and has no score itself.
+        is_nan = logits.isnan()
+        return logits.masked_fill(is_nan, -math.inf).softmax(dim=-1).masked_fill(is_nan, math.nan)
+    return logits.sigmoid() if score == "sigmoid" else logits
+
+
+def _ranks(scores: Tensor) -> Tensor:
+    numbers = scores.clamp(-LARGEST_NUMBER, LARGEST_NUMBER)
+    return numbers.masked_fill(scores.isnan(), RANK_OF_NAN)
+
+
+def _limited_to_best_groups(
+    ranks: Tensor, num_groups: int, topk_groups: int, group_score: str
+) -> Tensor:
+    num_tokens, num_experts = ranks.shape
+    by_group = ranks.view(num_tokens, num_groups, num_experts // num_groups)
+    members = 1 if group_score == "max" else 2
+    group_scores = by_group.topk(members, dim=-1).values.sum(dim=-1)
+    best = _descending(group_scores)[:, :topk_groups]
+    shut = torch.ones_like(group_scores, dtype=torch.bool).scatter(1, best, value=False)
+    return by_group.masked_fill(shut.unsqueeze(-1), -math.inf).view(num_tokens, num_experts)
+
+
+def _descending(scores: Tensor) -> Tensor:
+    """The order of each row from the largest to the smallest, ties to the lower index."""
+    return scores.sort(dim=-1, descending=True, stable=True).indices
+
+
+# --- Experts ------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op(
+    f"{DOMAIN}::experts", mutates_args=(), schema=torch_signature(OPS["Experts"])
+)
+def experts(
+    x: Tensor,
+    topk_ids: Tensor,
+    topk_weights: Tensor,
+    up: Tensor | None,
+    down: Tensor,
+    up_bias: Tensor | None = None,
+    down_bias: Tensor | None = None,
+    up_scales: Tensor | None = None,
+    up_zeros: Tensor | None = None,
+    down_scales: Tensor | None = None,
+    down_zeros: Tensor | None = None,
+    *,
+    activation: str = "silu",
+    gated: int = 1,
+    gate_layout: str = "concatenated",
+    weight_on: str = "output",
+    alpha: float = 1.702,
+    limit: float = 7.0,
+    weight_format: str = "f32",
+    block_size: int = 0,
+) -> Tensor:
+    """``y [T, Hout]``: for each token the weighted sum of what its experts make of it.
+
+    PyTorch has no int4: such weights come as int8 that holds -8..7.
+    """
+    dtype = _compute_dtype(x)
+    num_tokens, top_k = topk_ids.shape
+    ids = topk_ids.reshape(-1)
+    weights = topk_weights.to(dtype).reshape(-1, 1)
+    y_assigned = x.new_zeros((num_tokens * top_k, down.shape[1]), dtype=dtype)
+    served = ids[(ids >= 0) & (ids < down.shape[0])]
+    for expert in served.unique().tolist():
+        assignments = (ids == expert).nonzero().squeeze(1)
+        rows = x[assignments // top_k].to(dtype)
+        if weight_on == "input":
+            rows = rows * weights[assignments]
+        if up is not None:
+            matrix = _matrix(expert, up, up_scales, up_zeros, block_size, dtype)
+            hidden = F.linear(rows, matrix, _bias(expert, up_bias, dtype))
+            rows = _activated(hidden, activation, gated, gate_layout, alpha, limit)
+        matrix = _matrix(expert, down, down_scales, down_zeros, block_size, dtype)
+        rows = F.linear(rows, matrix, _bias(expert, down_bias, dtype))
+        if weight_on == "output":
+            rows = rows * weights[assignments]
+        y_assigned[assignments] = rows
+    return _sum_in_order(y_assigned.view(num_tokens, top_k, down.shape[1]))
+
+
+@experts.register_fake
+def _(
+    x: Tensor,
+    topk_ids: Tensor,
+    topk_weights: Tensor,
+    up: Tensor | None,
+    down: Tensor,
+    *_optional: Tensor | None,
+    **_attributes: object,
+) -> Tensor:
+    return x.new_empty((x.shape[0], down.shape[1]), dtype=_compute_dtype(x))
+
+
+def _matrix(
+    expert: int,
+    weight: Tensor,
+    scales: Tensor | None,
+    zeros: Tensor | None,
+    block_size: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """One expert's weight ``[rows, columns]`` as numbers: ``(weight - zeros) * scales``."""
+    matrix = weight[expert].to(dtype)
+    if scales is None:
+        return matrix
+    columns = matrix.shape[-1]
+    block = block_size or columns
+    if zeros is not None:
+        matrix = matrix - zeros[expert].to(dtype).repeat_interleave(block, -1)[..., :columns]
+    return matrix * scales[expert].to(dtype).repeat_interleave(block, -1)[..., :columns]
+
+
+def _bias(expert: int, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
+    return None if bias is None else bias[expert].to(dtype)
+
+
+def _activated(
+    hidden: Tensor, activation: str, gated: int, gate_layout: str, alpha: float, limit: float
+) -> Tensor:
+    if not gated:
+        return _ACTIVATIONS[activation](hidden)
+    if gate_layout == "interleaved":
+        gate, value = hidden[..., 0::2], hidden[..., 1::2]
+    else:
+        gate, value = hidden.chunk(2, dim=-1)
+    if activation == "swiglu_clamped":
+        gate, value = gate.clamp(max=limit), value.clamp(-limit, limit)
+        return gate * (alpha * gate).sigmoid() * (value + 1)
+    return _ACTIVATIONS[activation](gate) * value
+
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "silu": F.silu,
+    "gelu": F.gelu,
+    "gelu_tanh": lambda x: F.gelu(x, approximate="tanh"),
+    "relu": F.relu,
+    "relu2": lambda x: F.relu(x).square(),
+    "identity": lambda x: x,
+}
+
+
+def _sum_in_order(rows: Tensor) -> Tensor:
+    """``[T, K, N]`` to ``[T, N]``, adding k = 0, 1, 2, ... one after the other."""
+    total = rows.new_zeros((rows.shape[0], rows.shape[2]))
+    for k in range(rows.shape[1]):
+        total = total + rows[:, k]
+    return total
+
+
+# --- Dispatch, GroupedMatMul, Combine -------------------------------------------------------------
+
+
+@torch.library.custom_op(
+    f"{DOMAIN}::dispatch", mutates_args=(), schema=torch_signature(OPS["Dispatch"])
+)
+def dispatch(topk_ids: Tensor, *, num_experts: int) -> tuple[Tensor, Tensor]:
+    """``order [S]`` and ``expert_offsets [E+1]`` (int32): assignments sorted by expert."""
+    ids = topk_ids.reshape(-1).to(torch.int64)
+    keys = torch.where((ids < 0) | (ids >= num_experts), num_experts, ids)
+    sorted_keys, order = keys.sort(stable=True)
+    boundaries = torch.arange(num_experts + 1, device=ids.device)
+    expert_offsets = torch.searchsorted(sorted_keys, boundaries)
+    return order.to(torch.int32), expert_offsets.to(torch.int32)
+
+
+@dispatch.register_fake
+def _(topk_ids: Tensor, *, num_experts: int) -> tuple[Tensor, Tensor]:
+    order = topk_ids.new_empty((topk_ids.numel(),), dtype=torch.int32)
+    return order, topk_ids.new_empty((num_experts + 1,), dtype=torch.int32)
+
+
+@torch.library.custom_op(
+    f"{DOMAIN}::grouped_matmul", mutates_args=(), schema=torch_signature(OPS["GroupedMatMul"])
+)
+def grouped_matmul(
+    x_sorted: Tensor, expert_offsets: Tensor, weights: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    """``y_sorted [S, N]``: each expert's matrix on its own rows; rows of no expert are 0."""
+    dtype = _compute_dtype(x_sorted)
+    y_sorted = x_sorted.new_zeros((x_sorted.shape[0], weights.shape[1]), dtype=dtype)
+    offsets = expert_offsets.tolist()
+    for expert, (start, stop) in enumerate(itertools.pairwise(offsets)):
+        if start < stop:
+            rows, matrix = x_sorted[start:stop].to(dtype), weights[expert].to(dtype)
+            y_sorted[start:stop] = F.linear(rows, matrix, _bias(expert, bias, dtype))
+    return y_sorted
+
+
+@grouped_matmul.register_fake
+def _(
+    x_sorted: Tensor, expert_offsets: Tensor, weights: Tensor, bias: Tensor | None = None
+) -> Tensor:
+    shape = (x_sorted.shape[0], weights.shape[1])
+    return x_sorted.new_empty(shape, dtype=_compute_dtype(x_sorted))
+
+
+@torch.library.custom_op(
+    f"{DOMAIN}::combine", mutates_args=(), schema=torch_signature(OPS["Combine"])
+)
+def combine(y_sorted: Tensor, order: Tensor, topk_weights: Tensor) -> Tensor:
+    """``y [T, N]``: rows back at their tokens, weighted and summed in order of k."""
+    dtype = _compute_dtype(y_sorted)
+    y_assigned = torch.empty_like(y_sorted, dtype=dtype)
+    y_assigned[order.to(torch.int64)] = y_sorted.to(dtype)
+    by_token = y_assigned.view(*topk_weights.shape, y_sorted.shape[1])
+    return _sum_in_order(by_token * topk_weights.to(dtype).unsqueeze(-1))
+
+
+@combine.register_fake
+def _(y_sorted: Tensor, order: Tensor, topk_weights: Tensor) -> Tensor:
+    shape = (topk_weights.shape[0], y_sorted.shape[1])
+    return y_sorted.new_empty(shape, dtype=_compute_dtype(y_sorted))
+
+
+# --- Probe --------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op(f"{DOMAIN}::probe", mutates_args=())
+def probe(x: Tensor, name: str) -> Tensor:
+    """A copy of ``x``; gives the value a name that capture can find.  It is not in the op set."""
+    return x.clone()
+
+
+@probe.register_fake
+def _(x: Tensor, name: str) -> Tensor:
+    return torch.empty_like(x)
