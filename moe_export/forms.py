@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -84,6 +84,28 @@ class BlockRecord:
     """Why the block was not replaced."""
 
 
+class MoELayer(Protocol):
+    """A proven block as it stands in a marked model; rows are ``[T, H]``."""
+
+    correction_bias: torch.Tensor | None
+    replayed_ids: torch.Tensor | None
+    """When set, ``[T, K]`` experts that are taken instead of the router's choice."""
+
+    seen: dict[str, torch.Tensor]
+    """What the last run saw, by role: ``x``, ``router_logits``, ``topk_ids``, …, ``y``."""
+
+    def __call__(self, x: torch.Tensor) -> Any:
+        """What the original block returns for ``x [..., H]``."""
+
+    def watch(self, rows: torch.Tensor) -> dict[str, torch.Tensor]:
+        """``x``, ``router_logits``, ``topk_ids`` and ``topk_weights`` of the rows."""
+
+    def mix(
+        self, hidden: torch.Tensor, topk_ids: torch.Tensor, topk_weights: torch.Tensor
+    ) -> torch.Tensor:
+        """The routed sum ``[T, Hout]`` of the experts alone."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MarkedModel:
     """The model twice: as it was, and with each proven block as a router op and an experts op.
@@ -98,6 +120,13 @@ class MarkedModel:
     """By qualified parameter name in ``marked``."""
 
     blocks: tuple[BlockRecord, ...]
+    real_layer: Callable[[str, torch.dtype], MoELayer]
+    """The proven block at a path with its weights built, in a dtype of choice."""
+
+    @property
+    def proven(self) -> tuple[BlockRecord, ...]:
+        """The blocks that were replaced."""
+        return tuple(block for block in self.blocks if block.status == "proven")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +134,8 @@ class LayerTensors:
     """One MoE layer of the eager model on one golden case.
 
     ``x [T,H]`` enters the experts and ``y [T,Hout]`` leaves the block; ``*_reference`` is the same
-    in float64 with the eager model's own choice of experts.
+    in float64 with the eager model's own choice of experts.  ``margin [T]`` is how far a token is
+    from another choice, ``noise [T]`` how far rounding moved its scores from the reference.
     """
 
     x: Array
@@ -117,6 +147,8 @@ class LayerTensors:
     y_reference: Array
     router_logits_reference: Array
     topk_weights_reference: Array
+    margin: Array
+    noise: Array
 
 
 @dataclass(frozen=True, kw_only=True)

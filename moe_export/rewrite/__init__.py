@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from moe_export.forms import BlockRecord, LoadedModel, MarkedModel
 from moe_export.moe.recipe import Recipe
-from moe_export.rewrite.fused import FusedMoE, placeholder
+from moe_export.rewrite.fused import FusedMoE, fused, placeholder
 from moe_export.rewrite.groups import expert_groups
 from moe_export.rewrite.proposal import Refusal, first_tensor_like
 from moe_export.rewrite.recognise import Recognition, recognise
@@ -44,12 +44,18 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
         marked = _replaced(marked, path, decision)
         for role, recipe in decision.proposal.weights.items():
             recipes[f"{path}.{role}" if path else role] = recipe.under(f"{path}." if path else "")
+
+    def real_layer(path: str, dtype: torch.dtype) -> FusedMoE:
+        block = copy.deepcopy(loaded.module.get_submodule(path)).to(dtype)
+        return fused(marked.get_submodule(path).proposal, block)
+
     order = {path: number for number, (path, _) in enumerate(loaded.module.named_modules())}
     return MarkedModel(
         loaded=loaded,
         marked=marked,
         recipes=recipes,
         blocks=tuple(sorted(records, key=lambda record: order[record.path])),
+        real_layer=real_layer,
     )
 
 

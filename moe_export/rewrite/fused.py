@@ -57,23 +57,25 @@ class FusedMoE(nn.Module):
     def forward(self, x: Tensor, *_: Any, **__: Any) -> Any:
         """Route and mix the rows of ``x [..., H]``."""
         rows = x.reshape(-1, x.shape[-1])
+        tensors = self.watch(rows)
+        y = self.mix(tensors["x"], tensors["topk_ids"], tensors["topk_weights"])
+        y = self._probe("experts_y", y)
+        for shared in self.shared:
+            y = y + shared(rows)
+        tensors["y"] = self._probe("y", y)
+        return tree_map(lambda leaf: _returned(leaf, tensors, x), self.proposal.output)
+
+    def watch(self, rows: Tensor) -> dict[str, Tensor]:
+        """What enters the experts for ``rows [T, H]``: their input and the routing."""
         hidden = self._probe("x", rows if self.hidden is None else self.hidden(rows))
         logits = self._probe("router_logits", self.logits(rows))
         topk_weights, topk_ids = self.route(logits)
-        topk_weights = self._probe("topk_weights", topk_weights)
-        topk_ids = self._probe("topk_ids", topk_ids)
-        routed = self._probe("experts_y", self.mix(hidden, topk_ids, topk_weights))
-        y = routed
-        for shared in self.shared:
-            y = y + shared(rows)
-        y = self._probe("y", y)
-        tensors = {
-            "y": y,
+        return {
+            "x": hidden,
             "router_logits": logits,
-            "topk_ids": topk_ids,
-            "topk_weights": topk_weights,
+            "topk_ids": self._probe("topk_ids", topk_ids),
+            "topk_weights": self._probe("topk_weights", topk_weights),
         }
-        return tree_map(lambda leaf: _returned(leaf, tensors, x), self.proposal.output)
 
     def route(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """``topk_weights [T, K]`` and ``topk_ids [T, K]``."""

@@ -53,7 +53,25 @@ def expert_groups(module: nn.Module) -> list[ExpertGroup | UnevenExperts]:
         if name not in inside_lists and tensor.dim() >= 2 and tensor.shape[0] >= 2:
             by_count.setdefault(tensor.shape[0], []).append(_source(name, tensor))
     groups = [_group(count, slots) for count, slots in by_count.items()]
-    return [group for group in groups if group.matrices] + uneven
+    return [group for group in groups if group.matrices] + uneven + _flat_groups(module)
+
+
+def _flat_groups(module: nn.Module) -> list[ExpertGroup | UnevenExperts]:
+    """Experts whose rows lie one after the other in matrices ``[E * rows, columns]``.
+
+    E is taken to be the height of a smaller matrix (the router's) that divides the height which
+    at least two of the others share.
+    """
+    matrices = [(n, p) for n, p in module.named_parameters() if p.dim() == 2]
+    groups: list[ExpertGroup | UnevenExperts] = []
+    for count in dict.fromkeys(p.shape[0] for _, p in matrices if p.shape[0] > 1):
+        tall = [(n, p) for n, p in matrices if p.shape[0] % count == 0 and p.shape[0] > count]
+        if len(tall) in (2, 3) and len({p.shape[0] for _, p in tall}) == 1:
+            slots = [
+                Reshaped(_source(n, p), (count, p.shape[0] // count, p.shape[1])) for n, p in tall
+            ]
+            groups.append(ExpertGroup(count, tuple(slots), ()))
+    return groups
 
 
 def _group(count: int, slots: Sequence[Recipe]) -> ExpertGroup:
@@ -66,7 +84,7 @@ def _group(count: int, slots: Sequence[Recipe]) -> ExpertGroup:
 
 
 def _lists(module: nn.Module) -> Iterator[tuple[str, Mapping[str, nn.Module | Tensor]]]:
-    """Containers with at least two entries: by the container's path, the entries by name."""
+    """Lists of at least two entries: by the path of what holds them, the entries by name."""
     for path, child in module.named_modules():
         prefix = f"{path}." if path else ""
         if isinstance(child, (nn.ParameterList, nn.ParameterDict)):
@@ -75,6 +93,19 @@ def _lists(module: nn.Module) -> Iterator[tuple[str, Mapping[str, nn.Module | Te
                 yield prefix, tensors
         elif isinstance(child, (nn.ModuleList, nn.ModuleDict)) and len(child) >= 2:
             yield prefix, dict(child.named_children())
+        else:
+            for numbered in _numbered(child):
+                yield prefix, numbered
+
+
+def _numbered(module: nn.Module) -> list[dict[str, nn.Module | Tensor]]:
+    """Children named alike but for a number, ``expert0, expert1, …``, as one list each."""
+    families: dict[tuple[str, type[nn.Module]], dict[str, nn.Module | Tensor]] = {}
+    for name, child in module.named_children():
+        stem = name.rstrip("0123456789")
+        if stem not in ("", name):
+            families.setdefault((stem, type(child)), {})[name] = child
+    return [family for family in families.values() if len(family) >= 2]
 
 
 def _slots_of_list(

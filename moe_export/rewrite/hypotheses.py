@@ -15,6 +15,7 @@ from moe_export.moe.layer import Activation, ExpertsSpec, RouterSpec, Score
 from moe_export.moe.recipe import Concatenated, Recipe, Transposed
 from moe_export.rewrite.groups import ExpertGroup
 from moe_export.rewrite.observe import Call, Observation, Ref
+from moe_export.rewrite.rows import tokens_of
 
 _SELECTORS = ("aten::topk", "aten::argmax", "aten::sort", "aten::max")
 _SOFTMAX = ("aten::_softmax", "aten::exp", "aten::_log_softmax", "aten::logsumexp")
@@ -48,23 +49,32 @@ class RouterClues:
     """(num_groups, topk_groups, group_score)."""
 
     constants: tuple[float, ...]
+    added_to_sums: tuple[float, ...]
+    """Constants added to one number a token, as before a division."""
+
+    floors_of_sums: tuple[float, ...]
+    """Constants that one number a token is clamped to from below."""
 
 
 def router_clues(observation: Observation, num_experts: int) -> RouterClues:
     """Read how many experts are chosen, by what score, in how many groups."""
-    names = {call.op._schema.name for call in observation.calls}
-    scores: list[Score] = []
-    if names & set(_SOFTMAX):
-        scores += ["softmax", "softmax_topk"]
-    if names & set(_SIGMOID):
-        scores += ["sigmoid", "sigmoid_topk"]
-    if "softmax_topk" not in scores:
-        scores.append("softmax_topk")  # top-1 with weight 1 is a softmax over one
+    scores: dict[Score, None] = {}
+    for call in observation.calls:
+        after = _is_after_choice(observation, call)
+        if call.op._schema.name in _SOFTMAX:
+            scores |= dict.fromkeys(_either("softmax", "softmax_topk", swap=after))
+        if call.op._schema.name in _SIGMOID:
+            scores |= dict.fromkeys(_either("sigmoid", "sigmoid_topk", swap=after))
+    scores["softmax_topk"] = None  # top-1 with weight 1 is a softmax over one
     return RouterClues(
         top_ks=tuple(_top_ks(observation, num_experts)) or (num_experts,),
         scores=tuple(scores),
         groupings=tuple(_groupings(observation, num_experts)),
         constants=tuple(c for c in observation.constants() if 0.0 < abs(c) < float("inf")),
+        added_to_sums=_scalars_on_sums(observation, ("aten::add", "aten::add_")),
+        floors_of_sums=_scalars_on_sums(
+            observation, ("aten::clamp", "aten::clamp_min", "aten::clamp_", "aten::clamp_min_")
+        ),
     )
 
 
@@ -72,10 +82,13 @@ def router_hypotheses(
     clues: RouterClues, num_experts: int, vectors: tuple[str, ...]
 ) -> Iterator[RouterHypothesis]:
     """Routers that fit the clues.  ``vectors`` names ``[E]`` tensors that might take part."""
-    small = [c for c in clues.constants if 0.0 < c < 0.5]
-    normalizations = [(False, 0.0, 0.0), (True, 0.0, 0.0)]
-    normalizations += [(True, eps, 0.0) for eps in small]
-    normalizations += [(True, 0.0, floor) for floor in small]
+    # A constant that was seen comes before none: 1e-20 cannot be told from 0 by its effect.
+    normalizations = [
+        (False, 0.0, 0.0),
+        *((True, eps, 0.0) for eps in clues.added_to_sums),
+        *((True, 0.0, floor) for floor in clues.floors_of_sums),
+        (True, 0.0, 0.0),
+    ]
     biases = (None, *vectors)
     groupings = (*clues.groupings, (1, 1, "max")) if clues.groupings else ((1, 1, "max"),)
     for top_k, score, grouping, bias, scale, (normalize, eps, floor) in itertools.product(
@@ -106,6 +119,8 @@ def experts_hypotheses(
     group: ExpertGroup, observation: Observation, hidden_size: int, output_size: int
 ) -> Iterator[ExpertsHypothesis]:
     """Feed-forward networks that the group's matrices and vectors could form."""
+    if len(group.matrices) > 3:
+        return
     oriented = [[slot, Transposed(slot)] for slot in group.matrices]
     for order in itertools.permutations(range(len(oriented))):
         for choice in itertools.product(*(oriented[i] for i in order)):
@@ -120,6 +135,8 @@ def _networks(
 ) -> Iterator[ExpertsHypothesis]:
     """Networks with the matrices in just this order: (down), (up, down) or (gate, up, down)."""
     hidden_size, output_size = sizes
+    if not matrices:
+        return
     *ups, down = matrices
     if down.shape[1] != output_size or any(up.shape[2] != hidden_size for up in ups):
         return
@@ -224,6 +241,29 @@ def _limits(observation: Observation) -> list[float]:
                 if isinstance(leaf, (int, float)) and leaf > 0:
                     found.setdefault(float(leaf))
     return list(found)
+
+
+def _scalars_on_sums(observation: Observation, names: tuple[str, ...]) -> tuple[float, ...]:
+    tokens = tokens_of(observation)
+    found: dict[float, None] = {}
+    for call in observation.calls:
+        if call.op._schema.name in names and len(call.inputs) == 1:
+            if observation.values[call.inputs[0]].data.numel() != tokens:
+                continue
+            leaves = tree_leaves((call.args, call.kwargs))
+            found |= dict.fromkeys(c for c in leaves if isinstance(c, float) and 0.0 < c < 1.0)
+    return tuple(found)
+
+
+def _either(first: Score, second: Score, *, swap: bool) -> tuple[Score, Score]:
+    return (second, first) if swap else (first, second)
+
+
+def _is_after_choice(observation: Observation, call: Call) -> bool:
+    """Whether a score is computed from something that was chosen before."""
+    before = {i for index in call.inputs for i in observation.ancestors(index)}
+    makers = {observation.values[index].call for index in before} - {None}
+    return any(observation.calls[n].op._schema.name in _SELECTORS for n in makers if n is not None)
 
 
 def _selected_width(observation: Observation, call: Call) -> int:

@@ -227,16 +227,21 @@ def _output(evidence: _Evidence, fit: _Fit) -> Any:
     logits = evidence.rows(evidence.anatomy.logits_value)
     weights, ids = _route(evidence, fit.router, logits)
 
+    lead = evidence.observation.values[evidence.observation.input].data.shape[:-1]
+
+    def flat(data: Tensor) -> bool:
+        return data.shape[:-1] != lead
+
     def name(leaf: Any) -> Any:
         if not isinstance(leaf, Ref):
             return leaf
         data = evidence.observation.values[leaf.index].data
         if leaf.index == evidence.output:
-            return Leaf("y")
+            return Leaf("y", flat=flat(data))
         known = {"router_logits": logits, "topk_ids": ids, "topk_weights": weights}
         for kind, rows in known.items():
             if _is(data, rows):
-                return Leaf(kind, flat=data.dim() == 2, dtype=data.dtype)
+                return Leaf(kind, flat=flat(data), dtype=data.dtype)
         return Leaf("unused", dtype=data.dtype, shape=tuple(data.shape))
 
     return tree_map(name, evidence.observation.output)

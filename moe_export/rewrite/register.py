@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
@@ -10,7 +11,7 @@ from torch import Tensor, nn
 
 from moe_export.errors import UsageError
 from moe_export.moe.layer import ExpertsSpec, LayerSpec, RouterSpec
-from moe_export.moe.recipe import Concatenated, Recipe, Stacked, Transposed
+from moe_export.moe.recipe import Concatenated, Recipe, Reshaped, Stacked, Transposed
 from moe_export.rewrite.groups import named_source
 from moe_export.rewrite.proposal import Leaf, Proposal
 
@@ -110,10 +111,43 @@ def _proposal(block: nn.Module, description: BlockDescription) -> Proposal:
         hidden=None if description.hidden is None else BlockFunction(description.hidden),
         shared=() if description.shared is None else (BlockFunction(description.shared),),
         weights={
-            role: _recipe(block, names, experts) for role, names in description.weights.items()
+            role: _fitted(_recipe(block, names, experts), _shape(description, role))
+            for role, names in description.weights.items()
         },
         output=description.output,
     )
+
+
+def _shape(description: BlockDescription, role: str) -> tuple[int, ...]:
+    """The shape that the op wants its input ``role`` in."""
+    spec = description.experts
+    up_rows = spec.intermediate_size * (2 if spec.gated else 1)
+    shapes = {
+        "up": (spec.num_experts, up_rows, spec.hidden_size),
+        "down": (spec.num_experts, spec.output_size, spec.intermediate_size or spec.hidden_size),
+        "up_bias": (spec.num_experts, up_rows),
+        "down_bias": (spec.num_experts, spec.output_size),
+        "correction_bias": (spec.num_experts,),
+        "expert_scale": (spec.num_experts,),
+    }
+    if role not in shapes:
+        raise UsageError(
+            f"a block description has no weight {role!r}", hint=f"weights are {list(shapes)}"
+        )
+    return shapes[role]
+
+
+def _fitted(recipe: Recipe, shape: tuple[int, ...]) -> Recipe:
+    """The recipe in the op's shape, where that only groups the same rows anew."""
+    if recipe.shape == shape:
+        return recipe
+    if math.prod(recipe.shape) != math.prod(shape):
+        raise UsageError(
+            f"a registered block's weight has shape {list(recipe.shape)}, not {list(shape)}",
+            where=", ".join(recipe.sources()[:3]),
+            hint="check the sizes in ExpertsSpec, and '.T' where axes are exchanged",
+        )
+    return Reshaped(recipe, shape)
 
 
 def _recipe(block: nn.Module, names: str | Sequence[str], experts: int) -> Recipe:

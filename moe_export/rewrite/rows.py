@@ -8,7 +8,7 @@ that comes out is already checked; shapes of the example never enter it.
 from __future__ import annotations
 
 import operator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -130,6 +130,10 @@ class _Cutter:
             return
         if torch.Tag.nondeterministic_seeded in call.op.tags:
             raise NotRowwiseError(f"{call.op} draws random numbers")
+        if self._is_broadcast(value, call):
+            self._keep(value, self.done[call.inputs[0]], self.rows[call.inputs[0]])
+            return
+        call = self._without_batch(call)
         op = _functional(call.op)
         static = all(self._is_static(index) for index in call.inputs)
         if static and not call.inputs:
@@ -153,6 +157,31 @@ class _Cutter:
         if several:
             node = self.graph.call_function(operator.getitem, (node, value.position))
         self._keep(value, node, made)
+
+    def _is_broadcast(self, value: Value, call: Call) -> bool:
+        """Whether the call only repeats one number a token along the row; operators do it alone."""
+        if call.op is not torch.ops.aten.expand.default or self._is_static(value.index):
+            return False
+        rows, narrow = as_rows(value.data, self.tokens), self.rows[call.inputs[0]]
+        return (
+            rows is not None
+            and narrow.shape[1:] == (1,)
+            and torch.equal(narrow.expand_as(rows), rows)
+        )
+
+    def _without_batch(self, call: Call) -> Call:
+        """A batched product of one batch, as ``einsum`` makes it, as the plain product it is."""
+        if call.op is not torch.ops.aten.bmm.default:
+            return call
+        left, right = (self.observation.values[i] for i in call.inputs)
+        if left.data.shape[0] != 1 or left.name is not None or self._is_static(left.index):
+            return call
+        weights = self.done[right.index]
+        self.done[right.index] = self.graph.call_function(
+            torch.ops.aten.select.int, (weights, 0, 0)
+        )
+        self.rows[right.index] = self.rows[right.index][0]
+        return replace(call, op=torch.ops.aten.mm.default)
 
     def _on_rows(self, op: Any, call: Call) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The call's arguments, with axes counted from the end and reductions keeping theirs."""

@@ -1,1 +1,113 @@
-"""TODO."""
+"""Compare a bundle with the eager model: numbers within earned tolerances, routing, experts."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from moe_export.forms import Golden, GoldenCase, Report, RoutingParity, TensorParity
+from moe_export.runtime.session import Session
+from moe_export.validate.routing import compare_routing
+from moe_export.validate.tensors import compare
+
+if TYPE_CHECKING:
+    from moe_export.runtime.bundle import Bundle
+
+Array = npt.NDArray[Any]
+Probes = Mapping[str, Mapping[str, str]]
+
+_COMPONENT = "model"
+
+
+def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "golden") -> Report:
+    """Run the bundle on golden inputs and compare all that was recorded.
+
+    ``golden`` defaults to what the bundle carries, and then nothing but NumPy and the bundle's
+    runtime is needed.  Compared are, for each case, every output, each MoE layer's experts input
+    and block output, and its routing token by token; and for each layer every expert on synthetic
+    tokens, so that an expert no golden token chose is seen too.
+
+    A case with an explained routing flip has other numbers behind the flip, so its tensors are
+    listed as not run, and its routing still counts.
+    """
+    golden = bundle.golden() if golden is None else golden
+    probes = bundle.component(_COMPONENT).probes
+    tensors: list[TensorParity] = []
+    routing: list[RoutingParity] = []
+    not_run: dict[str, str] = {}
+    with Session(bundle, graph="probe") as session:
+        for case in golden.cases:
+            made = session.run(case.inputs, outputs=_outputs(case, probes))
+            routed = list(_routing(case, made, probes))
+            routing += routed
+            flips = [f"{parity.layer}, token {f.token}" for parity in routed for f in parity.flips]
+            if flips and all(parity.passed for parity in routed):
+                not_run[f"tensors of case {case.name!r}"] = f"explained flips: {'; '.join(flips)}"
+                continue
+            tensors += _tensors(case, made, probes)
+    if golden.experts:
+        with Session(bundle, graph="experts") as session:
+            tensors += _experts(golden, session)
+    return Report(
+        bundle=bundle.path.name,
+        target=bundle.manifest.target,
+        against=against,
+        tensors=tuple(tensors),
+        routing=tuple(routing),
+        not_run=not_run,
+    )
+
+
+def _outputs(case: GoldenCase, probes: Probes) -> list[str]:
+    watched = [name for roles in probes.values() for name in roles.values()]
+    return list(dict.fromkeys([*case.outputs, *watched]))
+
+
+def _routing(
+    case: GoldenCase, made: Mapping[str, Array], probes: Probes
+) -> Iterator[RoutingParity]:
+    for layer, recorded in case.layers.items():
+        yield compare_routing(case.name, layer, recorded, made[probes[layer]["topk_ids"]])
+
+
+def _tensors(case: GoldenCase, made: Mapping[str, Array], probes: Probes) -> Iterator[TensorParity]:
+    for layer, recorded in case.layers.items():
+        for role in ("x", "y"):
+            yield compare(
+                case.name,
+                f"{layer}/{role}",
+                "layer",
+                bundle=_rows(made[probes[layer][role]]),
+                eager=_rows(getattr(recorded, role)),
+                reference=_rows(getattr(recorded, f"{role}_reference")),
+            )
+    for name, eager in case.outputs.items():
+        reference = case.outputs_reference[name]
+        yield compare(
+            case.name, name, "output", bundle=made[name], eager=eager, reference=reference
+        )
+
+
+def _experts(golden: Golden, session: Session) -> Iterator[TensorParity]:
+    inputs = {
+        f"{layer}/{role}": getattr(case, role)
+        for layer, case in golden.experts.items()
+        for role in ("x", "topk_ids", "topk_weights")
+    }
+    made = session.run(inputs)
+    for layer, case in golden.experts.items():
+        yield compare(
+            "every expert",
+            f"{layer}/experts",
+            "expert",
+            bundle=made[f"{layer}/experts_y"],
+            eager=case.y,
+            reference=case.y_reference,
+        )
+
+
+def _rows(array: Array) -> Array:
+    return np.reshape(array, (-1, array.shape[-1]))

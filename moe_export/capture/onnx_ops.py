@@ -1,0 +1,108 @@
+"""How the torch ops of ``moe_export`` are written in ONNX: node for node, by the schema table."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from onnx.defs import OpSchema as OnnxSchema
+from onnxscript.values import Op, Opset
+
+from moe_export.moe.schema import DOMAIN, OPS, VERSION, OpSchema
+
+PROBE = "Probe"
+
+_SNAKE = {
+    "Router": "router",
+    "Experts": "experts",
+    "Dispatch": "dispatch",
+    "GroupedMatMul": "grouped_matmul",
+    "Combine": "combine",
+}
+_TYPES = {
+    "float": ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"],
+    "int32": ["tensor(int32)"],
+    "weight": [
+        f"tensor({name})" for name in ("float", "float16", "bfloat16", "int8", "uint8", "int4")
+    ],
+    "scale": ["tensor(float)"],
+}
+_ATTRIBUTES = {
+    "int": OnnxSchema.AttrType.INT,
+    "float": OnnxSchema.AttrType.FLOAT,
+    "string": OnnxSchema.AttrType.STRING,
+}
+
+
+def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
+    """The table that ``torch.onnx.export`` takes as ``custom_translation_table``."""
+    opset = Opset(DOMAIN, VERSION)
+    table = {
+        getattr(torch.ops.moe_export, _SNAKE[name]).default: _node(
+            Op(opset, name, _onnx_schema(schema)), len(schema.inputs), schema
+        )
+        for name, schema in OPS.items()
+    }
+    probe = Op(opset, PROBE, _probe_schema())
+    table[torch.ops.moe_export.probe.default] = lambda x, name: probe(x, name=name)
+    return table
+
+
+def _node(op: Op, num_inputs: int, schema: OpSchema) -> Callable[..., Any]:
+    """A function of the torch op's arguments that appends the ONNX node."""
+    names = [attribute.name for attribute in schema.attributes]
+
+    def translate(*args: Any, **kwargs: Any) -> Any:
+        inputs, positional = args[:num_inputs], args[num_inputs:]
+        attributes = dict(zip(names, positional, strict=False)) | kwargs
+        inputs += tuple(attributes.pop(i.name, None) for i in schema.inputs[len(inputs) :])
+        while inputs and inputs[-1] is None:
+            inputs = inputs[:-1]
+        return op(*inputs, **attributes)
+
+    return translate
+
+
+def _onnx_schema(schema: OpSchema) -> OnnxSchema:
+    option = OnnxSchema.FormalParameterOption
+    return OnnxSchema(
+        schema.name,
+        DOMAIN,
+        VERSION,
+        inputs=[
+            OnnxSchema.FormalParameter(
+                i.name,
+                f"{i.type}_{number}",
+                param_option=option.Optional if i.optional else option.Single,
+            )
+            for number, i in enumerate(schema.inputs)
+        ],
+        outputs=[
+            OnnxSchema.FormalParameter(o.name, f"{o.type}_out_{number}")
+            for number, o in enumerate(schema.outputs)
+        ],
+        type_constraints=[
+            (f"{i.type}_{number}", _TYPES[i.type], i.name) for number, i in enumerate(schema.inputs)
+        ]
+        + [
+            (f"{o.type}_out_{number}", _TYPES[o.type], o.name)
+            for number, o in enumerate(schema.outputs)
+        ],
+        attributes=[
+            OnnxSchema.Attribute(a.name, _ATTRIBUTES[a.type], a.name, required=a.default is None)
+            for a in schema.attributes
+        ],
+    )
+
+
+def _probe_schema() -> OnnxSchema:
+    return OnnxSchema(
+        PROBE,
+        DOMAIN,
+        VERSION,
+        inputs=[OnnxSchema.FormalParameter("x", "T")],
+        outputs=[OnnxSchema.FormalParameter("y", "T")],
+        type_constraints=[("T", _TYPES["float"] + _TYPES["int32"], "any")],
+        attributes=[OnnxSchema.Attribute("name", OnnxSchema.AttrType.STRING, "the probe's name")],
+    )

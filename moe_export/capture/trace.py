@@ -1,0 +1,143 @@
+"""Trace the marked model once and write it as one ONNX graph with symbolic axes."""
+
+from __future__ import annotations
+
+import logging
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_flatten_with_path
+
+from moe_export.capture.axes import Axes, requested_shapes, symbolic_axes, tracing_inputs
+from moe_export.capture.onnx_ops import translations
+from moe_export.errors import CaptureError, RewriteError
+from moe_export.forms import BlockRecord, MarkedModel
+
+OPSET = 21
+
+# What torch.export and the ONNX exporter raise for a model they cannot take; all else is a bug.
+_TRACING_ERRORS = (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError)
+
+
+@dataclass(frozen=True)
+class Trace:
+    """The raw graph: unoptimised, parameters as torch tensors, probes still in it."""
+
+    graph: ir.Model
+    axes: Axes
+
+
+def trace(model: MarkedModel, output_names: list[str]) -> Trace:
+    """Export ``model.marked``; raises ``CaptureError``, or ``RewriteError`` if a block is why."""
+    loaded = model.loaded
+    inputs = tracing_inputs(loaded.example_inputs, loaded.dynamic_shapes)
+    shapes = requested_shapes(inputs, loaded.dynamic_shapes)
+    with _quiet():
+        try:
+            program = torch.export.export(
+                model.marked, (), kwargs=dict(inputs), dynamic_shapes=shapes, strict=False
+            )
+        except _TRACING_ERRORS as error:
+            raise _capture_error(model, error) from error
+        axes = symbolic_axes(_placeholders(program), loaded.dynamic_shapes)
+        try:
+            onnx_program = torch.onnx.export(
+                program,
+                dynamo=True,
+                optimize=False,
+                verbose=False,
+                opset_version=OPSET,
+                input_names=list(inputs),
+                output_names=output_names,
+                custom_translation_table=translations(),
+            )
+        except torch.onnx.errors.OnnxExporterError as error:
+            raise CaptureError(
+                f"an operator has no ONNX form: {_last_line(error)}", where=_name(model.marked)
+            ) from error
+    if onnx_program is None:
+        raise AssertionError("torch.onnx.export returned no program")
+    return Trace(onnx_program.model, axes)
+
+
+def output_names(module: nn.Module, inputs: Mapping[str, Tensor]) -> list[str]:
+    """Names for the outputs: dictionary keys and fields where there are any, else ``output``."""
+    with torch.no_grad():
+        leaves, _ = tree_flatten_with_path(module(**inputs))
+    tensors = [(path, leaf) for path, leaf in leaves if leaf is not None]
+    for path, leaf in tensors:
+        if not isinstance(leaf, Tensor):
+            raise CaptureError(
+                f"the model returns a {type(leaf).__name__} beside its tensors",
+                where=f"{_name(module)}, output {_words(path) or '0'}",
+                hint="return tensors only (in a tuple, a dict or a named tuple)",
+            )
+    if len(tensors) == 1 and not _words(tensors[0][0]).strip("0123456789_"):
+        return ["output"]
+    words = [_words(path) for path, _ in tensors]
+    return [f"output_{word}" if word[:1].isdigit() else word for word in words]
+
+
+def _words(path: tuple[object, ...]) -> str:
+    parts = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", ""))) for p in path)
+    return "_".join(str(part) for part in parts)
+
+
+def _placeholders(program: torch.export.ExportedProgram) -> dict[str, Tensor]:
+    names = set(program.graph_signature.user_inputs)
+    return {node.name: node.meta["val"] for node in program.graph.nodes if node.name in names}
+
+
+def _capture_error(model: MarkedModel, error: Exception) -> CaptureError | RewriteError:
+    unfused = [block for block in model.blocks if block.status == "unfused"]
+    if unfused and _is_data_dependent(error):
+        return RewriteError(
+            "a mixture-of-experts block could not be proven, and as it is written it cannot be "
+            f"captured without baking in one batch's experts: {unfused[0].reason}",
+            where=", ".join(_place(block) for block in unfused),
+            hint="describe it with moe_export.register_block, see docs/extending.md",
+        )
+    return CaptureError(
+        f"the model cannot be traced: {_last_line(error)}",
+        where=_name(model.marked),
+        hint="torch.export must be able to follow forward(); run again with -v for its own words",
+    )
+
+
+def _is_data_dependent(error: Exception) -> bool:
+    words = f"{type(error).__name__} {error}"
+    return "data-dependent" in words or "DataDependent" in words or "unbacked" in words
+
+
+def _place(block: BlockRecord) -> str:
+    return f"{block.path or 'the model'} ({block.kind})"
+
+
+def _name(module: nn.Module) -> str:
+    return type(module).__name__
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's notes to itself: they are about packages and passes, not the model."""
+    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)

@@ -1,0 +1,68 @@
+"""The ``standard`` target: every op is a model-local function in standard ONNX.
+
+Any ONNX runtime that inlines functions runs it; where a kernel is registered for an op, the
+kernel wins over the function.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import onnx_ir as ir
+
+from moe_export.forms import Component
+from moe_export.lower.functions import function_for
+from moe_export.lower.watching import expert_graph, probe_graph
+from moe_export.moe.schema import DOMAIN, OPS
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """One component in a target's ops, with the two graphs that validation runs."""
+
+    component: Component
+    probe_graph: ir.Model
+    expert_graph: ir.Model
+    functions: dict[str, str]
+
+
+def lower_component(component: Component) -> Lowered:
+    """*Ensures* that every ``moe_export`` node names the function that the graph carries for it."""
+    graph = component.graph.clone()
+    functions = give_functions(graph)
+    lowered = replace(component, graph=graph)
+    return Lowered(
+        component=lowered,
+        probe_graph=probe_graph(lowered),
+        expert_graph=expert_graph(lowered),
+        functions=functions,
+    )
+
+
+def give_functions(graph: ir.Model) -> dict[str, str]:
+    """Add the function of every op node to the graph; by op and overload, what each was made for.
+
+    A node keeps its op type and its attributes; its ``overload`` picks the body.
+    """
+    made: dict[str, str] = {}
+    for node in graph.graph.all_nodes():
+        if node.domain != DOMAIN:
+            continue
+        attributes = {name: _plain(attribute) for name, attribute in node.attributes.items()}
+        present = tuple(
+            schema.name
+            for schema, value in zip(OPS[node.op_type].inputs, node.inputs, strict=False)
+            if value is not None
+        )
+        function = function_for(node.op_type, attributes, present)
+        node.overload = function.overload
+        graph.functions[function.identifier()] = function
+        made[f"{node.op_type}:{function.overload}"] = ", ".join(
+            f"{name}={value}" for name, value in attributes.items()
+        )
+    return made
+
+
+def _plain(attribute: ir.Attr) -> Any:
+    return attribute.value
