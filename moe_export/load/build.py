@@ -103,7 +103,8 @@ def _call(factory: Callable[..., Any], config: Mapping[str, Any], *, where: str)
     module = run_user_code(lambda: factory(**config), failure="the factory failed", where=where)
     if not isinstance(module, torch.nn.Module):
         raise UsageError(
-            f"the factory returned a {type(module).__name__}, not an nn.Module", where=where
+            f"the factory returned an object of type {type(module).__name__}, not an nn.Module",
+            where=where,
         )
     return module
 

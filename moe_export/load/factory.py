@@ -54,7 +54,7 @@ def model_factory(factory: Factory | None = None) -> Factory | Callable[[Factory
     """
     if factory is None:
         return model_factory
-    if not isinstance(factory, FunctionType) or factory.__qualname__ != factory.__name__:
+    if not isinstance(factory, FunctionType) or not factory.__qualname__.isidentifier():
         raise UsageError(
             f"{getattr(factory, '__qualname__', factory)!r} is not a top-level function",
             where="@moe_export.model_factory",

@@ -46,7 +46,7 @@ def read_trusted_pickle(path: Path) -> Any:
     )
     if not isinstance(module, torch.nn.Module):
         raise UsageError(
-            f"the file holds a {type(module).__name__}, not an nn.Module",
+            f"the file holds an object of type {type(module).__name__}, not an nn.Module",
             where=str(path),
             hint=HOW_TO_SAVE,
         )

@@ -40,7 +40,10 @@ _INPUTS_HINT = "pass example_inputs=(...), or return (module, example_inputs) fr
 
 @dataclass(frozen=True, kw_only=True)
 class _Found:
-    """A source after its own door: what it gave, and what the user's words did not replace."""
+    """What came through a source's own door.
+
+    ``model.example_inputs`` is empty where only the user can give them, and then has given them.
+    """
 
     model: ModelSource
     description: str
@@ -109,7 +112,7 @@ def _is_name(source: Any) -> bool:
 def _from_module(spec: ExportSpec) -> _Found:
     _require_inputs(spec, "an nn.Module")
     return _Found(
-        model=ModelSource(_sharing_copy(spec.source), spec.example_inputs or ()),
+        model=ModelSource(_sharing_copy(spec.source), ()),
         description=type(spec.source).__name__,
     )
 
@@ -159,26 +162,28 @@ def _from_pickle(spec: ExportSpec, path: Path, found: PickledObjects) -> _Found:
         raise pickle_refused(path, found)
     _require_inputs(spec, "a pickled module")
     module = read_trusted_pickle(path)
-    return _Found(model=ModelSource(module, spec.example_inputs or ()), description=path.name)
+    return _Found(model=ModelSource(module, ()), description=path.name)
 
 
 def _from_name(spec: ExportSpec) -> _Found:
     name = str(spec.source)
     factory = trusted_attribute(name)
     if not callable(factory):
-        raise UsageError(f"{name!r} is a {type(factory).__name__}, not a function", where=name)
+        raise UsageError(
+            f"{name!r} is no function, its type is {type(factory).__name__}", where=name
+        )
     made = run_user_code(factory, failure="the factory failed", where=name)
     match made:
         case ModelSource():
             model = made
         case torch.nn.Module():
             _require_inputs(spec, f"{name}, which returns a module alone,")
-            model = ModelSource(made, spec.example_inputs or ())
+            model = ModelSource(made, ())
         case (torch.nn.Module() as module, inputs):
             model = ModelSource(module, inputs)
         case _:
             raise UsageError(
-                f"{name!r} returned a {type(made).__name__}",
+                f"{name!r} returned an object of type {type(made).__name__}",
                 where=name,
                 hint="return an nn.Module, (module, example_inputs) or moe_export.ModelSource",
             )

@@ -1,0 +1,75 @@
+"""The user's words are checked before anything is opened."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from moe_export import UnsupportedError, UsageError
+from moe_export.spec import TARGETS, export_spec
+
+
+@pytest.mark.parametrize("name", ["ort", "trt", "trt-rtx"])
+def test_a_target_that_is_not_built_says_so(name, tmp_path):
+    with pytest.raises(UnsupportedError, match=f"target '{name}' is not built yet") as error:
+        export_spec("model.pt", target=name, output=tmp_path / "bundle")
+    assert error.value.exit_code == 3
+    assert error.value.hint == "--target standard"
+
+
+def test_an_unknown_target_lists_those_there_are():
+    with pytest.raises(UsageError) as error:
+        export_spec("model.pt", target="coreml")
+    assert all(name in error.value.hint for name in TARGETS)
+
+
+def test_a_misspelt_target_is_guessed():
+    with pytest.raises(UsageError) as error:
+        export_spec("model.pt", target="standart")
+    assert "'standard'" in error.value.hint
+
+
+@pytest.mark.parametrize("source", ["", None, b"model.pt"])
+def test_a_model_must_be_named(source):
+    with pytest.raises(UsageError):
+        export_spec(source)
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [
+        ("", "empty"),
+        ("a\0b", "NUL"),
+        ("file", "is a file"),
+        ("file/bundle", "is not a folder"),
+        ("gone/bundle", "is not a folder"),
+    ],
+)
+def test_an_output_that_cannot_be_made_is_refused(tmp_path, monkeypatch, output, message):
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("")
+    with pytest.raises(UsageError, match=message):
+        export_spec("model.pt", output=output)
+
+
+def test_an_output_may_be_new_or_a_folder(tmp_path):
+    assert export_spec("model.pt", output=str(tmp_path / "new")).output == tmp_path / "new"
+    assert export_spec("model.pt", output=tmp_path).output == tmp_path
+
+
+def test_a_python_path_is_made_of_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert export_spec("model.pt", python_path=["."]).python_path == (tmp_path,)
+    assert export_spec("model.pt", python_path=str(tmp_path)).python_path == (tmp_path,)
+    for folder in ("", "gone", __file__):
+        with pytest.raises(UsageError, match="is not a folder"):
+            export_spec("model.pt", python_path=[folder])
+
+
+def test_checking_words_imports_no_framework():
+    program = (
+        "import sys, moe_export.spec\n"
+        "assert not {'torch', 'onnx', 'onnx_ir', 'onnxruntime'} & set(sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
