@@ -108,11 +108,11 @@ class _Decoder:
         return self._scalar(kind, value, field)
 
     def _scalar(self, kind: Any, value: Any, field: str) -> Any:
-        if kind is float and type(value) is int:
-            value = float(value)
-        if type(value) is not kind:
+        # A whole number where a float belongs stays one, so that it is written back as it was.
+        whole = kind is float and type(value) is int
+        if type(value) is not kind and not whole:
             raise self._wrong(f"expected {_words(kind)}, got {_words(type(value))}", field)
-        if kind is int and abs(value) > _MAX_INT:
+        if type(value) is int and abs(value) > _MAX_INT:
             raise self._wrong("the number does not fit 64 bits", field)
         if kind is float and not math.isfinite(value):
             raise self._wrong("the number is not finite", field)

@@ -63,19 +63,22 @@ def publish(place: Path, output: Path, *, force: bool) -> None:
     ``UsageError`` where something else has taken its place meanwhile.
     """
     output = Path(os.path.abspath(output))
-    check_replaceable(output, force=force)
+    replacing = check_replaceable(output, force=force)
     with disk_errors(output):
-        if os.path.lexists(output):
+        if replacing:
             rename_exchange(place, output)
         else:
             _rename_to_free(place, output)
         sync_folder(output.parent)
 
 
-def check_replaceable(output: Path, *, force: bool) -> None:
-    """Refuse an ``output`` that exists, unless ``force`` is set and it is a bundle and no more."""
+def check_replaceable(output: Path, *, force: bool) -> bool:
+    """Whether there is a bundle at ``output`` to replace.
+
+    Raises ``UsageError`` for anything else there, and for a bundle unless ``force`` is set.
+    """
     if not os.path.lexists(output):
-        return
+        return False
     if not force:
         raise UsageError(
             "the output exists", where=str(output), hint="--force replaces an existing bundle"
@@ -87,6 +90,7 @@ def check_replaceable(output: Path, *, force: bool) -> None:
             where=str(output),
             hint="choose another path with -o, or remove it yourself",
         )
+    return True
 
 
 def _why_not_a_bundle(path: Path) -> str | None:

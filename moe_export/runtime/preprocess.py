@@ -126,17 +126,14 @@ class ImagePreprocessor:
 
     def _read(self, path: Path) -> Array:
         """The pixels of a file, whose bytes are trusted with nothing."""
-        pillow = _pillow()
+        Image = _pillow().Image  # noqa: N806 - its own name
         if not path.is_file():
             raise UsageError("there is no such image", where=str(path))
         try:
-            with path.open("rb") as file, pillow.Image.open(file, formats=_FORMATS) as image:
+            with path.open("rb") as file, Image.open(file, formats=_FORMATS) as image:
                 _refuse_bomb(image, path)
                 return self._pixels(image)
-        except (
-            pillow.Image.DecompressionBombError,
-            pillow.Image.DecompressionBombWarning,
-        ) as error:
+        except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
             raise UnsafeInputError(f"the image is too large: {error}", where=str(path)) from error
         except PermissionError as error:
             raise UsageError("the image may not be read", where=str(path)) from error

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -186,11 +187,19 @@ def _load(
 
 def _create(ort: Any, path: Path, options: Any, providers: tuple[str, ...]) -> Any:
     errors = ort.capi.onnxruntime_pybind11_state
+    # Without fallback: it retries on the CPU and prints its troubles to standard output.
+    make = partial(ort.InferenceSession, providers=list(providers), enable_fallback=False)
     try:
-        return ort.InferenceSession(str(path), options, providers=list(providers))
+        return make(str(path), options)
     except errors.NotImplemented as error:
         raise _too_old(ort, path, error) from error
-    except (errors.InvalidGraph, errors.InvalidProtobuf, errors.InvalidArgument) as error:
+    # A broken graph; the last where the message about it quotes bytes that are not UTF-8.
+    except (
+        errors.InvalidGraph,
+        errors.InvalidProtobuf,
+        errors.InvalidArgument,
+        UnicodeDecodeError,
+    ) as error:
         raise UnsafeInputError(
             f"ONNX Runtime refuses the graph: {_first_line(error)}", where=str(path)
         ) from error

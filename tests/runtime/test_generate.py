@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import PIL.Image
+import pytest
+from bundle.toy import VOCABULARY, bigram_model, export
+
+from moe_export.errors import UnsafeInputError, UnsupportedError, UsageError
+from moe_export.runtime import Generator
+
+DARK = np.zeros((2, 2), np.uint8)
+BRIGHT = np.full((2, 2), 255, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def generator(bigram):
+    return Generator(bigram, threads=1)
+
+
+def made(tmp_path, **changes) -> Generator:
+    export(bigram_model(**changes), tmp_path / "out")
+    return Generator(tmp_path / "out", threads=1)
+
+
+def test_the_answer_depends_on_the_image_and_ends_where_the_model_ends(generator):
+    assert generator.generate(DARK, "which digit") == "seven"
+    assert generator.generate(BRIGHT, "which digit") == "nine or so"
+
+
+def test_an_image_file_answers_like_its_pixels(generator, tmp_path):
+    file = io.BytesIO()
+    PIL.Image.fromarray(BRIGHT).save(file, "PNG")
+    (tmp_path / "bright.png").write_bytes(file.getvalue())
+    assert generator.generate(tmp_path / "bright.png", "which digit") == "nine or so"
+
+
+def test_pieces_of_a_stream_join_to_the_answer_as_they_come(generator):
+    stream = generator.stream(BRIGHT, "which digit")
+    assert next(stream) == "nine"
+    assert list(stream) == [" or", " so"]
+
+
+def test_rows_of_a_batch_answer_as_they_would_alone(generator):
+    images = [DARK, BRIGHT, DARK, BRIGHT]
+    prompts = ["which digit", "which digit", "digit", "seven which nine digit"]
+    alone = [generator.generate(i, p) for i, p in zip(images, prompts, strict=True)]
+    assert alone == ["seven", "nine or so", "seven", "nine or so"]
+    for batch_size in (1, 3, 64):
+        assert generator.answer(images, prompts, batch_size=batch_size) == alone
+    assert generator.answer([], []) == []
+
+
+def test_prepared_images_may_come_as_one_array(generator):
+    images = np.stack([np.zeros((2, 2)), np.ones((2, 2))]).astype(np.float32)
+    assert generator.answer(images, ["which digit"] * 2) == ["seven", "nine or so"]
+
+
+def test_an_answer_is_never_longer_than_asked(generator):
+    assert generator.generate(BRIGHT, "which digit", max_new_tokens=2) == "nine or"
+    assert list(generator.stream(BRIGHT, "which digit", max_new_tokens=1)) == ["nine"]
+
+
+def test_an_answer_never_exceeds_what_the_model_takes(generator):
+    """``max_length`` is 12: with 11 tokens in the prompt there is room for one."""
+    assert generator.generate(BRIGHT, "which digit " * 5) == "nine"
+    both = generator.answer([BRIGHT, BRIGHT], ["which digit " * 5, "digit"])
+    assert both == ["nine", "nine or so"]
+
+
+def test_an_answer_that_ends_at_once_is_empty(generator):
+    assert generator.generate(DARK, "seven") == ""
+    assert list(generator.stream(DARK, "seven")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"image": None, "prompt": "digit"}, "needs an image"),
+        ({"image": DARK, "prompt": "digit " * 11}, "the prompt has 12 tokens"),
+        ({"image": DARK, "prompt": "digit", "max_new_tokens": 0}, "max_new_tokens must be"),
+    ],
+)
+def test_a_request_that_cannot_be_served_is_refused_before_it_runs(generator, arguments, message):
+    with pytest.raises(UsageError, match=message):
+        generator.stream(**arguments)
+
+
+def test_images_and_prompts_go_together(generator):
+    with pytest.raises(UsageError, match="1 images for 2 prompts"):
+        generator.answer([DARK], ["digit", "digit"])
+    with pytest.raises(UsageError, match="batch_size"):
+        generator.answer([DARK], ["digit"], batch_size=0)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "generation_config.json"])
+def test_a_bundle_that_cannot_speak_says_what_it_lacks(tmp_path, name):
+    with pytest.raises(UsageError, match=f"has no {name}"):
+        made(tmp_path, without=(name,))
+
+
+def test_a_configuration_for_another_graph_is_refused(tmp_path):
+    with pytest.raises(UnsupportedError, match=r"takes \['image', 'tokens'\], generation gives"):
+        made(tmp_path, edit_config=lambda config: config.update(text_input="input_ids"))
+
+
+def test_an_image_model_without_its_preprocessor_is_refused(tmp_path):
+    with pytest.raises(UnsupportedError, match=r"generation gives \['tokens'\]"):
+        made(tmp_path, without=("preprocessor_config.json",))
+
+
+def test_an_output_that_does_not_exist_is_refused(tmp_path):
+    with pytest.raises(UnsafeInputError, match="'scores' is not an output"):
+        made(tmp_path, edit_config=lambda config: config.update(logits_output="scores"))
+
+
+def test_a_setting_this_release_would_ignore_is_refused(tmp_path):
+    with pytest.raises(UnsupportedError, match="unknown setting 'num_beams'"):
+        made(tmp_path, edit_config=lambda config: config.update(num_beams=4))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"max_length": 0}, "1 or more"),
+        ({"eos_token_id": -1}, "negative"),
+        ({"eos_token_id": "<eos>"}, "expected an integer"),
+    ],
+)
+def test_settings_that_make_no_sense_are_refused_by_file(tmp_path, changes, message):
+    with pytest.raises(UnsafeInputError, match=message) as refusal:
+        made(tmp_path, edit_config=lambda config: config.update(changes))
+    assert "generation_config.json" in refusal.value.where
+
+
+def test_a_file_that_is_no_tokenizer_is_refused(generator, tmp_path):
+    from dataclasses import replace
+
+    from moe_export.bundle.stage import bundle  # the stage copies assets without reading them
+
+    model = bigram_model()
+    assets = dict(model.portable.assets) | {"tokenizer.json": b'{"version": "1.0"}'}
+    place = tmp_path / "place"
+    place.mkdir()
+    bundle(replace(model, portable=replace(model.portable, assets=assets)), place)
+    with pytest.raises(UnsafeInputError, match="not a tokenizer"):
+        Generator(place)
+
+
+def test_the_lower_id_wins_a_tie(tmp_path):
+    """After a word the table knows nothing of, all logits are equal: id 0, the padding."""
+    generator = made(tmp_path, edit_config=lambda config: config.update(eos_token_id=0))
+    assert VOCABULARY["<pad>"] == 0
+    assert generator.generate(DARK, "<eos>") == ""
