@@ -24,7 +24,7 @@ from moe_export.errors import (
 
 if TYPE_CHECKING:
     from moe_export.api import export
-    from moe_export.bundle.reader import Bundle
+    from moe_export.runtime.bundle import Bundle
     from moe_export.load.checkpoint import save_checkpoint
     from moe_export.load.factory import ModelSource, model_factory
     from moe_export.rewrite.register import register_block
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Bundle": "moe_export.bundle.reader",
+    "Bundle": "moe_export.runtime.bundle",
     "ModelSource": "moe_export.load.factory",
     "Session": "moe_export.runtime.session",
     "export": "moe_export.api",

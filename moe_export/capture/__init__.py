@@ -28,10 +28,10 @@ def capture(model: MarkedModel) -> PortableModel:
     _require_determinism(model)
     names = output_names(loaded.module, loaded.example_inputs)
     traced = trace(model, names)
+    weights = take_weights(traced.graph, model)  # first: what has no bytes cannot be folded away
     clean(traced.graph, traced.axes)
     probes = take_probes(traced.graph)
     name_nodes(traced.graph, probes)
-    weights = take_weights(traced.graph, model)
     unused = unused_tensors(loaded, weights.values(), model.blocks, names_read(loaded))
     return PortableModel(
         components={COMPONENT: Component(graph=traced.graph, weights=weights, probes=probes)},

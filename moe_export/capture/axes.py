@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from moe_export.errors import CaptureError, UsageError
 
@@ -30,12 +30,17 @@ def tracing_inputs(
 
 
 def requested_shapes(
-    inputs: Mapping[str, Tensor], dynamic_shapes: Mapping[str, Mapping[int, str]] | None
+    inputs: Mapping[str, Tensor],
+    dynamic_shapes: Mapping[str, Mapping[int, str]] | None,
+    varying: Collection[tuple[str, int]],
 ) -> dict[str, dict[int, Any]]:
-    """The request as ``torch.export`` wants it; without one, every axis that can vary does."""
+    """The request as ``torch.export`` wants it: the user's, or every axis found to vary."""
     if dynamic_shapes is None:
         auto = torch.export.Dim.AUTO
-        return {name: dict.fromkeys(range(x.dim()), auto) for name, x in inputs.items()}
+        return {
+            name: {axis: auto for axis in range(x.dim()) if (name, axis) in varying}
+            for name, x in inputs.items()
+        }
     unknown = set(dynamic_shapes) - set(inputs)
     if unknown:
         raise UsageError(
@@ -49,6 +54,39 @@ def requested_shapes(
         name: {axis: dims[size] for axis, size in dynamic_shapes.get(name, {}).items()}
         for name in inputs
     }
+
+
+def varying_axes(module: nn.Module, inputs: Mapping[str, Tensor]) -> set[tuple[str, int]]:
+    """Axes that the eager model takes in other sizes, as it shows by running.
+
+    Axis 0 of all inputs is tried as one batch; every other axis alone, and those that refuse
+    alone once more with the others of their size, as a mask goes with its tokens.
+    """
+    batch = [(name, 0) for name, x in inputs.items() if x.dim()]
+    others = [(name, axis) for name, x in inputs.items() for axis in range(1, x.dim())]
+    found = set(batch) if _accepts(module, inputs, batch) else set()
+    found |= {key for key in others if _accepts(module, inputs, [key])}
+    refused = [key for key in others if key not in found]
+    for size in dict.fromkeys(inputs[name].shape[axis] for name, axis in refused):
+        alike = [(n, axis) for n, axis in refused if inputs[n].shape[axis] == size]
+        if len(alike) > 1 and _accepts(module, inputs, alike):
+            found |= set(alike)
+    return found
+
+
+def _accepts(
+    module: nn.Module, inputs: Mapping[str, Tensor], axes: Collection[tuple[str, int]]
+) -> bool:
+    """Whether the module runs with these axes longer, and with them shorter."""
+    named = dict.fromkeys(axes, "size")
+    length = min((inputs[name].shape[axis] for name, axis in axes), default=0)
+    for other in (length + 1, length - 1 if length > 1 else length + 2):
+        try:
+            with torch.no_grad():
+                module(**resized(inputs, named, {"size": other}))
+        except (RuntimeError, ValueError, IndexError, AssertionError):
+            return False
+    return bool(axes)
 
 
 def symbolic_axes(

@@ -100,7 +100,10 @@ def _case(
         inputs={key: _array(x) for key, x in inputs.items()},
         outputs=_by_name(names, _tensors(outputs)),
         outputs_reference=_by_name(names, exact),
-        layers={path: _layer_tensors(layers[path], _layer(reference, path).seen) for path in paths},
+        layers={
+            block.path: _layer_tensors(block, layers[block.path], _layer(reference, block.path))
+            for block in model.proven
+        },
     )
 
 

@@ -13,7 +13,13 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten_with_path
 
-from moe_export.capture.axes import Axes, requested_shapes, symbolic_axes, tracing_inputs
+from moe_export.capture.axes import (
+    Axes,
+    requested_shapes,
+    symbolic_axes,
+    tracing_inputs,
+    varying_axes,
+)
 from moe_export.capture.onnx_ops import translations
 from moe_export.errors import CaptureError, RewriteError
 from moe_export.forms import BlockRecord, MarkedModel
@@ -36,7 +42,8 @@ def trace(model: MarkedModel, output_names: list[str]) -> Trace:
     """Export ``model.marked``; raises ``CaptureError``, or ``RewriteError`` if a block is why."""
     loaded = model.loaded
     inputs = tracing_inputs(loaded.example_inputs, loaded.dynamic_shapes)
-    shapes = requested_shapes(inputs, loaded.dynamic_shapes)
+    varying = varying_axes(loaded.module, inputs) if loaded.dynamic_shapes is None else set()
+    shapes = requested_shapes(inputs, loaded.dynamic_shapes, varying)
     with _quiet():
         try:
             program = torch.export.export(

@@ -1,15 +1,15 @@
 """Recipes: how a weight of an op is made from tensors of the source model, without making it.
 
 A recipe knows its shape, its dtype and the names it reads; ``build`` reads and writes bytes, and
-``under`` puts a prefix before every name.  The weights of a model stay recipes from ``rewrite`` to
-``bundle``, where they are built one by one.
+``map`` changes its sources.  The weights of a model stay recipes from ``rewrite`` to ``bundle``,
+where they are built one by one.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 Array = npt.NDArray[Any]
 Read = Callable[[str], Array]
+Change = Callable[["Source"], "Source"]
 
 
 @dataclass(frozen=True)
@@ -30,8 +31,8 @@ class Source:
     def sources(self) -> tuple[str, ...]:
         return (self.name,)
 
-    def under(self, prefix: str) -> Source:
-        return replace(self, name=prefix + self.name)
+    def map(self, change: Change) -> Source:
+        return change(self)
 
     def build(self, read: Read) -> Array:
         return read(self.name).reshape(self.shape)
@@ -55,8 +56,8 @@ class Transposed:
     def sources(self) -> tuple[str, ...]:
         return self.inner.sources()
 
-    def under(self, prefix: str) -> Transposed:
-        return Transposed(self.inner.under(prefix))
+    def map(self, change: Change) -> Transposed:
+        return Transposed(self.inner.map(change))
 
     def build(self, read: Read) -> Array:
         return np.ascontiguousarray(np.swapaxes(self.inner.build(read), -1, -2))
@@ -80,8 +81,8 @@ class Reshaped:
     def sources(self) -> tuple[str, ...]:
         return self.inner.sources()
 
-    def under(self, prefix: str) -> Reshaped:
-        return Reshaped(self.inner.under(prefix), self.shape)
+    def map(self, change: Change) -> Reshaped:
+        return Reshaped(self.inner.map(change), self.shape)
 
     def build(self, read: Read) -> Array:
         return self.inner.build(read).reshape(self.shape)
@@ -107,8 +108,8 @@ class Stacked:
     def sources(self) -> tuple[str, ...]:
         return tuple(name for part in self.parts for name in part.sources())
 
-    def under(self, prefix: str) -> Stacked:
-        return Stacked(tuple(part.under(prefix) for part in self.parts))
+    def map(self, change: Change) -> Stacked:
+        return Stacked(tuple(part.map(change) for part in self.parts))
 
     def build(self, read: Read) -> Array:
         out = np.empty(self.shape, self.dtype)
@@ -138,8 +139,8 @@ class Concatenated:
     def sources(self) -> tuple[str, ...]:
         return tuple(name for part in self.parts for name in part.sources())
 
-    def under(self, prefix: str) -> Concatenated:
-        return Concatenated(tuple(part.under(prefix) for part in self.parts))
+    def map(self, change: Change) -> Concatenated:
+        return Concatenated(tuple(part.map(change) for part in self.parts))
 
     def build(self, read: Read) -> Array:
         out = np.empty(self.shape, self.dtype)

@@ -29,6 +29,8 @@ class Input:
 
 @dataclass(frozen=True)
 class Output:
+    """An output of an op."""
+
     name: str
     shape: str
     type: ElementType = "float"
@@ -45,6 +47,8 @@ class Attribute:
 
 @dataclass(frozen=True)
 class OpSchema:
+    """The signature of one op."""
+
     name: str
     inputs: tuple[Input, ...]
     outputs: tuple[Output, ...]

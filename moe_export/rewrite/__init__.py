@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_leaves
 from moe_export.forms import BlockRecord, LoadedModel, MarkedModel
 from moe_export.moe.recipe import Recipe
 from moe_export.rewrite.fused import FusedMoE, fused, placeholder
-from moe_export.rewrite.groups import expert_groups
+from moe_export.rewrite.groups import expert_groups, named_source
 from moe_export.rewrite.proposal import Refusal, first_tensor_like
 from moe_export.rewrite.recognise import Recognition, recognise
 from moe_export.rewrite.register import is_registered
@@ -42,8 +42,12 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
             continue
         records.append(_proven(path, block, decision))
         marked = _replaced(marked, path, decision)
+        prefix = f"{path}." if path else ""
         for role, recipe in decision.proposal.weights.items():
-            recipes[f"{path}.{role}" if path else role] = recipe.under(f"{path}." if path else "")
+            recipes[prefix + role] = recipe.map(
+                # The proof ran on a float64 twin; the model's own dtype is what is shipped.
+                lambda source, prefix=prefix: named_source(loaded.module, prefix + source.name)
+            )
 
     def real_layer(path: str, dtype: torch.dtype) -> FusedMoE:
         block = copy.deepcopy(loaded.module.get_submodule(path)).to(dtype)

@@ -1,0 +1,51 @@
+"""The Python API of the workshop: ``moe_export.export``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from moe_export import pipeline
+from moe_export.runtime.bundle import Bundle
+from moe_export.spec import export_spec
+
+if TYPE_CHECKING:
+    import torch
+
+StrPath = str | os.PathLike[str]
+
+
+def export(
+    source: StrPath | torch.nn.Module,
+    *,
+    output: StrPath,
+    target: str = "standard",
+    example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
+    dynamic_shapes: Mapping[str, Mapping[int, str]] | None = None,
+    python_path: Sequence[StrPath] = (),
+    trust_pickle: bool = False,
+    force: bool = False,
+) -> Bundle:
+    """Export a model into a validated bundle at ``output`` and return it, opened.
+
+    ``source`` is a checkpoint's path, ``"package.module:factory"``, or a module together with
+    ``example_inputs``, tensors in the order of ``forward``'s parameters (or by their names).
+
+    ``dynamic_shapes`` names the axes that vary, ``{"tokens": {0: "batch", 1: "sequence"}}``; by
+    default every axis does that the model lets vary, batch and sequence must.
+
+    ``force`` replaces a bundle that already lies at ``output``.  Raises a ``MoeExportError``; then
+    nothing was written to ``output``.
+    """
+    spec = export_spec(
+        source,
+        target=target,
+        output=output,
+        example_inputs=example_inputs,
+        dynamic_shapes=dynamic_shapes,
+        python_path=python_path,
+        trust_pickle=trust_pickle,
+        force=force,
+    )
+    return pipeline.run(spec).bundle

@@ -1,0 +1,58 @@
+"""The report as JUnit XML: one test case for each comparison, for any CI to show."""
+
+from __future__ import annotations
+
+from xml.etree import ElementTree  # noqa: S405 - it only writes
+
+from moe_export.forms import Report, RoutingParity, TensorParity
+
+
+def to_junit(report: Report) -> bytes:
+    """A ``testsuite`` with a failure for each comparison that failed; what was not run is skipped."""
+    failures = sum(not part.passed for part in (*report.tensors, *report.routing))
+    total = len(report.tensors) + len(report.routing) + len(report.not_run)
+    suite = ElementTree.Element(
+        "testsuite",
+        name=f"parity of {report.bundle} ({report.target}) against {report.against}",
+        tests=str(total),
+        failures=str(failures),
+        skipped=str(len(report.not_run)),
+        errors="0",
+    )
+    for tensor in report.tensors:
+        _test(suite, f"{tensor.kind} {tensor.name}", tensor.case, _wrong_tensor(tensor))
+    for routing in report.routing:
+        _test(suite, f"routing {routing.layer}", routing.case, _wrong_routing(routing))
+    for name, reason in report.not_run.items():
+        ElementTree.SubElement(_test(suite, name, "not run", None), "skipped", message=reason)
+    ElementTree.indent(suite)
+    content: bytes = ElementTree.tostring(suite, encoding="utf-8", xml_declaration=True)
+    return content + b"\n"
+
+
+def _test(
+    suite: ElementTree.Element, name: str, case: str, failure: str | None
+) -> ElementTree.Element:
+    test = ElementTree.SubElement(suite, "testcase", classname=f"parity.{case}", name=name)
+    if failure is not None:
+        ElementTree.SubElement(test, "failure", message=failure)
+    return test
+
+
+def _wrong_tensor(tensor: TensorParity) -> str | None:
+    if tensor.passed:
+        return None
+    return (
+        f"error {tensor.max_error:.3g} exceeds the tolerance {tensor.tolerance:.3g} "
+        f"(eager's own error is {tensor.eager_error:.3g})"
+    )
+
+
+def _wrong_routing(routing: RoutingParity) -> str | None:
+    if routing.passed:
+        return None
+    unexplained = [flip for flip in routing.flips if not flip.explained]
+    return (
+        f"{len(unexplained)} of {routing.tokens} tokens choose other experts although rounding "
+        "cannot explain it"
+    )
