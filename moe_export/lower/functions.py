@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from functools import cache
 from importlib.resources import files
 
 import jinja2
@@ -155,6 +156,7 @@ def _require_inputs(
         raise ValueError(f"{schema.name} with {dict(given)} needs the inputs {missing}")
 
 
+@cache
 def _templates() -> jinja2.Environment:
     folder = files("moe_export.moe") / "ops"
     loader = jinja2.FunctionLoader(lambda name: (folder / name).read_text(encoding="utf-8"))

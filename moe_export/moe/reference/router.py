@@ -131,7 +131,7 @@ def _scores(logits: Array, score: Score) -> Array:
 
 def _softmax(logits: Array) -> Array:
     """Over the last axis.  A row that holds a NaN, or whose largest logit is infinite, is NaN."""
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         exponentials = np.exp(logits - logits.max(axis=-1, keepdims=True))
         return np.asarray(exponentials / exponentials.sum(axis=-1, keepdims=True))
 

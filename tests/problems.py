@@ -1,0 +1,324 @@
+"""One suite of problems for every implementation of the ops.
+
+A problem is an op, its attributes and its inputs, made from a fixed seed.  Whatever runs an op
+(the oracle, the ONNX bodies, PyTorch, kernels) solves the same problems within the bounds of
+``moe_export.moe.tolerance``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, get_args
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+
+from moe_export.moe.layer import (
+    Activation,
+    AttributeValue,
+    ExpertsSpec,
+    GroupScore,
+    RouterSpec,
+    Score,
+)
+
+Array = npt.NDArray[Any]
+
+STORED = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
+QUANTISED = {"int8": (np.int8, 127), "int4": (ml_dtypes.int4, 7)}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Problem:
+    """One op with its inputs by schema name; ``spec`` for the ops that have one."""
+
+    name: str
+    op: str
+    inputs: Mapping[str, Array]
+    spec: RouterSpec | ExpertsSpec | None = None
+    attributes: Mapping[str, AttributeValue]
+
+    def __str__(self) -> str:
+        return f"{self.op}-{self.name}"
+
+
+def router_problem(name: str, router_logits: Array, spec: RouterSpec, seed: int = 7) -> Problem:
+    rng = np.random.default_rng(seed)
+    inputs = {"router_logits": router_logits.astype(np.float32)}
+    if spec.has_correction_bias:
+        bias = rng.normal(size=spec.num_experts)
+        inputs["correction_bias"] = bias.astype(np.float32)
+    if spec.has_expert_scale:
+        scale = rng.uniform(0.5, 2, size=spec.num_experts)
+        inputs["expert_scale"] = scale.astype(np.float32)
+    return Problem(name=name, op="Router", inputs=inputs, spec=spec, attributes=spec.attributes())
+
+
+def experts_problem(
+    name: str,
+    spec: ExpertsSpec,
+    *,
+    num_tokens: int = 7,
+    top_k: int = 2,
+    topk_ids: Array | None = None,
+    zeros: bool = False,
+    seed: int = 11,
+) -> Problem:
+    """Tokens, a routing without repeats (unless given) and weights in the spec's format."""
+    rng = np.random.default_rng(seed)
+    shape = (num_tokens, spec.num_experts)
+    if topk_ids is None:
+        topk_ids = np.argsort(rng.random(shape), axis=1)[:, :top_k]
+    inputs: dict[str, Array] = {
+        "x": rng.normal(size=(num_tokens, spec.hidden_size)).astype(np.float32),
+        "topk_ids": topk_ids.astype(np.int32),
+        "topk_weights": rng.uniform(0.1, 1, size=topk_ids.shape).astype(np.float32),
+    }
+    up_rows = spec.intermediate_size * (2 if spec.gated else 1)
+    matrices = {"down": (spec.output_size, spec.intermediate_size or spec.hidden_size)}
+    if spec.intermediate_size:
+        matrices["up"] = (up_rows, spec.hidden_size)
+    for matrix, (rows, columns) in matrices.items():
+        weight = rng.normal(size=(spec.num_experts, rows, columns)) / np.sqrt(columns)
+        inputs |= _stored(matrix, weight, spec, zeros=zeros)
+    if spec.has_up_bias:
+        inputs["up_bias"] = rng.normal(size=(spec.num_experts, up_rows)).astype(np.float32)
+    if spec.has_down_bias:
+        bias = rng.normal(size=(spec.num_experts, spec.output_size))
+        inputs["down_bias"] = bias.astype(np.float32)
+    return Problem(name=name, op="Experts", inputs=inputs, spec=spec, attributes=spec.attributes())
+
+
+def _stored(name: str, weight: Array, spec: ExpertsSpec, *, zeros: bool) -> dict[str, Array]:
+    """``weight [E, rows, columns]`` in the spec's format, with scales and zero points."""
+    if spec.weight_format in STORED:
+        return {name: weight.astype(STORED[spec.weight_format])}
+    dtype, largest = QUANTISED[spec.weight_format]
+    columns = weight.shape[-1]
+    block = spec.block_size or columns
+    starts = np.arange(0, columns, block)
+    scales = np.maximum.reduceat(np.abs(weight), starts, axis=-1) / largest
+    per_column = np.repeat(scales, block, axis=-1)[..., :columns]
+    shift = np.full(scales.shape, 2 if zeros else 0)
+    numbers = np.round(weight / per_column) + (2 if zeros else 0)
+    stored = {
+        name: np.clip(numbers, -largest - 1, largest).astype(dtype),
+        f"{name}_scales": scales.astype(np.float32),
+    }
+    return stored | ({f"{name}_zeros": shift.astype(dtype)} if zeros else {})
+
+
+def _logits(num_tokens: int, num_experts: int, seed: int = 3) -> Array:
+    rng = np.random.default_rng(seed)
+    return 2 * rng.normal(size=(num_tokens, num_experts))
+
+
+def _router_specs() -> dict[str, RouterSpec]:
+    plain = RouterSpec(num_experts=8, top_k=2)
+    specs = {score: replace(plain, score=score) for score in get_args(Score)}
+    specs |= {f"{name}-normalized": replace(s, normalize=True) for name, s in specs.items()}
+    both = {"has_correction_bias": True, "has_expert_scale": True}
+    specs |= {f"{name}-bias-scale": replace(s, **both) for name, s in specs.items()}
+    grouped = replace(plain, num_groups=4, topk_groups=2, score="sigmoid", normalize=True)
+    for group_score in get_args(GroupScore):
+        specs[f"groups-by-{group_score}"] = replace(grouped, group_score=group_score)
+    return specs | {
+        "top1": replace(plain, top_k=1),
+        "dense-mixture": replace(plain, top_k=8),
+        "one-expert": RouterSpec(num_experts=1, top_k=1),
+        "normalize-eps": replace(plain, normalize=True, normalize_eps=0.25),
+        "normalize-min": replace(plain, normalize=True, normalize_min=0.9),
+        "normalize-eps-min": replace(plain, normalize=True, normalize_eps=1e-9, normalize_min=0.7),
+        "scaled": replace(plain, routed_scaling=1.7),
+        "deepseek": replace(
+            grouped, group_score="top2_sum", has_correction_bias=True, normalize_eps=1e-20,
+            routed_scaling=2.5,
+        ),
+        "groups-of-softmax": replace(grouped, score="softmax", normalize=False),
+        "groups-of-logits": replace(grouped, score="softmax_topk", group_score="top2_sum"),
+        "all-groups": replace(grouped, topk_groups=4, top_k=8),
+        "one-group-of-nine": RouterSpec(num_experts=27, top_k=5, num_groups=3, topk_groups=1),
+        "odd": RouterSpec(num_experts=13, top_k=5, normalize=True),
+        "many-experts": RouterSpec(num_experts=257, top_k=9, score="sigmoid"),
+    }  # fmt: skip
+
+
+def router_problems() -> list[Problem]:
+    specs = _router_specs()
+    problems = [
+        router_problem(name, _logits(17, spec.num_experts), spec) for name, spec in specs.items()
+    ]
+    for num_tokens in (0, 1, 257):
+        for name in ("softmax", "deepseek", "softmax_topk-normalized"):
+            logits = _logits(num_tokens, 8)
+            problems.append(router_problem(f"{name}-T{num_tokens}", logits, specs[name]))
+    # Extremes: every special row under every score, and with groups.
+    for name, spec in specs.items():
+        if spec.num_experts == 8:
+            problems.append(router_problem(f"{name}-hostile", hostile_logits(8), spec))
+    ties = np.round(_logits(64, 257))
+    for score in get_args(Score):
+        wide = RouterSpec(num_experts=257, top_k=9, score=score)
+        problems.append(router_problem(f"{score}-ties", ties, wide))
+        equal = router_problem(f"{score}-all-equal", np.full((3, 257), 0.3), wide)
+        problems.append(equal)
+    return problems
+
+
+def hostile_logits(num_experts: int) -> Array:
+    """Rows with NaN, infinities, ties and huge numbers; at least 8 experts."""
+    rows = _logits(12, num_experts, seed=5)
+    rows[0] = np.nan
+    rows[1, 2:] = np.nan
+    rows[2, 1:] = np.nan
+    rows[3, 3] = np.nan
+    rows[4, 5] = np.inf
+    rows[5] = np.inf
+    rows[6] = -np.inf
+    rows[7, 1:] = -np.inf
+    rows[8, ::2] = np.nan
+    rows[8, 1::2] = -np.inf
+    rows[9] = 0
+    rows[10] = np.where(np.arange(num_experts) % 2, 80, -80)
+    rows[11] = np.finfo(np.float32).max * np.sign(rows[11])
+    return rows
+
+
+SMALL = ExpertsSpec(num_experts=5, hidden_size=33, intermediate_size=17, output_size=33)
+LINEAR = replace(SMALL, intermediate_size=0, output_size=6, gated=False, activation="identity")
+
+
+def _architectures() -> list[Problem]:
+    problems = []
+    for activation in get_args(Activation):
+        for gated in (True, False):
+            if activation == "swiglu_clamped" and not gated:
+                continue
+            spec = replace(SMALL, activation=activation, gated=gated)
+            kind = "gated" if gated else "plain"
+            problems.append(experts_problem(f"{activation}-{kind}", spec))
+    biased = {"has_up_bias": True, "has_down_bias": True}
+    gpt_oss = replace(
+        SMALL, activation="swiglu_clamped", gate_layout="interleaved", limit=0.5, **biased
+    )
+    return [
+        *problems,
+        experts_problem("interleaved", replace(SMALL, gate_layout="interleaved")),
+        experts_problem("gpt-oss", gpt_oss),
+        experts_problem("biased", replace(SMALL, **biased)),
+        experts_problem("up-bias-only", replace(SMALL, has_up_bias=True)),
+        experts_problem("down-bias-plain", replace(SMALL, gated=False, has_down_bias=True)),
+        experts_problem("weight-on-input", replace(SMALL, weight_on="input", **biased)),
+        experts_problem("another-output-size", replace(SMALL, output_size=9)),
+        experts_problem("linear", LINEAR),
+        experts_problem("linear-biased", replace(LINEAR, has_down_bias=True)),
+        experts_problem("linear-weight-on-input", replace(LINEAR, weight_on="input")),
+        experts_problem("hidden-size-1", replace(SMALL, hidden_size=1, intermediate_size=1)),
+    ]
+
+
+def _formats() -> list[Problem]:
+    wide = replace(SMALL, hidden_size=160, intermediate_size=96, output_size=24)
+    problems = [
+        experts_problem(name, replace(SMALL, weight_format=name)) for name in ("bf16", "f16")
+    ]
+    for name, block_size in (("int8", 0), ("int8", 32), ("int4", 32), ("int4", 64), ("int4", 128)):
+        spec = replace(wide, weight_format=name, block_size=block_size)
+        title = f"{name}-block{block_size}"
+        problems.append(experts_problem(title, spec))
+        problems.append(experts_problem(f"{title}-zeros", spec, zeros=True))
+    ragged = replace(SMALL, weight_format="int4", block_size=32)
+    linear = replace(LINEAR, weight_format="int8", has_down_bias=True)
+    half_input = replace(SMALL, weight_format="bf16", weight_on="input", has_up_bias=True)
+    return [
+        *problems,
+        experts_problem("int4-ragged-last-block", ragged, zeros=True),
+        experts_problem("linear-int8", linear, zeros=True),
+        experts_problem("bf16-weight-on-input", half_input),
+    ]
+
+
+def _routings() -> list[Problem]:
+    one_takes_all = np.full((7, 1), 3)
+    first_and_last = np.tile([[4, 0]], (7, 1))
+    twice = np.tile([[2, 2]], (7, 1))
+    int32 = np.iinfo(np.int32)
+    elsewhere = np.array([[0, -1], [5, 4], [int32.max, int32.min], [2, 3], [-1, -1]])
+    problems = [experts_problem(f"T{n}", SMALL, num_tokens=n) for n in (0, 1, 7, 257)]
+    problems += [
+        experts_problem("every-expert", SMALL, top_k=5),
+        experts_problem("one-expert-takes-all", SMALL, topk_ids=one_takes_all),
+        experts_problem("experts-without-tokens", SMALL, topk_ids=first_and_last),
+        experts_problem("one-expert-twice", SMALL, topk_ids=twice),
+        experts_problem("single-expert", replace(SMALL, num_experts=1), top_k=1),
+        experts_problem("T0-linear", LINEAR, num_tokens=0),
+    ]
+    for name, spec in (("", SMALL), ("-weight-on-input", replace(SMALL, weight_on="input"))):
+        somewhere = experts_problem(f"elsewhere{name}", spec, num_tokens=5, topk_ids=elsewhere)
+        problems += [somewhere, _poisoned(somewhere, f"elsewhere{name}-poisoned")]
+    nobody = experts_problem("nobody-here", SMALL, topk_ids=np.full((7, 2), 9))
+    return [*problems, nobody, _not_a_number(experts_problem("nan-token", SMALL))]
+
+
+def _poisoned(problem: Problem, name: str) -> Problem:
+    """NaN and infinite weights on assignments that live elsewhere: 0 * NaN must not appear."""
+    assert isinstance(problem.spec, ExpertsSpec)
+    ids, weights = problem.inputs["topk_ids"], problem.inputs["topk_weights"].copy()
+    outside = (ids < 0) | (ids >= problem.spec.num_experts)
+    weights[outside] = np.resize([np.nan, np.inf], int(outside.sum()))
+    x = problem.inputs["x"].copy()
+    x[outside.all(axis=1)] = np.nan
+    return replace(problem, name=name, inputs={**problem.inputs, "topk_weights": weights, "x": x})
+
+
+def _not_a_number(problem: Problem) -> Problem:
+    """One token is NaN and one is infinite; the others must not notice."""
+    x = problem.inputs["x"].copy()
+    x[1] = np.nan
+    x[4, 0] = np.inf
+    return replace(problem, inputs={**problem.inputs, "x": x})
+
+
+def experts_problems() -> list[Problem]:
+    return _architectures() + _formats() + _routings()
+
+
+def grouped_problems() -> list[Problem]:
+    """Dispatch, GroupedMatMul and Combine."""
+    rng = np.random.default_rng(13)
+    problems = []
+    for name, ids in {
+        "T0": np.zeros((0, 2)),
+        "T1": np.array([[1]]),
+        "random": rng.integers(0, 5, size=(37, 3)),
+        "elsewhere": rng.integers(-3, 9, size=(37, 3)),
+        "one-takes-all": np.full((7, 2), 4),
+        "nobody-here": np.full((7, 2), -1),
+    }.items():
+        topk_ids = ids.astype(np.int32)
+        keys = np.where((topk_ids < 0) | (topk_ids > 4), 5, topk_ids).reshape(-1)
+        order = np.argsort(keys, kind="stable").astype(np.int32)
+        offsets = np.array([(keys < e).sum() for e in range(6)], np.int32)
+        rows = rng.normal(size=(keys.size, 33)).astype(np.float32)
+        weights = (rng.normal(size=(5, 9, 33)) / 6).astype(np.float32)
+        topk_weights = rng.uniform(size=topk_ids.shape).astype(np.float32)
+        matmul = {"x_sorted": rows, "expert_offsets": offsets, "weights": weights}
+        biased = {**matmul, "bias": rng.normal(size=(5, 9)).astype(np.float32)}
+        half = {**matmul, "weights": weights.astype(ml_dtypes.bfloat16)}
+        combine = {"y_sorted": rows, "order": order, "topk_weights": topk_weights}
+        for op, title, inputs, attributes in (
+            ("Dispatch", name, {"topk_ids": topk_ids}, {"num_experts": 5}),
+            ("GroupedMatMul", name, matmul, {}),
+            ("GroupedMatMul", f"{name}-biased", biased, {}),
+            ("GroupedMatMul", f"{name}-bf16", half, {}),
+            ("Combine", name, combine, {}),
+        ):
+            problems.append(Problem(name=title, op=op, inputs=inputs, attributes=attributes))
+    return problems
+
+
+def all_problems() -> list[Problem]:
+    """The whole suite; every name is unique within its op."""
+    return router_problems() + experts_problems() + grouped_problems()
