@@ -1,0 +1,56 @@
+# Every target sets up what it needs: on a bare machine `make demo` and `make test` just work.
+.DEFAULT_GOAL := help
+.NOTPARALLEL:
+SHELL := /bin/bash
+BIN := .venv/bin
+
+# The models here are small: more threads than this only wait for each other.
+export OMP_NUM_THREADS ?= 2
+
+.PHONY: help
+help: ## Show this text
+	@echo 'make TARGET, where TARGET is one of'
+	@grep -E '^[a-z-]+:.*## ' Makefile | sed -E 's/^([a-z-]+):.*## /\1\t/' \
+	  | while IFS=$$'\t' read -r name text; do printf '  %-14s%s\n' "$$name" "$$text"; done
+
+.PHONY: setup
+setup: ## Make .venv (PYTHON=... chooses the interpreter); every other target does it too
+	@PYTHON='$(PYTHON)' tools/setup.sh
+
+.PHONY: demo
+demo: setup ## Train a small vision-language model, export it, and run it without PyTorch
+	@PYTHONPATH=examples $(BIN)/python -m digits_vlm.demo --out demo-output
+
+.PHONY: test
+test: lint layers types unit ## All checks, the cheap ones first; stops at the first that fails
+
+.PHONY: lint
+lint: setup ## Style and formatting (ruff)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+.PHONY: layers
+layers: setup ## Who may import whom (import-linter)
+	$(BIN)/lint-imports --no-logo --no-cache
+
+.PHONY: types
+types: setup ## Types (mypy --strict)
+	$(BIN)/mypy
+
+.PHONY: unit
+unit: setup ## Tests (pytest); ARGS='-k name' runs some
+	$(BIN)/pytest $(ARGS)
+
+.PHONY: runtime-only
+runtime-only: setup ## Run a bundle in an environment that was never given PyTorch or ONNX
+	tools/runtime-only.sh
+
+.PHONY: format
+format: setup ## Rewrite the sources as `make lint` wants them
+	$(BIN)/ruff check --fix-only --exit-zero .
+	$(BIN)/ruff format .
+
+.PHONY: clean
+clean: ## Remove what `make` made, .venv and demo-output included
+	rm -rf .venv demo-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
