@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import inspect
+import re
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -122,6 +124,13 @@ def test_an_overload_is_readable() -> None:
     assert overload_of("Router", spec.attributes(), ("router_logits",)) == (
         "softmax.top2.normalized.times2.5"
     )
+
+
+def test_the_example_in_the_docs_prints_the_body_it_says(capsys: pytest.CaptureFixture) -> None:
+    docs = Path(__file__).parents[2] / "docs" / "ops.md"
+    _, example, after = re.split("```(?:python)?\n", docs.read_text(encoding="utf-8"))
+    exec(example, {})  # noqa: S102 - our own page
+    assert f'overload: "{re.findall("`(.+?)`", after)[0]}"' in capsys.readouterr().out
 
 
 def test_attributes_as_onnx_stores_them_name_the_same_variant() -> None:
