@@ -20,7 +20,7 @@ from typing import BinaryIO
 
 from moe_export.errors import UnsafeInputError, UnsupportedError, UsageError
 
-# 100 000 tensors make a pickle of some 20 MB.
+# The pickle of 100 000 tensors is smaller than 20 MB.
 _MAX_PICKLE = 128 << 20
 _MAX_RECORDS = 2_000_000
 _CHUNK = 1 << 20
