@@ -24,18 +24,24 @@ from moe_export.errors import (
 
 if TYPE_CHECKING:
     from moe_export.api import export
-    from moe_export.runtime.bundle import Bundle
     from moe_export.load.checkpoint import save_checkpoint
     from moe_export.load.factory import ModelSource, model_factory
-    from moe_export.rewrite.register import register_block
+    from moe_export.moe.layer import ExpertsSpec, RouterSpec
+    from moe_export.rewrite.register import BlockDescription, Join, Stack, register_block
+    from moe_export.runtime.bundle import Bundle
     from moe_export.runtime.session import Session
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "BlockDescription": "moe_export.rewrite.register",
     "Bundle": "moe_export.runtime.bundle",
+    "ExpertsSpec": "moe_export.moe.layer",
+    "Join": "moe_export.rewrite.register",
     "ModelSource": "moe_export.load.factory",
+    "RouterSpec": "moe_export.moe.layer",
     "Session": "moe_export.runtime.session",
+    "Stack": "moe_export.rewrite.register",
     "export": "moe_export.api",
     "model_factory": "moe_export.load.factory",
     "register_block": "moe_export.rewrite.register",
@@ -43,16 +49,21 @@ _HOMES = {
 }
 
 __all__ = [
+    "BlockDescription",
     "Bundle",
     "CaptureError",
     "CompletenessError",
+    "ExpertsSpec",
+    "Join",
     "MemoryBudgetError",
     "MissingEnvironmentError",
     "ModelSource",
     "MoeExportError",
     "ParityError",
     "RewriteError",
+    "RouterSpec",
     "Session",
+    "Stack",
     "UnsafeInputError",
     "UnsupportedError",
     "UsageError",

@@ -297,7 +297,7 @@ class RoutingParity:
 class Report:
     """The verdict of a validation and every number behind it."""
 
-    bundle: str
+    source: str
     target: str
     against: str
     """``golden``, or ``live`` with the source's name."""

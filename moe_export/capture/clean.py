@@ -40,7 +40,8 @@ def clean(graph: ir.Model, axes: Axes) -> None:
 def take_probes(graph: ir.Model) -> dict[str, dict[str, str]]:
     """Remove the probe nodes and return, by layer and role, the names of what they watched.
 
-    Each watched value is named ``<layer>/<role>``; one that is watched twice keeps its first name.
+    Each watched value is named ``<layer>/<role>``; one that is watched twice keeps its first name,
+    and one that the model returns has the output's.
     """
     watched: dict[str, dict[str, ir.Value]] = {}
     named: set[int] = set()
@@ -50,7 +51,15 @@ def take_probes(graph: ir.Model) -> dict[str, dict[str, str]]:
         value, output = node.inputs[0], node.outputs[0]
         if value is None:
             raise AssertionError(f"probe {label} watches nothing")
-        if id(value) not in named and not _is_boundary(value):
+        if output.is_graph_output():
+            if _is_boundary(value):
+                node.domain, node.op_type = "", "Identity"
+                node.attributes.clear()
+                watched.setdefault(layer, {})[role] = output
+                continue
+            value.name = output.name
+            named.add(id(value))
+        elif id(value) not in named and not _is_boundary(value):
             value.name = label
             named.add(id(value))
         ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)

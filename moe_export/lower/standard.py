@@ -7,7 +7,6 @@ kernel wins over the function.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any
 
 import onnx_ir as ir
 
@@ -46,23 +45,20 @@ def give_functions(graph: ir.Model) -> dict[str, str]:
     A node keeps its op type and its attributes; its ``overload`` picks the body.
     """
     made: dict[str, str] = {}
+    opset = graph.graph.opset_imports[""]
     for node in graph.graph.all_nodes():
         if node.domain != DOMAIN:
             continue
-        attributes = {name: _plain(attribute) for name, attribute in node.attributes.items()}
+        attributes = {name: attribute.value for name, attribute in node.attributes.items()}
         present = tuple(
             schema.name
             for schema, value in zip(OPS[node.op_type].inputs, node.inputs, strict=False)
             if value is not None
         )
-        function = function_for(node.op_type, attributes, present)
+        function = function_for(node.op_type, attributes, present, opset_version=opset)
         node.overload = function.overload
         graph.functions[function.identifier()] = function
         made[f"{node.op_type}:{function.overload}"] = ", ".join(
             f"{name}={value}" for name, value in attributes.items()
         )
     return made
-
-
-def _plain(attribute: ir.Attr) -> Any:
-    return attribute.value

@@ -13,7 +13,7 @@ def to_junit(report: Report) -> bytes:
     total = len(report.tensors) + len(report.routing) + len(report.not_run)
     suite = ElementTree.Element(
         "testsuite",
-        name=f"parity of {report.bundle} ({report.target}) against {report.against}",
+        name=f"parity of {report.source} ({report.target}) against {report.against}",
         tests=str(total),
         failures=str(failures),
         skipped=str(len(report.not_run)),

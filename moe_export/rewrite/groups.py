@@ -32,8 +32,9 @@ class ExpertGroup:
 
 @dataclass(frozen=True)
 class UnevenExperts:
-    """A list of modules that look like experts and differ in shape: never rewritten."""
+    """A list of modules that look like experts and differ: never rewritten."""
 
+    count: int
     reason: str
 
 
@@ -117,13 +118,16 @@ def _slots_of_list(
     first = tables[first_name]
     for name, table in tables.items():
         if table.keys() != first.keys():
-            return UnevenExperts(f"experts {prefix}{first_name} and {prefix}{name} differ")
+            return UnevenExperts(
+                len(tables), f"experts {prefix}{first_name} and {prefix}{name} differ in structure"
+            )
         for key, tensor in table.items():
             if tensor.shape != first[key].shape:
                 return UnevenExperts(
+                    len(tables),
                     f"experts differ in shape: {_join(prefix, name, key)} is "
                     f"{list(tensor.shape)} and {_join(prefix, first_name, key)} is "
-                    f"{list(first[key].shape)}"
+                    f"{list(first[key].shape)}",
                 )
     return [
         Stacked(tuple(_source(_join(prefix, name, key), tables[name][key]) for name in tables))

@@ -142,6 +142,20 @@ class Observation:
         return None
 
 
+class BlockRunError(Exception):
+    """A block refused an input that other mixture-of-experts blocks take."""
+
+
+def run_block(module: nn.Module, x: Tensor) -> Any:
+    """``module(x)`` in float64; ``BlockRunError`` where its own code objects."""
+    try:
+        with torch.no_grad(), Float64Mode():
+            return module(x)
+    except (RuntimeError, ValueError, IndexError, TypeError, AssertionError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise BlockRunError(f"it does not run on tokens {list(x.shape)}: {reason}") from error
+
+
 def observe(module: nn.Module, x: Tensor) -> Observation:
     """Run ``module(x)`` and return what happened.  ``module`` and ``x`` must be float64."""
     recorder = _Recorder(module)

@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_map
 from moe_export.moe import reference
 from moe_export.moe.layer import LayerSpec, RouterSpec
 from moe_export.moe.recipe import Recipe, Reshaped
-from moe_export.rewrite.anatomy import Anatomy, dissect, output_value
+from moe_export.rewrite.anatomy import Anatomy, dissect, logits_values, output_value
 from moe_export.rewrite.groups import ExpertGroup, UnevenExperts, expert_groups, named_source
 from moe_export.rewrite.hypotheses import (
     ExpertsHypothesis,
@@ -47,7 +47,8 @@ def propose(block: nn.Module, x: Tensor) -> Proposal | Refusal:
     refusal = Refusal("no router was found: nothing chooses among its parts", routed=False)
     for group in expert_groups(block):
         if isinstance(group, UnevenExperts):
-            refusal = Refusal(group.reason)
+            if logits_values(observation, group.count):
+                refusal = Refusal(group.reason)
             continue
         for anatomy in dissect(observation, group, output):
             if (random := observation.random_op()) is not None:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from moe_export.forms import Proof
 from moe_export.moe import reference
 from moe_export.rewrite.fused import FusedMoE, fused
-from moe_export.rewrite.observe import Float64Mode
+from moe_export.rewrite.observe import BlockRunError, Float64Mode, run_block
 from moe_export.rewrite.proposal import Proposal, Refusal, first_tensor_like
 from moe_export.rewrite.rows import tensor_named
 
@@ -111,10 +111,9 @@ def _cases(proposal: Proposal, block: nn.Module, x: Tensor) -> Iterator[_Case]:
 
 
 def _run(module: nn.Module, x: Tensor) -> Tensor:
-    with torch.no_grad(), Float64Mode():
-        y = first_tensor_like(module(x), x)
+    y = first_tensor_like(run_block(module, x), x)
     if y is None:
-        raise AssertionError("a block's output lost its token rows between two runs")
+        raise BlockRunError(f"on tokens {list(x.shape)} it returns no row for each token")
     return y
 
 

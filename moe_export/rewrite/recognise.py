@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_export.forms import Proof
+from moe_export.rewrite.observe import BlockRunError, run_block
 from moe_export.rewrite.proposal import Proposal, Refusal
 from moe_export.rewrite.propose import propose
 from moe_export.rewrite.prove import depends_on_other_tokens, prove
@@ -33,13 +34,21 @@ def recognise(block: nn.Module, example: Tensor) -> Recognition | Refusal:
     twin = copy.deepcopy(block).double().eval().requires_grad_(False)
     example = example.detach().double()
     registered = registered_proposal(twin)
-    if registered is not None:
-        return _decide(registered, twin, example, "registered")
-    probe = _probe_input(twin, example)
-    found = propose(twin, probe)
+    try:
+        if registered is not None:
+            return _decide(registered, twin, example, "registered")
+        return _by_structure(twin, example)
+    except BlockRunError as error:
+        return Refusal(str(error), routed=registered is not None)
+
+
+def _by_structure(block: nn.Module, example: Tensor) -> Recognition | Refusal:
+    x = _probe_input(block, example)
+    run_block(block, x)  # what fails here is the block's own objection, not a bug of ours
+    found = propose(block, x)
     if isinstance(found, Refusal):
-        return _explained(found, twin, probe)
-    return _decide(found, twin, example, "structure")
+        return _explained(found, block, x)
+    return _decide(found, block, example, "structure")
 
 
 def _decide(
@@ -51,7 +60,7 @@ def _decide(
 
 def _explained(refusal: Refusal, block: nn.Module, x: Tensor) -> Refusal:
     """A refusal with the deeper reason, where tokens turn out to depend on each other."""
-    if not refusal.routed or "random" in refusal.reason or "differ in shape" in refusal.reason:
+    if not refusal.routed or "random" in refusal.reason or "experts differ" in refusal.reason:
         return refusal
     other = depends_on_other_tokens(block, x)
     return refusal if other is None else Refusal(other)

@@ -22,22 +22,39 @@ D = TypeVar("D", bound=Describe)
 _REGISTERED: dict[type[nn.Module], Describe] = {}
 
 
+@dataclass(frozen=True)
+class Join:
+    """``gate`` and ``up`` matrices that the op wants as one ``[E, 2I, H]``, gate first."""
+
+    gate: str | Stack
+    up: str | Stack
+
+
+@dataclass(frozen=True)
+class Stack:
+    """The experts' matrices by their names, expert 0 first."""
+
+    names: Sequence[str]
+
+
 @dataclass(frozen=True, kw_only=True)
 class BlockDescription:
     """What a block is, in the user's words.
 
     ``logits(block, rows [T, H]) -> [T, E]``; ``hidden`` maps the rows to the experts' input and
-    ``shared`` to what is added to the routed sum, both optional.  ``weights`` maps ``up``,
-    ``down``, ``up_bias``, ``down_bias``, ``correction_bias`` and ``expert_scale`` to names of
-    the block's parameters or buffers: ``"down"``, ``"experts.{e}.down.weight"`` (stacked over the
-    experts), with ``.T`` behind it where the last two axes are exchanged, or a pair of such names
-    (gate, up) that are joined.
+    ``shared`` to what is added to the routed sum, both optional.
+
+    ``weights`` maps ``up``, ``down``, ``up_bias``, ``down_bias``, ``correction_bias`` and
+    ``expert_scale`` to the block's parameters or buffers by name: ``"down"``, or
+    ``"experts.{e}.down.weight"`` one for each expert, or a ``Stack`` of names; ``.T`` behind a name
+    exchanges its last two axes; ``Join(gate, up)`` puts two together.  Matrices are ``[rows out,
+    columns in]``; one that only groups those rows otherwise is reshaped.
     """
 
     router: RouterSpec
     experts: ExpertsSpec
     logits: RowFunction
-    weights: Mapping[str, str | Sequence[str]]
+    weights: Mapping[str, str | Stack | Join]
     hidden: RowFunction | None = None
     shared: RowFunction | None = None
     shared_parameters: int = 0
@@ -150,15 +167,18 @@ def _fitted(recipe: Recipe, shape: tuple[int, ...]) -> Recipe:
     return Reshaped(recipe, shape)
 
 
-def _recipe(block: nn.Module, names: str | Sequence[str], experts: int) -> Recipe:
-    if not isinstance(names, str):
-        return Concatenated(tuple(_recipe(block, name, experts) for name in names))
+def _recipe(block: nn.Module, names: str | Stack | Join, experts: int) -> Recipe:
+    if isinstance(names, Join):
+        parts = (_recipe(block, names.gate, experts), _recipe(block, names.up, experts))
+        return Concatenated(parts)
+    if isinstance(names, Stack):
+        return Stacked(tuple(_recipe(block, name, experts) for name in names.names))
     if names.endswith(".T"):
         return Transposed(_recipe(block, names[:-2], experts))
     try:
         if "{e}" in names:
-            parts = (named_source(block, names.format(e=expert)) for expert in range(experts))
-            return Stacked(tuple(parts))
+            each = (named_source(block, names.format(e=expert)) for expert in range(experts))
+            return Stacked(tuple(each))
         return named_source(block, names)
     except (AttributeError, TypeError) as error:
         raise UsageError(

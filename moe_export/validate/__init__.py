@@ -52,7 +52,7 @@ def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "go
         with Session(bundle, graph="experts") as session:
             tensors += _experts(golden, session)
     return Report(
-        bundle=bundle.path.name,
+        source=bundle.manifest.source.description,
         target=bundle.manifest.target,
         against=against,
         tensors=tuple(tensors),
