@@ -26,8 +26,10 @@ def probe_graph(component: Component) -> ir.Model:
 
 
 def expert_graph(component: Component) -> ir.Model:
-    """Each layer's experts op with its routing as input: ``<layer>/x``, ``/topk_ids``,
-    ``/topk_weights`` to ``<layer>/experts_y``.
+    """Each layer's experts op with its routing as input.
+
+    Inputs ``<layer>/x``, ``<layer>/topk_ids``, ``<layer>/topk_weights``; output
+    ``<layer>/experts_y``.
     """
     whole = component.graph
     producers = {str(v.name): node for node in whole.graph for v in node.outputs}
@@ -37,7 +39,9 @@ def expert_graph(component: Component) -> ir.Model:
     initializers: dict[str, ir.Value] = {}
     for layer, roles in component.probes.items():
         node = producers[roles["experts_y"]]
-        given = [_input(layer, role, value) for role, value in zip(_ROUTED, node.inputs[:3])]
+        given = [
+            _input(layer, role, value) for role, value in zip(_ROUTED, node.inputs[:3], strict=True)
+        ]
         rest = [_initializer(value, initializers) for value in node.inputs[3:]]
         copy = ir.Node(
             DOMAIN,
@@ -50,7 +54,7 @@ def expert_graph(component: Component) -> ir.Model:
         )
         made = copy.outputs[0]
         made.name, made.type = f"{layer}/experts_y", node.outputs[0].type
-        made.shape = ir.Shape(["tokens", None])
+        made.shape = ir.Shape([f"{layer}/tokens", None])
         inputs += given
         outputs.append(made)
         nodes.append(copy)
@@ -72,7 +76,7 @@ def _input(layer: str, role: str, like: ir.Value | None) -> ir.Value:
     if like is None or like.shape is None:
         raise AssertionError(f"the experts op of {layer} has no {role} of known shape")
     return ir.Value(
-        name=f"{layer}/{role}", type=like.type, shape=ir.Shape(["tokens", *like.shape[1:]])
+        name=f"{layer}/{role}", type=like.type, shape=ir.Shape([f"{layer}/tokens", *like.shape[1:]])
     )
 
 

@@ -12,10 +12,10 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from moe_export.forms import BlockRecord, LoadedModel, MarkedModel
-from moe_export.moe.recipe import Recipe
-from moe_export.rewrite.fused import FusedMoE, fused, placeholder
+from moe_export.moe.recipe import Recipe, Source
+from moe_export.rewrite.fused import FusedMoE, built, fused, placeholder
 from moe_export.rewrite.groups import expert_groups, named_source
-from moe_export.rewrite.proposal import Refusal, first_tensor_like
+from moe_export.rewrite.proposal import Proposal, Refusal, first_tensor_like
 from moe_export.rewrite.recognise import Recognition, recognise
 from moe_export.rewrite.register import is_registered
 
@@ -29,6 +29,7 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
     the reason.
     """
     marked = _structure_copy(loaded.module)
+    proposals: dict[str, Proposal] = {}
     recipes: dict[str, Recipe] = {}
     records: list[BlockRecord] = []
     for path, call in _candidates(loaded):
@@ -42,16 +43,14 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
             continue
         records.append(_proven(path, block, decision))
         marked = _replaced(marked, path, decision)
+        proposals[path] = decision.proposal
         prefix = f"{path}." if path else ""
         for role, recipe in decision.proposal.weights.items():
-            recipes[prefix + role] = recipe.map(
-                # The proof ran on a float64 twin; the model's own dtype is what is shipped.
-                lambda source, prefix=prefix: named_source(loaded.module, prefix + source.name)
-            )
+            recipes[prefix + role] = _of_the_model(recipe, loaded.module, prefix)
 
     def real_layer(path: str, dtype: torch.dtype) -> FusedMoE:
         block = copy.deepcopy(loaded.module.get_submodule(path)).to(dtype)
-        return fused(marked.get_submodule(path).proposal, block)
+        return fused(proposals[path], block)
 
     order = {path: number for number, (path, _) in enumerate(loaded.module.named_modules())}
     return MarkedModel(
@@ -136,6 +135,15 @@ def _proven(path: str, block: nn.Module, recognition: Recognition) -> BlockRecor
     )
 
 
+def _of_the_model(recipe: Recipe, model: nn.Module, prefix: str) -> Recipe:
+    """A block's recipe by the model's names, and in its dtype: the proof ran on a float64 twin."""
+
+    def change(source: Source) -> Source:
+        return named_source(model, prefix + source.name)
+
+    return recipe.map(change)
+
+
 def _structure_copy(module: nn.Module) -> nn.Module:
     """A copy of the module tree over the very same tensors."""
     tensors = [*module.parameters(), *module.buffers()]
@@ -146,7 +154,9 @@ def _replaced(marked: nn.Module, path: str, recognition: Recognition) -> nn.Modu
     block = marked.get_submodule(path)
     dtype = next(parameter.dtype for parameter in block.parameters())
     weights = {
-        role: placeholder(recipe, dtype) for role, recipe in recognition.proposal.weights.items()
+        # The router's vectors are small and real, so that a marked layer can route.
+        role: built(recipe, block) if len(recipe.shape) == 1 else placeholder(recipe, dtype)
+        for role, recipe in recognition.proposal.weights.items()
     }
     new = FusedMoE(recognition.proposal, block, weights, name=path or "model").eval()
     if not path:

@@ -119,12 +119,14 @@ class FusedMoE(nn.Module):
 
 def fused(proposal: Proposal, block: nn.Module) -> FusedMoE:
     """The replacement with real weights, built from the tensors of ``block``."""
+    weights = {role: built(recipe, block) for role, recipe in proposal.weights.items()}
+    return FusedMoE(proposal, block, weights)
 
-    def read(name: str) -> Any:
-        return tensor_named(block, name).detach().numpy()
 
-    built = {role: torch.from_numpy(r.build(read)) for role, r in proposal.weights.items()}
-    return FusedMoE(proposal, block, built)
+def built(recipe: Recipe, block: nn.Module) -> Tensor:
+    """The weight that a recipe makes of the tensors of ``block``."""
+    array = recipe.build(lambda name: tensor_named(block, name).detach().numpy())
+    return torch.from_numpy(array)
 
 
 def placeholder(recipe: Recipe, dtype: torch.dtype) -> Tensor:

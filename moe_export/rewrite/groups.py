@@ -158,5 +158,5 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
         import ml_dtypes
 
         return np.dtype(ml_dtypes.bfloat16)
-    empty: np.ndarray[Any, np.dtype[Any]] = torch.empty(0, dtype=dtype).numpy()
-    return empty.dtype
+    dtype_of: np.dtype[Any] = torch.empty(0, dtype=dtype).numpy().dtype
+    return dtype_of
