@@ -8,17 +8,20 @@ from pathlib import Path
 
 from moe_export.bundle import bundle
 from moe_export.bundle.staging import check_replaceable, publish, seal, staging
-from moe_export.capture import capture
-from moe_export.errors import ParityError
-from moe_export.forms import ExportSpec, Report
+from moe_export.capture import capture, capture_live
+from moe_export.errors import ParityError, UsageError
+from moe_export.forms import ExportSpec, LoadedModel, MarkedModel, Report
 from moe_export.load import load
 from moe_export.lower import lower
+from moe_export.manifest import TensorInfo
 from moe_export.report import files
+from moe_export.report.text import failure
 from moe_export.rewrite import rewrite
 from moe_export.runtime.bundle import Bundle
 from moe_export.validate import validate
 
 STAGES = ("load", "rewrite", "capture", "lower", "bundle", "validate")
+LIVE_STAGES = ("load", "rewrite", "capture", "validate")
 
 
 @dataclass(frozen=True)
@@ -27,6 +30,14 @@ class Exported:
 
     bundle: Bundle
     report: Report
+
+
+@dataclass(frozen=True)
+class Compared:
+    """A bundle beside a live model; ``same_weights`` says whether it was made of these."""
+
+    report: Report
+    same_weights: bool
 
 
 def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) -> Exported:
@@ -56,15 +67,84 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
     return Exported(Bundle.open(spec.output), report)
 
 
+def run_live(
+    bundle: Bundle, spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None
+) -> Compared:
+    """Validate ``bundle`` against the eager model of ``spec``, on inputs that no bundle has seen.
+
+    Raises ``UsageError`` for a model whose inputs or MoE layers are not those of the bundle.
+    """
+    announce("load")
+    loaded = load(spec)
+    _require_same_inputs(bundle, loaded)
+    announce("rewrite")
+    marked = rewrite(loaded)
+    _require_same_layers(bundle, marked)
+    announce("capture")
+    golden = capture_live(marked)
+    announce("validate")
+    source = loaded.source
+    return Compared(
+        report=validate(bundle, golden, against=f"live {source.description}"),
+        same_weights=source.fingerprint == bundle.manifest.source.fingerprint,
+    )
+
+
+def _require_same_inputs(bundle: Bundle, loaded: LoadedModel) -> None:
+    wanted = {info.name: info for info in bundle.component().inputs}
+    given = loaded.example_inputs
+    if wanted.keys() != given.keys():
+        raise _another_model(
+            bundle, loaded, f"it takes {', '.join(given)}, the bundle takes {', '.join(wanted)}"
+        )
+    for name, tensor in given.items():
+        form = TensorInfo(
+            name=name, dtype=str(tensor.dtype).removeprefix("torch."), shape=tuple(tensor.shape)
+        )
+        if not _fits(form, wanted[name]):
+            raise _another_model(bundle, loaded, f"it takes {form}, the bundle {wanted[name]}")
+
+
+def _fits(given: TensorInfo, wanted: TensorInfo) -> bool:
+    return (
+        given.dtype == wanted.dtype
+        and len(given.shape) == len(wanted.shape)
+        and all(
+            size == dim
+            for size, dim in zip(given.shape, wanted.shape, strict=True)
+            if isinstance(dim, int)
+        )
+    )
+
+
+def _require_same_layers(bundle: Bundle, marked: MarkedModel) -> None:
+    wanted = {b.path: b.layer for b in bundle.manifest.blocks if b.status == "proven"}
+    given = {block.path: block.layer for block in marked.proven}
+    for path in dict.fromkeys((*wanted, *given)):
+        if wanted.get(path) != given.get(path):
+            where = path or "the model"
+            raise _another_model(
+                bundle,
+                marked.loaded,
+                f"the MoE layer {where} is only in one of them"
+                if path not in wanted or path not in given
+                else f"the MoE layer {where} is another one",
+            )
+
+
+def _another_model(bundle: Bundle, loaded: LoadedModel, how: str) -> UsageError:
+    return UsageError(
+        f"the source is not the model that the bundle was made of: {how}",
+        where=f"{loaded.source.description} and {bundle.path.name}",
+        hint=f"the bundle was made of {bundle.manifest.source.description}",
+    )
+
+
 def _reject(place: Path, output: Path, report: Report) -> None:
     rejected = output.with_name(f"{output.name}.rejected")
     publish(place, rejected, force=True)
-    failed = [t for t in report.tensors if not t.passed]
-    routed = [r for r in report.routing if not r.passed]
     raise ParityError(
-        "the bundle does not reproduce the eager model: "
-        f"{len(failed)} of {len(report.tensors)} tensors and "
-        f"{len(routed)} of {len(report.routing)} routings differ",
+        f"the bundle does not reproduce the eager model: {failure(report)}",
         where=f"{rejected}/reports/parity.json",
         hint=f"moe-export validate {rejected} shows where; nothing was written to {output}",
     )
