@@ -58,6 +58,7 @@ def take_probes(graph: ir.Model) -> dict[str, dict[str, str]]:
                 watched.setdefault(layer, {})[role] = output
                 continue
             value.name = output.name
+            value.type, value.shape = output.type, output.shape
             named.add(id(value))
         elif id(value) not in named and not _is_boundary(value):
             value.name = label

@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -145,8 +145,7 @@ def _reference_model(model: MarkedModel) -> nn.Module:
 
 
 def _layer(module: nn.Module, path: str) -> MoELayer:
-    layer: Any = module.get_submodule(path)
-    return layer
+    return cast(MoELayer, module.get_submodule(path))
 
 
 def _layer_tensors(

@@ -119,7 +119,9 @@ def routers(model: PortableModel) -> Iterator[ir.Node]:
 def with_router(model: PortableModel, **attributes: ir.Attr) -> PortableModel:
     """The portable model with attributes of every router changed."""
     component = model.components["model"]
-    changed = replace(model, components={"model": replace(component, graph=component.graph.clone())})
+    changed = replace(
+        model, components={"model": replace(component, graph=component.graph.clone())}
+    )
     for node in routers(changed):
         for name, attribute in attributes.items():
             node.attributes[name] = attribute

@@ -89,9 +89,7 @@ def test_a_model_that_fixes_its_batch_is_refused_and_told_how_to_fix_it_on_purpo
     assert bundle.manifest.verdict == "passed"
 
 
-def test_a_lost_tensor_stops_the_export(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_lost_tensor_stops_the_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from moe_export import capture
 
     complete = capture.take_weights

@@ -79,8 +79,7 @@ def test_a_wrong_description_is_refused_with_numbers() -> None:
 def test_a_block_with_mangled_names_and_a_static_router_is_proven() -> None:
     @moe_export.register_block(HashLayerMoE)
     def describe(block: Any) -> moe_export.BlockDescription:
-        up, down = block._mangled[0]
-        inner, dim = getattr(block, up).shape
+        inner, dim = getattr(block, block._mangled[0][0]).shape
         experts = len(block._mangled)
 
         def one_hot(block: Any, rows: Tensor) -> Tensor:
