@@ -73,8 +73,8 @@ def test_a_contract_names_every_forbidden_import_that_is_written(contract, verdi
 
 
 def test_every_room_of_the_package_is_under_a_contract():
-    """A new room has to say what it may import; these three may import everything."""
-    free = {"moe_export.cli", "moe_export.pipeline", "moe_export.api"}
+    """A new room has to say what it may import; these four may import everything."""
+    free = {"moe_export.api", "moe_export.cli", "moe_export.pipeline", "moe_export.plan"}
     rooms = {
         f"moe_export.{path.stem}"
         for path in PACKAGE.iterdir()

@@ -1,0 +1,60 @@
+#!/usr/bin/env bash
+# Prove that a bundle needs no workshop: make an environment from the base dependencies alone and
+# run there what may be run without PyTorch and ONNX.
+#
+# usage: tools/runtime-only.sh [BUNDLE]      (default: one that is made of a tiny model)
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+readonly workshop=.venv/bin/python
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+
+bundle=$(realpath -m "${1:-$work/tiny.moe}")
+[ -e "$bundle" ] || "$workshop" - "$bundle" <<'PYTHON'
+import sys
+
+import moe_export
+
+sys.path.insert(0, ".")
+from tests.line.tiny import build, example_inputs
+
+moe_export.export(build(), output=sys.argv[1], example_inputs=example_inputs())
+PYTHON
+
+echo "making an environment from the base dependencies ..." >&2
+"$workshop" -m venv "$work/venv"
+readonly python=$work/venv/bin/python
+# A copy: building in the checkout would leave traces, an editable install would import from it.
+cp -r moe_export pyproject.toml README.md LICENSE "$work"
+"$python" -m pip install --quiet --no-input "$work"
+
+cd "$work"
+"$python" - "$bundle" <<'PYTHON'
+import importlib.util
+import sys
+
+import numpy as np
+
+import moe_export
+from moe_export.validate import validate
+
+for name in ("torch", "onnx", "onnx_ir", "onnxscript", "ml_dtypes", "jinja2", "sklearn"):
+    assert importlib.util.find_spec(name) is None, f"{name} is installed"
+
+bundle = moe_export.Bundle.open(sys.argv[1])
+with moe_export.Session(bundle) as session:
+    case = bundle.golden().cases[0]
+    for name, array in session.run(case.inputs).items():
+        print(name, array.dtype, list(array.shape), "finite:", bool(np.isfinite(array).all()))
+report = validate(bundle)
+assert report.passed
+print(f"parity passed on {len(report.tensors)} tensors and {len(report.routing)} routings")
+PYTHON
+venv/bin/moe-export inspect "$bundle"
+venv/bin/moe-export validate "$bundle"
+# Exporting does need the workshop, and its absence is the user's to fix: exit code 5, no traceback.
+status=0
+venv/bin/moe-export os:getcwd -o "$work/never" || status=$?
+[ "$status" -eq 5 ] || { echo "export without PyTorch: exit code $status instead of 5" >&2; exit 1; }
+echo "without PyTorch and ONNX: opened, ran, validated"
