@@ -1,0 +1,54 @@
+"""Options that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from moe_export.cli.console import Console
+
+
+def _set_verbose(context: click.Context, _: click.Parameter, value: bool) -> None:
+    if value:
+        context.ensure_object(Console).verbose = True
+
+
+verbose = click.option(
+    "-v",
+    "--verbose",
+    is_flag=True,
+    expose_value=False,
+    is_eager=True,
+    callback=_set_verbose,
+    help="On an error, show the whole chain of causes.",
+)
+
+as_json = click.option("--json", "as_json", is_flag=True, help="Write JSON to standard output.")
+
+python_path = click.option(
+    "--python-path",
+    multiple=True,
+    metavar="FOLDER",
+    help="A folder that holds the model's code; may be given several times.",
+)
+
+trust_pickle = click.option(
+    "--trust-pickle",
+    is_flag=True,
+    help="Read a pickled module, running whatever code its author put there.",
+)
+
+SUFFIX = ".moe"
+
+output = click.option(
+    "-o",
+    "--output",
+    metavar="BUNDLE",
+    help=f"The bundle's folder. Default: the model's name and {SUFFIX}, in the current folder.",
+)
+
+
+def default_output(model: str) -> str:
+    """``model.moe`` for ``folder/model.pt``, ``tiny.moe`` for ``package.module:tiny``."""
+    return Path(Path(model).name.rpartition(":")[2] or "model").stem + SUFFIX

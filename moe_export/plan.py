@@ -1,0 +1,230 @@
+"""What an export will need, from the model's shapes alone: ``forward`` is never run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from moe_export.card import weight_bytes
+
+if TYPE_CHECKING:
+    import torch
+
+    from moe_export.forms import LoadedModel
+
+# What follows was measured by tools/bench/plan_fit.py: twelve float32 transformers of 1 to 12 MoE
+# blocks, 4 to 64 experts each, 0.4 to 500 MiB of weights, written as lists of modules and as
+# stacked parameters; x86-64, PyTorch 2.13 for CPUs, one thread.
+#
+# Memory: the weights once, mapped.  Beside them Python, PyTorch, ONNX and what tracing leaves:
+# 431 MiB.  For each weight 13 bytes: 8 in the float64 model that golden tensors are measured
+# against, the rest its copy before it was widened.  For each weight of the largest block 14 bytes:
+# the float64 copies that its proof compares.  A model left out of the fit was predicted to
+# within -6 % and +8 %, which is rounded up to 10.
+_BASE_BYTES = 431 * 2**20
+_ELEMENT_BYTES = 13
+_BLOCK_ELEMENT_BYTES = 14
+_PEAK_ERROR = 0.10
+
+# Processor time: starting, loading in a second process, and tracing something; tracing one block;
+# one tensor; reading a weight in float64 some dozen times; and what each proof computes.  Models
+# left out were predicted to within -39 % and +37 %, on a machine that others used meanwhile.
+_BASE_SECONDS = 16.0
+_BLOCK_SECONDS = 0.93
+_TENSOR_SECONDS = 0.018
+_ELEMENT_SECONDS = 1.5e-7
+_VISIT_SECONDS = 1.1e-8
+_TIME_LOW, _TIME_HIGH = 0.6, 1.7
+
+# Disk: three graphs and the reports take 25 KB and 25 KB a block, each weight starts on a page.
+_GRAPH_BYTES = 25_000
+_PAGE = 4096
+# Golden tensors, in bytes for each token.  An output is stored in float32 and float64; a layer's x
+# and y too, its logits and scores, and its routing for top_k up to 4.
+_OUTPUT_BYTES = 4 + 8
+_HIDDEN_BYTES = 2 * (4 + 8)
+_LOGIT_BYTES = 4 + 8
+_ROUTING_BYTES = 4 * (4 + 4 + 8) + 8
+# The tokens of all golden cases: the example, one size larger, one smaller, and a single row.
+# There may be more tokens than rows of input, as an image is one row and many patches: 2.5 times
+# as many in the digits example.
+_CASES_LOW, _CASES_HIGH = 3, 4
+_TOKENS_PER_ROW = 4
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockFacts:
+    """A module that has the structure of a mixture of experts; nothing is proven about it."""
+
+    path: str
+    experts: int
+    hidden_size: int
+    elements: int
+    """Numbers in its parameters and buffers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Facts:
+    """What can be said of a model without running it."""
+
+    weight_bytes: int
+    elements: int
+    """Numbers in all parameters and buffers, each of which counts once."""
+
+    tensors: int
+
+    blocks: tuple[BlockFacts, ...]
+    tokens: int
+    """Rows of the largest example input: batch times the next axis."""
+
+    output_size: int
+    """Rows of the last matrix, which is as a rule the head's."""
+
+    @property
+    def experts(self) -> int:
+        """Experts of all blocks."""
+        return sum(block.experts for block in self.blocks)
+
+    @property
+    def largest_block(self) -> int:
+        """Elements of the largest block."""
+        return max((block.elements for block in self.blocks), default=0)
+
+    @property
+    def visits(self) -> int:
+        """What a proof computes, which visits every expert: each block's elements times experts."""
+        return sum(block.experts * block.elements for block in self.blocks)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Range:
+    """What to expect: at least ``low``, at most ``high``."""
+
+    low: int
+    high: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """The cost of an export."""
+
+    facts: Facts
+    peak_bytes: Range
+    """Largest resident memory of the process, mapped weights included."""
+
+    disk_bytes: Range
+    """Of the bundle.  While it is built nothing else is written."""
+
+    cpu_seconds: Range
+    """Of processor time, on a core like the one that was measured."""
+
+
+def plan(facts: Facts) -> Plan:
+    """The cost of exporting a model of these sizes."""
+    return Plan(
+        facts=facts,
+        peak_bytes=_peak_bytes(facts),
+        disk_bytes=_disk_bytes(facts),
+        cpu_seconds=_cpu_seconds(facts),
+    )
+
+
+def _peak_bytes(facts: Facts) -> Range:
+    expected = (
+        _BASE_BYTES
+        + facts.weight_bytes
+        + _ELEMENT_BYTES * facts.elements
+        + _BLOCK_ELEMENT_BYTES * facts.largest_block
+    )
+    low, high = expected * (1 - _PEAK_ERROR), expected * (1 + _PEAK_ERROR)
+    return Range(low=round(low), high=round(high))
+
+
+def _disk_bytes(facts: Facts) -> Range:
+    graphs = _GRAPH_BYTES * (1 + len(facts.blocks))
+    low, high = _CASES_LOW * facts.tokens, _CASES_HIGH * facts.tokens
+    return Range(
+        low=facts.weight_bytes + graphs + _golden_bytes(facts, low),
+        high=facts.weight_bytes
+        + _PAGE * facts.tensors
+        + graphs
+        + _golden_bytes(facts, _TOKENS_PER_ROW * high)
+        + _OUTPUT_BYTES * high * facts.output_size,
+    )
+
+
+def _golden_bytes(facts: Facts, tokens: int) -> int:
+    """Golden tensors of the MoE layers, and of each expert visited by two tokens."""
+    layers = sum(
+        _HIDDEN_BYTES * block.hidden_size + _LOGIT_BYTES * block.experts + _ROUTING_BYTES
+        for block in facts.blocks
+    )
+    visits = sum(2 * block.experts * (4 + 4 + 8) * block.hidden_size for block in facts.blocks)
+    return tokens * layers + visits
+
+
+def _cpu_seconds(facts: Facts) -> Range:
+    expected = (
+        _BASE_SECONDS
+        + _BLOCK_SECONDS * len(facts.blocks)
+        + _TENSOR_SECONDS * facts.tensors
+        + _ELEMENT_SECONDS * facts.elements
+        + _VISIT_SECONDS * facts.visits
+    )
+    return Range(low=round(expected * _TIME_LOW), high=round(expected * _TIME_HIGH))
+
+
+def facts_as_dict(facts: Facts) -> dict[str, Any]:
+    """The facts for JSON."""
+    return {**asdict(facts), "experts": facts.experts}
+
+
+def facts(loaded: LoadedModel) -> Facts:
+    """Sizes of a loaded model.  No weight is read."""
+    module = loaded.module
+    matrices = [parameter for parameter in module.parameters() if parameter.dim() == 2]
+    return Facts(
+        weight_bytes=weight_bytes(module),
+        elements=_elements(module),
+        tensors=len([*module.parameters(), *module.buffers()]),
+        blocks=tuple(_blocks(module)),
+        tokens=max(math.prod(x.shape[:2]) for x in loaded.example_inputs.values()),
+        output_size=matrices[-1].shape[0] if matrices else 0,
+    )
+
+
+def _blocks(module: torch.nn.Module) -> Iterator[BlockFacts]:
+    """Modules that hold alike experts and a matrix that may route among them, none in another."""
+    found: list[str] = []
+    paths = dict(module.named_modules())
+    for path in sorted(paths, key=lambda path: -path.count(".") - bool(path)):
+        if any(not path or other.startswith(f"{path}.") for other in found):
+            continue
+        block = _block(path, paths[path])
+        if block is not None:
+            found.append(path)
+            yield block
+
+
+def _block(path: str, module: torch.nn.Module) -> BlockFacts | None:
+    from moe_export.rewrite.groups import ExpertGroup, expert_groups
+
+    for group in expert_groups(module):
+        if not isinstance(group, ExpertGroup):
+            continue
+        experts = {name for slot in group.matrices for name in slot.sources()}
+        for name, tensor in module.named_parameters():
+            if name not in experts and tensor.dim() == 2 and group.num_experts in tensor.shape:
+                return BlockFacts(
+                    path=path,
+                    experts=group.num_experts,
+                    hidden_size=math.prod(tensor.shape) // group.num_experts,
+                    elements=_elements(module),
+                )
+    return None
+
+
+def _elements(module: torch.nn.Module) -> int:
+    return sum(tensor.numel() for tensor in (*module.parameters(), *module.buffers()))
