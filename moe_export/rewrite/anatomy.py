@@ -38,6 +38,8 @@ _ROUTING = frozenset(
         "argsort",
     )
 )
+# A scale, a bias, a projection and their casts: more than that is not behind an experts' sum.
+_MOST_STEPS_AFTER = 8
 _ADDS = ("aten::add", "aten::add_")
 _ACCUMULATES = ("aten::index_add_", "aten::index_add", "aten::index_put_", "aten::scatter_add_")
 
@@ -52,6 +54,12 @@ class Anatomy:
     """Values that the experts may read; ``None`` for the block's own input."""
 
     shared: tuple[tuple[int, RowProgram], ...]
+    routed_value: int
+    """What is to be explained as the experts' weighted sum plus ``shared``."""
+
+    after: RowProgram | None
+    """``(rows, routed) -> [T, Hout]``: what the block does with that sum, if anything."""
+
     own_vectors: tuple[str, ...]
     """``[E]`` tensors that no row program reads: selection bias or expert scale, if anything."""
 
@@ -86,14 +94,46 @@ def logits_values(observation: Observation, num_experts: int) -> list[int]:
 def dissect(observation: Observation, group: ExpertGroup, output: int) -> Iterator[Anatomy | str]:
     """Readings of the block with this group as its experts; a string says why one failed."""
     for logits in logits_values(observation, group.num_experts):
-        try:
-            yield _reading(observation, group, logits, output)
-        except NotRowwiseError as error:
-            yield str(error)
+        routed = observation.descendants(logits)
+        for routed_value in _routed_sums(observation, output, routed):
+            try:
+                yield _reading(observation, group, (logits, routed_value, output), routed)
+            except NotRowwiseError as error:
+                yield str(error)
 
 
-def _reading(observation: Observation, group: ExpertGroup, logits: int, output: int) -> Anatomy:
-    routed = observation.descendants(logits)
+def _routed_sums(observation: Observation, output: int, routed: set[int]) -> Iterator[int]:
+    """The output, then what it is made of as long as one operand alone depends on the routing.
+
+    So a scale or a projection behind the experts' sum is walked past, and the sum itself is the
+    last candidate.
+    """
+    tokens = tokens_of(observation)
+    current = output
+    yield current
+    for _ in range(_MOST_STEPS_AFTER):
+        value = observation.values[current]
+        if value.call is None:
+            return
+        call = observation.calls[value.call]
+        routed_inputs = [index for index in call.inputs if index in routed]
+        if len(routed_inputs) != 1 or call.op._schema.name in _ACCUMULATES:
+            return
+        current = routed_inputs[0]
+        rows = as_rows(observation.values[current].data, tokens)
+        if rows is None or rows.shape[1] < 2 or not rows.is_floating_point():
+            return
+        if not _only_laid_out(observation.values[current], value):
+            yield current
+
+
+def _reading(
+    observation: Observation, group: ExpertGroup, chain: tuple[int, int, int], routed: set[int]
+) -> Anatomy:
+    logits, routed_value, output = chain
+    after = None
+    if routed_value != output:
+        after = row_program(observation, output, given=routed_value)
     try:
         logits_program = row_program(observation, logits)
     except NotRowwiseError as error:
@@ -101,7 +141,7 @@ def _reading(observation: Observation, group: ExpertGroup, logits: int, output: 
             f"the router logits are not a function of one token: {error}"
         ) from error
     shared = []
-    for value in _static_terms(observation, output, routed):
+    for value in _static_terms(observation, routed_value, routed):
         try:
             shared.append((value.index, row_program(observation, value.index)))
         except NotRowwiseError as error:
@@ -110,7 +150,7 @@ def _reading(observation: Observation, group: ExpertGroup, logits: int, output: 
             ) from error
     hidden = _expert_inputs(observation, group, routed)
     taken = set(logits_program.reads())
-    for _, program in shared:
+    for program in [program for _, program in shared] + ([after] if after else []):
         taken.update(program.reads())
     vectors = tuple(
         value.name
@@ -120,7 +160,15 @@ def _reading(observation: Observation, group: ExpertGroup, logits: int, output: 
         and value.data.numel() == group.num_experts
         and value.data.is_floating_point()
     )
-    return Anatomy(logits, logits_program, hidden, tuple(shared), tuple(dict.fromkeys(vectors)))
+    return Anatomy(
+        logits_value=logits,
+        logits=logits_program,
+        hidden=hidden,
+        shared=tuple(shared),
+        routed_value=routed_value,
+        after=after,
+        own_vectors=tuple(dict.fromkeys(vectors)),
+    )
 
 
 def _static_terms(observation: Observation, output: int, routed: set[int]) -> list[Value]:
@@ -150,10 +198,15 @@ def _summands(observation: Observation, value: Value) -> list[int]:
     if name in _ACCUMULATES:
         return [call.inputs[0]]
     for before in inputs:
-        same = before.data.numel() == value.data.numel() and before.name is None
-        if same and torch.equal(before.data.reshape(-1), value.data.reshape(-1)):
+        if before.name is None and _only_laid_out(before, value):
             return [before.index]
     return []
+
+
+def _only_laid_out(before: Value, after: Value) -> bool:
+    """Whether two values hold the same numbers in the same order."""
+    same = before.data.numel() == after.data.numel()
+    return same and bool(torch.equal(before.data.reshape(-1), after.data.reshape(-1)))
 
 
 def _expert_inputs(

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from moe_export.moe import reference
 from moe_export.moe.recipe import Recipe
@@ -31,6 +31,7 @@ class FusedMoE(nn.Module):
 
     logits: nn.Module
     hidden: nn.Module | None
+    after: nn.Module | None
     up: Tensor | None
     down: Tensor
     up_bias: Tensor | None
@@ -47,6 +48,14 @@ class FusedMoE(nn.Module):
         self.logits = proposal.logits.on(block)
         self.hidden = None if proposal.hidden is None else proposal.hidden.on(block)
         self.shared = nn.ModuleList(rows.on(block) for rows in proposal.shared)
+        self.after = None if proposal.after is None else proposal.after.on(block)
+        self.returned = nn.ModuleDict(
+            {
+                f"{number}": leaf.rows.on(block)
+                for number, leaf in enumerate(tree_leaves(proposal.output))
+                if isinstance(leaf, Leaf) and leaf.rows is not None
+            }
+        )
         for role in _ROLES:
             tensor = weights.get(role)
             parameter = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
@@ -60,10 +69,21 @@ class FusedMoE(nn.Module):
         tensors = self.watch(rows)
         y = self.mix(tensors["x"], tensors["topk_ids"], tensors["topk_weights"])
         y = self._probe("experts_y", y)
+        tensors["y"] = self._probe("y", self.finish(rows, y))
+        leaves, tree = tree_flatten(self.proposal.output)
+        values = []
+        for number, leaf in enumerate(leaves):
+            if f"{number}" in self.returned:
+                tensors["rows"] = self.returned[f"{number}"](rows)
+            values.append(_returned(leaf, tensors, x))
+        return tree_unflatten(values, tree)
+
+    def finish(self, rows: Tensor, routed: Tensor) -> Tensor:
+        """The block's output ``[T, Hout]`` for its input rows and the routed sum of its experts."""
+        y = routed
         for shared in self.shared:
             y = y + shared(rows)
-        tensors["y"] = self._probe("y", y)
-        return tree_map(lambda leaf: _returned(leaf, tensors, x), self.proposal.output)
+        return y if self.after is None else self.after(rows, y)
 
     def watch(self, rows: Tensor) -> dict[str, Tensor]:
         """What enters the experts for ``rows [T, H]``: their input and the routing."""

@@ -157,6 +157,6 @@ def numpy_dtype(dtype: torch.dtype) -> np.dtype[Any]:
     if dtype is torch.bfloat16:
         import ml_dtypes
 
-        return np.dtype(ml_dtypes.bfloat16)
-    dtype_of: np.dtype[Any] = torch.empty(0, dtype=dtype).numpy().dtype
-    return dtype_of
+        brain: np.dtype[Any] = np.dtype(ml_dtypes.bfloat16)
+        return brain
+    return np.dtype(torch.empty(0, dtype=dtype).numpy().dtype)

@@ -25,14 +25,17 @@ class Leaf:
     """What stands at one place of a block's return value."""
 
     kind: str
-    """``y``, ``router_logits``, ``topk_ids``, ``topk_weights`` or ``unused``."""
+    """``y``, ``router_logits``, ``topk_ids``, ``topk_weights``, ``rows`` or ``unused``."""
 
     flat: bool = False
     """Whether it stands as ``[T, .]`` where the block's input is ``[B, S, H]``."""
 
     dtype: torch.dtype | None = None
     shape: tuple[int, ...] | None = None
-    """Of an ``unused`` tensor that does not grow with the tokens."""
+    """Of an ``unused`` tensor."""
+
+    rows: Rows | None = None
+    """How a tensor of kind ``rows`` is computed from the block's input."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,6 +51,9 @@ class Proposal:
     logits: Rows
     hidden: Rows | None = None
     shared: tuple[Rows, ...] = ()
+    after: Rows | None = None
+    """``(rows, sum) -> [T, Hout]``: what the block does with routed and shared sum, if anything."""
+
     weights: Mapping[str, Recipe] = field(default_factory=dict)
     """Inputs of the ops (``up``, ``down``, ``up_bias``, ``down_bias``, ``correction_bias``,
     ``expert_scale``) from tensors of the block, by its own names."""

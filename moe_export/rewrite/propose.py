@@ -29,7 +29,14 @@ from moe_export.rewrite.hypotheses import (
 )
 from moe_export.rewrite.observe import Observation, Ref, observe
 from moe_export.rewrite.proposal import Leaf, Proposal, Refusal
-from moe_export.rewrite.rows import RowProgram, as_rows, tensor_named, tokens_of
+from moe_export.rewrite.rows import (
+    NotRowwiseError,
+    RowProgram,
+    as_rows,
+    row_program,
+    tensor_named,
+    tokens_of,
+)
 
 Array = npt.NDArray[Any]
 
@@ -59,7 +66,7 @@ def propose(block: nn.Module, x: Tensor) -> Proposal | Refusal:
             found = _fit(_Evidence(observation, block, group, anatomy, output))
             if isinstance(found, Proposal):
                 return found
-            refusal = found
+            refusal = refusal if refusal.routed else found
     return refusal
 
 
@@ -93,7 +100,7 @@ class _Fit:
 
 
 def _fit(evidence: _Evidence) -> Proposal | Refusal:
-    routed = evidence.rows(evidence.output).copy()
+    routed = evidence.rows(evidence.anatomy.routed_value).copy()
     for index, _ in evidence.anatomy.shared:
         routed -= evidence.rows(index)
     nearest: _Fit | None = None
@@ -120,7 +127,7 @@ def _fits(evidence: _Evidence, routed: Array) -> Iterator[_Fit]:
         (hypothesis, *_route(evidence, hypothesis, logits))
         for hypothesis in router_hypotheses(clues, num_experts, evidence.anatomy.own_vectors)
     ]
-    group = _without(evidence.group, evidence.anatomy)
+    group = _slots_of_experts(evidence)
     scale = max(float(np.abs(routed).max()), 1e-300)
     for index, program in evidence.anatomy.hidden:
         hidden = evidence.rows(index)
@@ -141,14 +148,17 @@ def _fits(evidence: _Evidence, routed: Array) -> Iterator[_Fit]:
                 yield _Fit(router, on_input, program, float(np.abs(mixed - routed).max()) / scale)
 
 
-def _without(group: ExpertGroup, anatomy: Anatomy) -> ExpertGroup:
-    """The group less the slots that turned out to belong to the router or a shared path."""
-    taken = set(anatomy.logits.reads())
-    for _, program in anatomy.shared:
-        taken.update(program.reads())
+def _slots_of_experts(evidence: _Evidence) -> ExpertGroup:
+    """The group less the slots that are not read, or belong to the router or what is beside it."""
+    anatomy, group = evidence.anatomy, evidence.group
+    programs = [anatomy.logits, *(program for _, program in anatomy.shared)]
+    programs += [anatomy.after] if anatomy.after else []
+    taken = {name for program in programs for name in program.reads()}
+    readers = evidence.observation.consumers()
+    read = {v.name for v in evidence.observation.values if v.name and readers[v.index]}
 
     def keep(slots: tuple[Any, ...]) -> tuple[Any, ...]:
-        return tuple(slot for slot in slots if not taken & set(slot.sources()))
+        return tuple(s for s in slots if read & set(s.sources()) and not taken & set(s.sources()))
 
     return ExpertGroup(group.num_experts, keep(group.matrices), keep(group.vectors))
 
@@ -196,17 +206,20 @@ def _scaled(
 
 def _proposal(evidence: _Evidence, fit: _Fit) -> Proposal:
     shared = tuple(program for _, program in evidence.anatomy.shared)
-    read = {name for program in shared for name in program.reads()}
+    after = evidence.anatomy.after
+    beside = shared if after is None else (*shared, after)
+    read = {name for program in beside for name in program.reads()}
     return Proposal(
         layer=LayerSpec(
             router=fit.router.spec,
             experts=fit.experts.spec,
-            has_shared_path=bool(shared),
+            has_shared_path=bool(beside),
             shared_parameters=sum(evidence.read(name).size for name in read),
         ),
         logits=evidence.anatomy.logits,
         hidden=fit.hidden,
         shared=shared,
+        after=after,
         weights=fit.experts.weights | _vectors(evidence, fit.router),
         output=_output(evidence, fit),
     )
@@ -243,7 +256,11 @@ def _output(evidence: _Evidence, fit: _Fit) -> Any:
         for kind, rows in known.items():
             if _is(data, rows):
                 return Leaf(kind, flat=flat(data), dtype=data.dtype)
-        return Leaf("unused", dtype=data.dtype, shape=tuple(data.shape))
+        try:
+            program = row_program(evidence.observation, leaf.index)
+        except NotRowwiseError:
+            return Leaf("unused", dtype=data.dtype, shape=tuple(data.shape))
+        return Leaf("rows", flat=flat(data), dtype=data.dtype, rows=program)
 
     return tree_map(name, evidence.observation.output)
 

@@ -222,10 +222,7 @@ def _relabelled(replacement: FusedMoE, x: Tensor, *, swap: bool) -> Tensor:
     }
     weights, ids = reference.route(replacement.logits(rows).numpy()[:, label], router, **vectors)
     chosen = torch.from_numpy(label[ids].astype(np.int32))
-    y = replacement.mix(hidden, chosen, torch.from_numpy(weights))
-    for shared in replacement.shared:
-        y = y + shared(rows)
-    return y
+    return replacement.finish(rows, replacement.mix(hidden, chosen, torch.from_numpy(weights)))
 
 
 def _tolerance(proposal: Proposal, replacement: FusedMoE, expected: Tensor) -> float:

@@ -29,7 +29,10 @@ class NotRowwiseError(Exception):
 
 @dataclass(frozen=True)
 class RowProgram:
-    """A function ``rows [T, H] -> [T, D]`` over a module's own parameters, by their names."""
+    """A function ``rows [T, H] -> [T, D]`` over a module's own parameters, by their names.
+
+    One cut with ``given`` takes those rows as its second argument.
+    """
 
     graph: fx.Graph
 
@@ -46,9 +49,12 @@ class RowProgram:
         return tuple(dict.fromkeys(targets))
 
 
-def row_program(observation: Observation, target: int) -> RowProgram:
-    """The program that computes ``target`` from the observed input; or ``NotRowwiseError``."""
-    cutter = _Cutter(observation)
+def row_program(observation: Observation, target: int, *, given: int | None = None) -> RowProgram:
+    """The program that computes ``target`` from the observed input; or ``NotRowwiseError``.
+
+    With ``given``, that value's rows are a second argument instead of something to compute.
+    """
+    cutter = _Cutter(observation, given)
     cutter.graph.output(cutter.emit(target))
     return RowProgram(cutter.graph)
 
@@ -67,7 +73,7 @@ def tokens_of(observation: Observation) -> int:
 
 
 class _Cutter:
-    def __init__(self, observation: Observation) -> None:
+    def __init__(self, observation: Observation, given: int | None) -> None:
         self.observation = observation
         self.tokens = tokens_of(observation)
         self.graph = fx.Graph()
@@ -75,6 +81,9 @@ class _Cutter:
         self.rows: dict[int, Tensor] = {}
         x = observation.values[observation.input]
         self._keep(x, self.graph.placeholder("rows"), x.data.reshape(self.tokens, -1))
+        if given is not None:
+            value = observation.values[given]
+            self._keep(value, self.graph.placeholder("given"), value.data.reshape(self.tokens, -1))
 
     def emit(self, index: int) -> fx.Node:
         """The node that computes value ``index``; emits what it needs first."""
