@@ -15,7 +15,8 @@ _SHOWN = 10
 
 def verdict(report: Report) -> str:
     """The verdict in one line, without the word for it."""
-    where = "golden tensors" if report.against == "golden" else f"the {report.against}"
+    golden = report.against == "golden"
+    where = "golden tensors" if golden else f"{report.against}, fresh inputs"
     if report.passed:
         return f"the bundle reproduces the eager model ({where})"
     return f"the bundle does not reproduce the eager model ({where}): {failure(report)}"

@@ -99,6 +99,11 @@ def other_inputs():
     return TinyText(), (torch.randint(2, 10, (3, 5)),)
 
 
+def other_width():
+    model, (_, tokens) = tiny()
+    return model, (torch.rand(3, 2, 3), tokens)
+
+
 def broken():
     raise RuntimeError("the weights are on the moon")
 

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+
+import pytest
+import torch
+
+from moe_export import plan
+from moe_export.cli import plan as command
+from moe_export.load import load
+from moe_export.spec import export_spec
+
+
+@pytest.fixture
+def planned(invoke, named):
+    result = invoke("plan", *named, "--json")
+    assert result.exit_code == 0, result.stderr
+    return json.loads(result.stdout)
+
+
+def test_the_export_s_peak_memory_and_disk_were_foreseen(planned, exported):
+    files = [path for path in exported.bundle.rglob("*") if path.is_file()]
+    disk = sum(path.stat().st_size for path in files)
+    assert planned["disk_bytes"]["low"] <= disk <= planned["disk_bytes"]["high"]
+    peak = planned["peak_bytes"]
+    assert peak["low"] <= exported.peak_bytes <= peak["high"]
+
+
+def test_blocks_are_counted_by_structure(planned):
+    blocks = [(block["path"], block["experts"]) for block in planned["facts"]["blocks"]]
+    assert blocks == [("moes.0", 4), ("moes.1", 4), ("strange", 4)]
+    assert {block["hidden_size"] for block in planned["facts"]["blocks"]} == {8}
+
+
+def test_forward_is_never_run():
+    class Untouched(torch.nn.Linear):
+        def forward(self, x):
+            raise AssertionError("it was run")
+
+    loaded = load(export_spec(Untouched(3, 2), example_inputs=(torch.ones(5, 3),)))
+    facts = plan.facts(loaded)
+    assert (facts.elements, facts.weight_bytes, facts.blocks) == (8, 32, ())
+
+
+def test_a_tied_weight_counts_once():
+    model = torch.nn.Sequential(torch.nn.Linear(4, 4), torch.nn.Linear(4, 4))
+    model[1].weight = model[0].weight
+    facts = plan.facts(load(export_spec(model, example_inputs=(torch.ones(1, 4),))))
+    assert (facts.tensors, facts.elements) == (3, 24)
+
+
+def test_more_of_anything_never_costs_less():
+    block = plan.BlockFacts(path="a", experts=8, hidden_size=64, elements=10_000)
+    facts = plan.Facts(
+        weight_bytes=80_000, elements=20_000, tensors=50, blocks=(block,), tokens=32, output_size=99
+    )
+    base = plan.plan(facts)
+    for more in (
+        replace(facts, weight_bytes=10**9),
+        replace(facts, elements=10**9),
+        replace(facts, tensors=10**5),
+        replace(facts, blocks=(block,) * 9),
+        replace(facts, tokens=10**5),
+    ):
+        grown = plan.plan(more)
+        for cost in ("peak_bytes", "disk_bytes", "cpu_seconds"):
+            assert getattr(grown, cost).low >= getattr(base, cost).low
+            assert getattr(grown, cost).high >= getattr(base, cost).high
+        assert grown != replace(base, facts=more)
+
+
+def test_a_person_reads_ranges(invoke, named):
+    result = invoke("plan", *named)
+    assert result.exit_code == 0
+    assert result.stdout.startswith(
+        "tiny_vlm:tiny: 14.7 KiB of weights, 3 MoE blocks with 12 experts"
+    )
+    for label in ("peak memory", "disk", "time"):
+        assert f"  {label}" in result.stdout
+
+
+@pytest.mark.parametrize("scarce", ["memory_bytes", "disk_bytes"])
+def test_what_cannot_fit_exits_with_6(invoke, named, monkeypatch, scarce):
+    monkeypatch.setattr(command, scarce, lambda *_: 1000)
+    result = invoke("plan", *named)
+    assert result.exit_code == 6
+    assert "1000 B are" in result.stderr
+    assert "peak memory" in result.stdout
