@@ -64,6 +64,10 @@ class Proof:
     experts_reached: int
 
 
+ROOT_NAME = "model"
+"""What a block is called that is the whole model: its path is empty."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class BlockRecord:
     """What became of one mixture-of-experts block of the source model."""
@@ -82,6 +86,11 @@ class BlockRecord:
     proof: Proof | None = None
     reason: str | None = None
     """Why the block was not replaced."""
+
+    @property
+    def name(self) -> str:
+        """What the block's values, golden tensors and reports are filed under."""
+        return self.path or ROOT_NAME
 
 
 class MoELayer(Protocol):
@@ -120,6 +129,9 @@ class MarkedModel:
     """By qualified parameter name in ``marked``."""
 
     blocks: tuple[BlockRecord, ...]
+    layers: Mapping[str, MoELayer]
+    """The replacements in ``marked``, by the path of the block they stand for."""
+
     real_layer: Callable[[str, torch.dtype], MoELayer]
     """The proven block at a path with its weights built, in a dtype of choice."""
 

@@ -42,7 +42,7 @@ def record(model: MarkedModel, inputs: Mapping[str, Inputs], names: list[str]) -
     cases = tuple(_case(model, reference, name, given, names) for name, given in inputs.items())
     return Golden(
         cases=cases,
-        experts={block.path: _expert_case(model, block.path) for block in model.proven},
+        experts={block.name: _expert_case(model, block) for block in model.proven},
     )
 
 
@@ -91,7 +91,7 @@ def _case(
         x, y = calls[path]
         rows = x.reshape(-1, x.shape[-1])
         with torch.no_grad():
-            layers[path] = {**_layer(model.marked, path).watch(rows), "y": y.reshape(len(rows), -1)}
+            layers[path] = {**model.layers[path].watch(rows), "y": y.reshape(len(rows), -1)}
         _layer(reference, path).replayed_ids = layers[path]["topk_ids"]
     with torch.no_grad():
         exact = _tensors(reference(**{key: _widened(x) for key, x in inputs.items()}))
@@ -101,7 +101,7 @@ def _case(
         outputs=_by_name(names, _tensors(outputs)),
         outputs_reference=_by_name(names, exact),
         layers={
-            block.path: _layer_tensors(block, layers[block.path], _layer(reference, block.path))
+            block.name: _layer_tensors(block, layers[block.path], _layer(reference, block.path))
             for block in model.proven
         },
     )
@@ -114,15 +114,17 @@ def _run_watched(
     calls: dict[str, tuple[Tensor, Tensor]] = {}
 
     def watch(path: str) -> Any:
-        def hook(_: nn.Module, args: tuple[Any, ...], output: Any) -> None:
-            x = args[0]
+        def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            (x,) = _tensors((args, kwargs))
             rows = x.shape[:-1].numel()
             y = next(t for t in _tensors(output) if t.dim() > 1 and t.shape[:-1].numel() == rows)
             calls.setdefault(path, (x.clone(), y.clone()))
 
         return hook
 
-    handles = [module.get_submodule(p).register_forward_hook(watch(p)) for p in paths]
+    handles = [
+        module.get_submodule(p).register_forward_hook(watch(p), with_kwargs=True) for p in paths
+    ]
     try:
         with torch.no_grad():
             return module(**inputs), calls
@@ -175,9 +177,8 @@ def _layer_tensors(
     )
 
 
-def _expert_case(model: MarkedModel, path: str) -> ExpertCase:
+def _expert_case(model: MarkedModel, block: BlockRecord) -> ExpertCase:
     """Synthetic tokens that visit every expert in every place of the top-k."""
-    block = next(block for block in model.proven if block.path == path)
     layer_spec = _proven_layer(block)
     experts, top_k = layer_spec.experts, layer_spec.router.top_k
     generator = torch.Generator().manual_seed(30)
@@ -188,7 +189,7 @@ def _expert_case(model: MarkedModel, path: str) -> ExpertCase:
     runs = []
     for dtype in (torch.float32, torch.float64):
         with torch.no_grad():
-            layer = model.real_layer(path, dtype)
+            layer = model.real_layer(block.path, dtype)
             runs.append(layer.mix(x.to(dtype), ids.int(), weights.to(dtype)))
     return ExpertCase(
         x=_array(x),

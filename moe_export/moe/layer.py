@@ -101,7 +101,9 @@ class ExpertsSpec:
     """E feed-forward networks of one shape.
 
     ``intermediate_size`` is 0 where each expert is a single linear layer (``down`` only).
-    ``alpha`` and ``limit`` are read by ``swiglu_clamped`` alone.
+    ``alpha`` and ``limit`` are read by ``swiglu_clamped`` alone.  ``middle`` names the operators
+    between the matrices where no activation does; then the ``Experts`` op cannot say the layer, and
+    ``Dispatch``, ``GroupedMatMul`` and ``Combine`` carry it.
     """
 
     num_experts: int
@@ -118,6 +120,7 @@ class ExpertsSpec:
     block_size: int = 0
     has_up_bias: bool = False
     has_down_bias: bool = False
+    middle: str = ""
 
     def __post_init__(self) -> None:
         if self.activation not in get_args(Activation):
@@ -163,7 +166,7 @@ class ExpertsSpec:
             return f"linear {self.hidden_size} -> {self.output_size}"
         gate = "gated " if self.gated else ""
         where = ", weight on the input" if self.weight_on == "input" else ""
-        return f"{gate}{self.activation} {shape}{where}"
+        return f"{gate}{self.middle or self.activation} {shape}{where}"
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from moe_export.forms import BlockRecord, LoadedModel, MarkedModel
+from moe_export.forms import ROOT_NAME, BlockRecord, LoadedModel, MarkedModel
 from moe_export.moe.recipe import Recipe, Source
 from moe_export.rewrite.fused import FusedMoE, built, fused, placeholder
 from moe_export.rewrite.groups import expert_groups, named_source
@@ -30,6 +30,7 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
     """
     marked = _structure_copy(loaded.module)
     proposals: dict[str, Proposal] = {}
+    layers: dict[str, FusedMoE] = {}
     recipes: dict[str, Recipe] = {}
     records: list[BlockRecord] = []
     for path, call in _candidates(loaded):
@@ -42,11 +43,15 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
                 records.append(_refused(path, block, decision))
             continue
         records.append(_proven(path, block, decision))
-        marked = _replaced(marked, path, decision)
+        layers[path] = _replacement(marked, path, decision)
+        if path:
+            marked.set_submodule(path, layers[path])
+        else:
+            marked = _in_place_of_all(layers[path], loaded.example_inputs)
         proposals[path] = decision.proposal
-        prefix = f"{path}." if path else ""
         for role, recipe in decision.proposal.weights.items():
-            recipes[prefix + role] = _of_the_model(recipe, loaded.module, prefix)
+            name = f"{path or ROOT_NAME}.{role}"
+            recipes[name] = _of_the_model(recipe, loaded.module, f"{path}." if path else "")
 
     def real_layer(path: str, dtype: torch.dtype) -> FusedMoE:
         block = copy.deepcopy(loaded.module.get_submodule(path)).to(dtype)
@@ -58,6 +63,7 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
         marked=marked,
         recipes=recipes,
         blocks=tuple(sorted(records, key=lambda record: order[record.path])),
+        layers=layers,
         real_layer=real_layer,
     )
 
@@ -95,7 +101,7 @@ def _candidates(loaded: LoadedModel) -> Iterator[tuple[str, _BlockCall]]:
 
 def _block_call(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> _BlockCall:
     tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-    if len(tensors) != 1 or not (args and args[0] is tensors[0]):
+    if len(tensors) != 1:
         return _BlockCall(None, f"it takes {len(tensors)} tensors, not one hidden state")
     x = tensors[0]
     if not x.is_floating_point() or x.dim() < 2 or first_tensor_like(output, x) is None:
@@ -150,7 +156,7 @@ def _structure_copy(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
-def _replaced(marked: nn.Module, path: str, recognition: Recognition) -> nn.Module:
+def _replacement(marked: nn.Module, path: str, recognition: Recognition) -> FusedMoE:
     block = marked.get_submodule(path)
     dtype = next(parameter.dtype for parameter in block.parameters())
     weights = {
@@ -158,8 +164,12 @@ def _replaced(marked: nn.Module, path: str, recognition: Recognition) -> nn.Modu
         role: built(recipe, block) if len(recipe.shape) == 1 else placeholder(recipe, dtype)
         for role, recipe in recognition.proposal.weights.items()
     }
-    new = FusedMoE(recognition.proposal, block, weights, name=path or "model").eval()
-    if not path:
-        return new
-    marked.set_submodule(path, new)
-    return marked
+    return FusedMoE(recognition.proposal, block, weights, name=path or ROOT_NAME).eval()
+
+
+def _in_place_of_all(layer: FusedMoE, inputs: Mapping[str, Tensor]) -> nn.Module:
+    """A model that is one block alone, with the parameter names of the original's ``forward``."""
+    graph = fx.Graph()
+    given = [graph.placeholder(name) for name in inputs]
+    graph.output(graph.call_module(ROOT_NAME, (given[0],)))
+    return fx.GraphModule({ROOT_NAME: layer}, graph)

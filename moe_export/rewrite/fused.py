@@ -32,6 +32,7 @@ class FusedMoE(nn.Module):
     logits: nn.Module
     hidden: nn.Module | None
     after: nn.Module | None
+    middle: nn.Module | None
     up: Tensor | None
     down: Tensor
     up_bias: Tensor | None
@@ -49,6 +50,7 @@ class FusedMoE(nn.Module):
         self.hidden = None if proposal.hidden is None else proposal.hidden.on(block)
         self.shared = nn.ModuleList(rows.on(block) for rows in proposal.shared)
         self.after = None if proposal.after is None else proposal.after.on(block)
+        self.middle = None if proposal.middle is None else proposal.middle.on(block)
         self.returned = nn.ModuleDict(
             {
                 f"{number}": leaf.rows.on(block)
@@ -63,8 +65,9 @@ class FusedMoE(nn.Module):
         self.replayed_ids: Tensor | None = None
         self.seen: dict[str, Tensor] = {}
 
-    def forward(self, x: Tensor, *_: Any, **__: Any) -> Any:
-        """Route and mix the rows of ``x [..., H]``."""
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Route and mix the rows of the one tensor given, ``[..., H]``."""
+        x = next(given for given in (*args, *kwargs.values()) if isinstance(given, Tensor))
         rows = x.reshape(-1, x.shape[-1])
         tensors = self.watch(rows)
         y = self.mix(tensors["x"], tensors["topk_ids"], tensors["topk_weights"])
@@ -113,6 +116,8 @@ class FusedMoE(nn.Module):
 
     def mix(self, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor) -> Tensor:
         """The routed sum ``[T, Hout]`` of the experts on ``hidden [T, H]``."""
+        if self.middle is not None:
+            return self._mix_in_steps(self.middle, hidden, topk_ids, topk_weights)
         y: Tensor = torch.ops.moe_export.experts(
             hidden,
             topk_ids,
@@ -127,6 +132,19 @@ class FusedMoE(nn.Module):
             None,
             **self.proposal.layer.experts.attributes(),
         )
+        return y
+
+    def _mix_in_steps(
+        self, middle: nn.Module, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
+    ) -> Tensor:
+        """The same in three ops, with the middle in standard operators on the sorted rows."""
+        ops = torch.ops.moe_export
+        experts = self.proposal.layer.experts.num_experts
+        order, offsets = ops.dispatch(topk_ids, num_experts=experts)
+        token = order.to(torch.int64) // topk_ids.shape[1]
+        inner = middle(ops.grouped_matmul(hidden[token], offsets, self.up, self.up_bias))
+        y_sorted = ops.grouped_matmul(inner, offsets, self.down, self.down_bias)
+        y: Tensor = ops.combine(y_sorted, order, topk_weights)
         return y
 
     def _probe(self, role: str, tensor: Tensor) -> Tensor:

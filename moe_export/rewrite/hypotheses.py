@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from torch.utils._pytree import tree_leaves
 
@@ -16,6 +17,9 @@ from moe_export.moe.recipe import Concatenated, Recipe, Transposed
 from moe_export.rewrite.groups import ExpertGroup
 from moe_export.rewrite.observe import Call, Observation, Ref
 from moe_export.rewrite.rows import tokens_of
+
+if TYPE_CHECKING:
+    from moe_export.rewrite.middle import Middle
 
 _SELECTORS = ("aten::topk", "aten::argmax", "aten::sort", "aten::max")
 _SOFTMAX = ("aten::_softmax", "aten::exp", "aten::_log_softmax", "aten::logsumexp")
@@ -37,6 +41,8 @@ class ExpertsHypothesis:
 
     spec: ExpertsSpec
     weights: dict[str, Recipe]
+    middle: Middle | None = None
+    """What stands between the matrices, where it is no activation of the ops."""
 
 
 @dataclass(frozen=True)

@@ -54,6 +54,9 @@ class Proposal:
     after: Rows | None = None
     """``(rows, sum) -> [T, Hout]``: what the block does with routed and shared sum, if anything."""
 
+    middle: Rows | None = None
+    """``[S, .] -> [S, I]`` between the experts' matrices, where no activation of the op says it."""
+
     weights: Mapping[str, Recipe] = field(default_factory=dict)
     """Inputs of the ops (``up``, ``down``, ``up_bias``, ``down_bias``, ``correction_bias``,
     ``expert_scale``) from tensors of the block, by its own names."""

@@ -6,6 +6,7 @@ proposal; ``prove.py`` decides whether it is believed.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from typing import Any
@@ -27,6 +28,7 @@ from moe_export.rewrite.hypotheses import (
     router_clues,
     router_hypotheses,
 )
+from moe_export.rewrite.middle import each_expert, with_middle
 from moe_export.rewrite.observe import Observation, Ref, observe
 from moe_export.rewrite.proposal import Leaf, Proposal, Refusal
 from moe_export.rewrite.rows import (
@@ -52,6 +54,7 @@ def propose(block: nn.Module, x: Tensor) -> Proposal | Refusal:
     if output is None:
         return Refusal("it returns no tensor with a row for each token", routed=False)
     refusal = Refusal("no router was found: nothing chooses among its parts", routed=False)
+    nearest: Refusal | None = None
     for group in expert_groups(block):
         if isinstance(group, UnevenExperts):
             if logits_values(observation, group.count):
@@ -66,8 +69,8 @@ def propose(block: nn.Module, x: Tensor) -> Proposal | Refusal:
             found = _fit(_Evidence(observation, block, group, anatomy, output))
             if isinstance(found, Proposal):
                 return found
-            refusal = refusal if refusal.routed else found
-    return refusal
+            nearest = nearest or found
+    return nearest or refusal
 
 
 @dataclass(frozen=True)
@@ -118,34 +121,85 @@ def _fit(evidence: _Evidence) -> Proposal | Refusal:
     )
 
 
+@dataclass(frozen=True)
+class _Routers:
+    """Every router that fits the clues, with what it chooses on the observed logits."""
+
+    routed: Array
+    constants: tuple[float, ...]
+    choices: tuple[tuple[RouterHypothesis, Array, Array], ...]
+
+    @property
+    def scale(self) -> float:
+        return max(float(np.abs(self.routed).max()), 1e-300)
+
+    def fits(self, experts: ExpertsHypothesis, each: Array) -> Iterator[_Fit]:
+        """Mixtures of what every expert makes, ``each [E, T, Hout]``."""
+        for router, weights, ids in self.choices:
+            mixed = np.einsum("te,eto->to", _dense(weights, ids, len(each)), each)
+            scaled, error = _scaled(router, mixed, self.routed, self.constants)
+            yield _Fit(scaled, experts, None, error / self.scale)
+
+
 def _fits(evidence: _Evidence, routed: Array) -> Iterator[_Fit]:
-    """Every hypothesis with its error, those that weight the experts' output first."""
+    """Every hypothesis with its error, the plainest first."""
     num_experts = evidence.group.num_experts
     logits = evidence.rows(evidence.anatomy.logits_value)
     clues = router_clues(evidence.observation, num_experts)
-    routers = [
-        (hypothesis, *_route(evidence, hypothesis, logits))
-        for hypothesis in router_hypotheses(clues, num_experts, evidence.anatomy.own_vectors)
-    ]
+    vectors = evidence.anatomy.own_vectors
+    routers = _Routers(
+        routed,
+        clues.constants,
+        tuple(
+            (hypothesis, *_route(evidence, hypothesis, logits))
+            for hypothesis in router_hypotheses(clues, num_experts, vectors)
+        ),
+    )
     group = _slots_of_experts(evidence)
-    scale = max(float(np.abs(routed).max()), 1e-300)
     for index, program in evidence.anatomy.hidden:
         hidden = evidence.rows(index)
         candidates = list(
             experts_hypotheses(group, evidence.observation, hidden.shape[1], routed.shape[1])
         )
-        for experts in candidates:
-            each = _each_expert(evidence, experts, hidden)
-            for router, weights, ids in routers:
-                mixed = np.einsum("te,eto->to", _dense(weights, ids, num_experts), each)
-                scaled, error = _scaled(router, mixed, routed, clues.constants)
-                yield _Fit(scaled, experts, program, error / scale)
-        for experts in candidates:
-            on_input = ExpertsHypothesis(replace(experts.spec, weight_on="input"), experts.weights)
-            built = {role: recipe.build(evidence.read) for role, recipe in experts.weights.items()}
-            for router, weights, ids in routers:
-                mixed = reference.experts(hidden, ids, weights, on_input.spec, **built)
-                yield _Fit(router, on_input, program, float(np.abs(mixed - routed).max()) / scale)
+        for fit in itertools.chain(
+            _fits_on_output(evidence, candidates, routers, hidden),
+            _fits_with_middle(evidence, candidates, routers, hidden),
+            _fits_on_input(evidence, candidates, routers, hidden),
+        ):
+            yield replace(fit, hidden=program)
+
+
+def _fits_on_output(
+    evidence: _Evidence, candidates: list[ExpertsHypothesis], routers: _Routers, hidden: Array
+) -> Iterator[_Fit]:
+    """Experts that the ``Experts`` op can say, their outputs weighted."""
+    for experts in candidates:
+        yield from routers.fits(experts, _each_expert(evidence, experts, hidden))
+
+
+def _fits_with_middle(
+    evidence: _Evidence, candidates: list[ExpertsHypothesis], routers: _Routers, hidden: Array
+) -> Iterator[_Fit]:
+    """Experts with something between their matrices that the op has no name for."""
+    for plain in candidates:
+        if plain.spec.activation == "identity":
+            experts = with_middle(plain, evidence.observation, evidence.read, hidden)
+            if experts is not None:
+                each = each_expert(experts, evidence.block, evidence.read, hidden)
+                yield from routers.fits(experts, each)
+
+
+def _fits_on_input(
+    evidence: _Evidence, candidates: list[ExpertsHypothesis], routers: _Routers, hidden: Array
+) -> Iterator[_Fit]:
+    """Experts whose input is weighted, so that each choice has to be run by itself."""
+    for plain in candidates:
+        experts = replace(plain, spec=replace(plain.spec, weight_on="input"))
+        built = {role: recipe.build(evidence.read) for role, recipe in experts.weights.items()}
+        for router, weights, ids in routers.choices:
+            mixed = reference.experts(hidden, ids, weights, experts.spec, **built)
+            error = float(np.abs(mixed - routers.routed).max())
+            yield _Fit(router, experts, None, error / routers.scale)
 
 
 def _slots_of_experts(evidence: _Evidence) -> ExpertGroup:
@@ -220,6 +274,7 @@ def _proposal(evidence: _Evidence, fit: _Fit) -> Proposal:
         hidden=fit.hidden,
         shared=shared,
         after=after,
+        middle=fit.experts.middle,
         weights=fit.experts.weights | _vectors(evidence, fit.router),
         output=_output(evidence, fit),
     )

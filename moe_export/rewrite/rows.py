@@ -49,12 +49,15 @@ class RowProgram:
         return tuple(dict.fromkeys(targets))
 
 
-def row_program(observation: Observation, target: int, *, given: int | None = None) -> RowProgram:
+def row_program(
+    observation: Observation, target: int, *, start: int | None = None, given: int | None = None
+) -> RowProgram:
     """The program that computes ``target`` from the observed input; or ``NotRowwiseError``.
 
-    With ``given``, that value's rows are a second argument instead of something to compute.
+    With ``start``, from that value instead, whose last axis is the row.  With ``given``, the rows
+    of that value are a second argument instead of something to compute.
     """
-    cutter = _Cutter(observation, given)
+    cutter = _Cutter(observation, observation.input if start is None else start, given)
     cutter.graph.output(cutter.emit(target))
     return RowProgram(cutter.graph)
 
@@ -73,13 +76,14 @@ def tokens_of(observation: Observation) -> int:
 
 
 class _Cutter:
-    def __init__(self, observation: Observation, given: int | None) -> None:
+    def __init__(self, observation: Observation, start: int, given: int | None) -> None:
         self.observation = observation
-        self.tokens = tokens_of(observation)
+        self.start = start
+        x = observation.values[start]
+        self.tokens = x.data.shape[:-1].numel()
         self.graph = fx.Graph()
         self.done: dict[int, fx.Node] = {}
         self.rows: dict[int, Tensor] = {}
-        x = observation.values[observation.input]
         self._keep(x, self.graph.placeholder("rows"), x.data.reshape(self.tokens, -1))
         if given is not None:
             value = observation.values[given]
@@ -214,7 +218,7 @@ class _Cutter:
 
     def _is_static(self, index: int) -> bool:
         """Whether a value is made of parameters only."""
-        return self.observation.input not in self.observation.ancestors(index)
+        return self.start not in self.observation.ancestors(index)
 
     def _real(self, leaf: Any) -> Any:
         return self.rows[leaf.index] if isinstance(leaf, Ref) else leaf

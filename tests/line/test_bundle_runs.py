@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
 
+import moe_export
 from moe_export import Bundle, Session
 from moe_export.runtime.bundle import Bundle as RuntimeBundle
 
@@ -16,7 +19,7 @@ EPS = float(np.finfo(np.float32).eps)
 
 
 def tolerance(model: torch.nn.Module, values: np.ndarray) -> float:
-    """Rounding of the longest chain of sums: two blocks, a norm and a head, each once."""
+    """Rounding of the longest chain of sums: three blocks, a norm and a head, each once."""
     terms = 8 * (tiny.WIDTH + 8)
     return 2 * terms * EPS * max(float(np.abs(values).max(initial=0.0)), 1.0)
 
@@ -42,7 +45,7 @@ def test_no_tokens_at_all_give_empty_outputs(bundle: Bundle) -> None:
 def test_every_expert_of_the_graph_is_reached_by_inputs_the_example_did_not_hold(
     bundle: RuntimeBundle,
 ) -> None:
-    seen: dict[str, set[int]] = {"first": set(), "second": set()}
+    seen: dict[str, set[int]] = {"first": set(), "second": set(), "third": set()}
     with Session(bundle, graph="probe") as session:
         for seed in range(20):
             made = session.run(inputs_of(8, 12, seed=seed + 50))
@@ -50,6 +53,7 @@ def test_every_expert_of_the_graph_is_reached_by_inputs_the_example_did_not_hold
                 seen[layer].update(made[f"{layer}/topk_ids"].ravel().tolist())
     assert seen["first"] == set(range(6))
     assert seen["second"] == set(range(5))
+    assert seen["third"] == set(range(4))
 
 
 def test_routing_follows_the_input_and_not_the_example(bundle: Bundle) -> None:
@@ -70,6 +74,20 @@ def test_a_tied_weight_is_stored_once(bundle: Bundle) -> None:
     graph = (bundle.path / "onnx/model.onnx").read_bytes()
     assert graph.count(b"embedding.weight") >= 1
     assert b"head.weight" not in graph
+
+
+def test_a_block_that_is_the_whole_model_is_exported_too(tmp_path: Path) -> None:
+    block = tiny.build().second
+    x = torch.randn(2, 5, tiny.WIDTH)
+    whole = moe_export.export(block, output=tmp_path / "whole", example_inputs=(x,))
+    (record,) = whole.manifest.blocks
+    assert record.status == "proven"
+    with Session(whole) as session:
+        made = session.run({"x": x[:1, :3].numpy()})
+    with torch.no_grad():
+        y, scores = block(x[:1, :3])
+    assert float(np.abs(made["output_0"] - y.numpy()).max()) <= tolerance(block, y.numpy())
+    assert float(np.abs(made["output_1"] - scores.numpy()).max()) <= tolerance(block, y.numpy())
 
 
 def test_what_forward_never_reads_is_listed_with_the_reason(bundle: Bundle) -> None:

@@ -1,4 +1,4 @@
-"""The smallest model that is a MoE-VLM: image patches and tokens through two unlike MoE blocks."""
+"""The smallest model that is a MoE-VLM: patches and tokens through three unlike MoE blocks."""
 
 from __future__ import annotations
 
@@ -32,6 +32,24 @@ class Mixtral(nn.Module):
         return y.reshape(x.shape)
 
 
+class Own(nn.Module):
+    """Top-1 over experts whose activation no op names, projected back behind the sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate = nn.Linear(WIDTH, 4)
+        self.up = nn.Parameter(torch.randn(4, WIDTH, 9) / 3)
+        self.down = nn.Parameter(torch.randn(4, 9, WIDTH) / 3)
+        self.out = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        best = self.gate(x).softmax(-1).max(dim=-1)
+        up, down = self.up[best.indices], self.down[best.indices]
+        inner = torch.tanh(torch.einsum("...h,...hi->...i", x, up))
+        mixed = torch.einsum("...i,...ih->...h", inner, down)
+        return self.out(mixed * best.values.unsqueeze(-1))
+
+
 class Shared(nn.Module):
     """Sigmoid top-2 with a selection bias over stacked experts, beside a shared expert."""
 
@@ -63,6 +81,7 @@ class TinyVLM(nn.Module):
         self.norm = nn.LayerNorm(WIDTH)
         self.first = Mixtral()
         self.second = Shared()
+        self.third = Own()
         self.head = nn.Linear(WIDTH, VOCABULARY, bias=False)
         self.head.weight = self.embedding.weight
         self.register_buffer("steps_trained", torch.tensor(3))
@@ -72,7 +91,7 @@ class TinyVLM(nn.Module):
         x = x + self.first(self.norm(x))
         x = x + x.mean(dim=1, keepdim=True)
         y, _ = self.second(x)
-        hidden = x + y
+        hidden = x + y + self.third(x)
         return {"logits": self.head(hidden), "hidden": hidden}
 
 

@@ -1,4 +1,4 @@
-"""Ways of writing around the experts: what stands before, behind and beside them is kept exactly."""
+"""What stands before, between, behind and beside the experts' matrices is kept exactly."""
 
 from __future__ import annotations
 
@@ -94,11 +94,16 @@ class MaskedDense(Base):
 
 class TokenByToken(Base):
     def forward(self, x: Tensor) -> Tensor:
-        rows = []
-        for row in x.reshape(-1, H):
-            weights, ids = self.gate(row).softmax(-1).topk(K)
-            rows.append(sum(w * self.experts[int(i)](row) for w, i in zip(weights, ids)))  # noqa: B905
-        return torch.stack(rows).view_as(x)
+        made = []
+        for row, probabilities in zip(x.reshape(-1, H), self.routed(x), strict=True):
+            weights, ids = probabilities.topk(K)
+            pairs = zip(weights, ids, strict=True)
+            made.append(sum(w * self.experts[int(i)](row) for w, i in pairs))
+        return torch.stack(made).view_as(x)
+
+    def routed(self, x: Tensor) -> Tensor:
+        probabilities: Tensor = self.gate(x.reshape(-1, H)).softmax(-1)
+        return probabilities
 
 
 class StraightThrough(Base):
@@ -171,15 +176,57 @@ def test_a_returned_statistic_over_tokens_comes_back_as_nan_and_never_as_a_guess
     assert returned["load"].isnan().all()
 
 
-class UnknownActivation(Base):
+class QuickGELU(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * torch.sigmoid(1.702 * x)
+
+
+class GatedMish(Base):
+    """Stacked experts with gate and up as two products and a gate that the ops have no name for."""
+
     def __init__(self) -> None:
         super().__init__()
-        self.experts = nn.ModuleList(
-            nn.Sequential(nn.Linear(H, I), nn.Mish(), nn.Linear(I, H)) for _ in range(E)
-        )
+        del self.experts
+        self.w_gate = nn.Parameter(torch.randn(E, H, I) / 4)
+        self.w_up = nn.Parameter(torch.randn(E, H, I) / 4)
+        self.w_down = nn.Parameter(torch.randn(E, I, H) / 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, H)
+        weights, ids = self.gate(rows).softmax(-1).topk(K, dim=-1)
+        dense = torch.zeros(len(rows), E, dtype=x.dtype).scatter(1, ids, weights)
+        gate, up = (torch.einsum("th,ehi->eti", rows, w) for w in (self.w_gate, self.w_up))
+        each = torch.einsum("eti,eih->eth", F.mish(gate) * up, self.w_down)
+        return torch.einsum("te,eth->th", dense, each).view_as(x)
 
 
-def test_an_activation_the_ops_lack_is_refused_with_the_nearest_reading() -> None:
-    found = recognise(made(UnknownActivation), torch.randn(2, 7, H))
+def with_activation(activation: nn.Module) -> Base:
+    block = made(Base)
+    for expert in block.experts:
+        expert[1] = activation
+    return block
+
+
+@pytest.mark.parametrize(
+    ("block", "middle"),
+    [
+        (with_activation(nn.Mish()), "mish"),
+        (with_activation(nn.Tanh()), "tanh"),
+        (with_activation(QuickGELU()), "mul+sigmoid"),
+        (with_activation(nn.Sequential(nn.ReLU(), nn.Softmax(-1))), "relu+_softmax"),
+        (made(GatedMish), "mish+mul"),
+    ],
+)
+def test_experts_with_an_activation_of_their_own_are_proven(block: Base, middle: str) -> None:
+    found = recognise(block, torch.randn(2, 7, H))
+    assert isinstance(found, Recognition), found
+    assert found.proposal.layer.experts.middle == middle
+    assert found.proof.experts_reached == E
+
+
+def test_experts_with_parameters_between_their_matrices_are_refused() -> None:
+    block = made(Base)
+    for expert in block.experts:
+        expert.insert(1, nn.LayerNorm(I))
+    found = recognise(block, torch.randn(2, 7, H))
     assert isinstance(found, Refusal)
-    assert "nearest is" in found.reason
