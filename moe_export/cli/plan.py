@@ -71,19 +71,21 @@ def plan(
 
 
 def memory_bytes() -> int:
-    """Memory that a new process could take: what the machine has free, or its group's limit."""
-    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    for path, key in (("/proc/meminfo", "MemAvailable:"), ("/sys/fs/cgroup/memory.max", "")):
-        try:
-            lines = Path(path).read_text().splitlines()
-        except OSError:
-            continue  # not Linux, or no such limit
-        words = next((line.split() for line in lines if line.startswith(key)), [])
-        if key and len(words) > 1:
-            free = int(words[1]) * 1024
-        elif words and words[0].isdigit():
-            free = min(free, int(words[0]))
+    """Memory that a new process could take: what is free, or the limit of this control group."""
+    free = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    for limit in _lines("/sys/fs/cgroup/memory.max"):
+        free = min(free, int(limit)) if limit.isdigit() else free
     return free
+
+
+def _lines(path: str) -> list[str]:
+    try:
+        return Path(path).read_text().splitlines()
+    except OSError:
+        return []  # not Linux, or no such limit
 
 
 def disk_bytes(output: Path) -> int:
