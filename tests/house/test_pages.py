@@ -6,7 +6,7 @@ import re
 
 import pytest
 
-from tests.house.pages import ROOT, blocks, matches, run_page
+from house.pages import ROOT, blocks, matches, run_page
 
 PAGES = sorted([ROOT / "README.md", ROOT / "CONTRIBUTING.md", *(ROOT / "docs").rglob("*.md")])
 WITH_BLOCKS = [page for page in PAGES if page.exists() and blocks(page)]

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import re
+from typing import Any
+
+import numpy as np
+import pytest
 
 from moe_export import errors
 from moe_export.cli import program
 from moe_export.spec import TARGETS
-from tests.house.pages import ROOT
+from house.pages import ROOT
 
 README = (ROOT / "README.md").read_text()
 
@@ -45,3 +49,52 @@ def test_the_exit_codes_are_those_of_the_errors():
 def test_every_command_is_listed():
     said = {re.match(r"`moe-export (\w+)", command).group(1) for command, _ in rows("Commands")}
     assert said - {"MODEL"} == set(program.commands) - {"export"}
+
+
+def side(answers: list[str]) -> Any:
+    from digits_vlm.measure import Measured
+
+    ids = {"blocks.0.moe": np.array([[0, 1], [2, 3]])}
+    return Measured(answers=answers, batched=0.001, single=0.01, topk_ids=ids)
+
+
+@pytest.fixture
+def demo_table(monkeypatch, tmp_path) -> list[str]:
+    """The demo's table about made-up numbers."""
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    from digits_vlm.evaluate import held_out_questions
+    from digits_vlm.kept import Made
+    from digits_vlm.table import Shown, lines
+
+    answers = [question.answer for question in held_out_questions().questions]
+    (tmp_path / "model.pt").write_bytes(b"")
+    tensor = {"name": "y", "passed": True, "max_error": 1.0, "eager_error": 1.0, "tolerance": 2.0}
+    made = Made(key="", seconds=1.0, peak_bytes=2**20)
+    shown = Shown(
+        checkpoint=tmp_path / "model.pt",
+        bundle=tmp_path,
+        trained=made,
+        exported=made,
+        validated_in=1.0,
+        report={"passed": True, "tensors": [tensor], "not_run": {}},
+        eager=side(answers),
+        bundled=side(["", *answers[1:]]),
+        threads=2,
+    )
+    return list(lines(shown))
+
+
+def labels(table: list[str]) -> list[str]:
+    return [re.split(r"\s{2,}", line.strip())[0] for line in table]
+
+
+def test_the_demo_s_table_is_shown_as_it_is_printed(demo_table):
+    _, _, after = README.partition("cannot import PyTorch:")
+    shown = re.search(r"```\n(.*?)```", after, flags=re.DOTALL).group(1)
+    assert labels(demo_table) == labels(shown.splitlines())[: len(demo_table)]
+
+
+def test_one_wrong_answer_in_thousands_is_not_rounded_away(demo_table):
+    quality = demo_table[0]
+    assert "eager 100" in quality
+    assert "bundle 99.9" in quality

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.pages import ROOT
+from house.pages import ROOT
 
 
 def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:

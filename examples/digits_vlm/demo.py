@@ -1,0 +1,152 @@
+"""The whole line, shown: ``python -m digits_vlm.demo --out FOLDER``.
+
+Trains the model, exports it, validates the bundle, asks both every held-out question (the bundle in
+a process that cannot import PyTorch) and prints what came out.  What FOLDER holds already is used
+again while its sources stay the same.  Exits with 1 where fewer than 95 % of the answers are right,
+and with the status of ``moe-export`` where that fails.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shlex
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import moe_export
+from digits_vlm.evaluate import held_out_questions
+from digits_vlm.kept import Cost, kept_or_made, sources, versions
+from digits_vlm.measure import Measured
+from digits_vlm.table import Shown, accuracies, lines
+
+PACKAGE = Path(os.path.relpath(Path(__file__).parent))
+EXAMPLES = PACKAGE.parent
+MOE_EXPORT = Path(sys.executable).with_name("moe-export")
+
+# What shows the model does not make it.
+SHOWING = {
+    f"{name}.py" for name in ("demo", "kept", "measure", "table", "with_torch", "without_torch")
+}
+WANTED_ACCURACY = 0.95
+THREADS = min(2, os.cpu_count() or 1)
+
+
+def main() -> int:
+    """Make what is missing, measure both sides, and say what came out."""
+    parser = argparse.ArgumentParser(prog="python -m digits_vlm.demo", description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("demo-output"))
+    out = parser.parse_args().out
+    out.mkdir(parents=True, exist_ok=True)
+    checkpoint, bundle = out / "model.pt", out / "bundle"
+
+    def train() -> Cost:
+        return run(sys.executable, "-m", "digits_vlm.train", "--out", out)
+
+    def export() -> Cost:
+        return run(MOE_EXPORT, checkpoint, "--python-path", EXAMPLES, "-o", bundle, "--force")
+
+    trained = kept_or_made(checkpoint, model_is_made_from(), train)
+    exported = kept_or_made(bundle, bundle_is_made_from(checkpoint), export)
+    report, validating = read(MOE_EXPORT, "validate", bundle, "--json")
+    eager, bundled = measured(checkpoint, bundle, out)
+    shown = Shown(
+        checkpoint=checkpoint,
+        bundle=bundle,
+        trained=trained,
+        exported=exported,
+        validated_in=validating.seconds,
+        report=json.loads(report),
+        eager=eager,
+        bundled=bundled,
+        threads=THREADS,
+    )
+    asked = list(examples(bundle, out / "images"))
+    print("\n".join(["", *lines(shown), "", *asked, "", *lies_at(bundle)]))
+    return judge(shown)
+
+
+def judge(shown: Shown) -> int:
+    """The exit status: 1 where a side answers too few questions right."""
+    missed = {side: share for side, share in accuracies(shown).items() if share < WANTED_ACCURACY}
+    for side, share in missed.items():
+        print(
+            f"error: {side} answers {share:.1%} of the held-out questions right, "
+            f"less than {WANTED_ACCURACY:.0%}",
+            file=sys.stderr,
+        )
+    return 1 if missed else 0
+
+
+def lies_at(bundle: Path) -> Iterator[str]:
+    yield f"  bundle   {bundle}"
+    yield f"  reports  {', '.join(sorted(str(path) for path in (bundle / 'reports').iterdir()))}"
+
+
+def model_is_made_from() -> list[Path | str]:
+    makers = [path for path in sources(PACKAGE) if path.name not in SHOWING]
+    return [*makers, *versions("torch", "numpy", "scikit-learn", "tokenizers")]
+
+
+def bundle_is_made_from(checkpoint: Path) -> list[Path | str]:
+    exporter = sources(Path(moe_export.__file__).parent)
+    tools = versions("torch", "numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
+    return [checkpoint, *exporter, *tools]
+
+
+def measured(checkpoint: Path, bundle: Path, out: Path) -> tuple[Measured, Measured]:
+    """The eager model and the bundle, one after the other so that neither slows the other."""
+    eager, bundled = out / "measured-eager.npz", out / "measured-bundle.npz"
+
+    def measure_both() -> Cost:
+        run(sys.executable, "-m", "digits_vlm.with_torch", checkpoint, eager, THREADS)
+        script = PACKAGE / "without_torch.py"
+        return run(sys.executable, "-I", script, bundle, bundled, THREADS, EXAMPLES)
+
+    made_from = [checkpoint, bundle / "moe_export.json", *sources(PACKAGE), f"{THREADS} threads"]
+    kept_or_made(bundled, made_from, measure_both)
+    return Measured.load(eager), Measured.load(bundled)
+
+
+def examples(bundle: Path, images: Path) -> Iterator[str]:
+    """Three questions, each asked through the command line."""
+    asked = held_out_questions()
+    for row in range(0, len(asked.questions), len(asked.questions) // 3 + 1):
+        question, image = asked.questions[row], images / f"{row}.png"
+        words = ("run", bundle, "--image", image, "--prompt", question.text)
+        answer = read(MOE_EXPORT, *words)[0].strip()
+        verdict = "right" if answer == question.answer else f"wrong, it is {question.answer!r}"
+        yield f"  {image}  {question.text}  {answer}  ({verdict})"
+
+
+def read(*words: Any) -> tuple[str, Cost]:
+    """Run a command; what it printed, and its cost."""
+    with tempfile.TemporaryFile("w+") as file:
+        cost = run(*words, stdout=file)
+        file.seek(0)
+        return file.read(), cost
+
+
+def run(*words: Any, stdout: Any = sys.stderr) -> Cost:
+    """Run a command, saying which; exits with its status where that is not 0."""
+    command = [str(word) for word in words]
+    print("$", shlex.join([Path(command[0]).name, *command[1:]]), file=sys.stderr, flush=True)
+    paths = {"PYTHONPATH": str(EXAMPLES)}
+    started = time.perf_counter()
+    process = subprocess.Popen(command, env=os.environ | paths, stdout=stdout)
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)
+    if process.returncode:
+        sys.exit(process.returncode if process.returncode > 0 else 128 - process.returncode)
+    # Linux counts ru_maxrss in KiB.
+    return Cost(seconds=time.perf_counter() - started, peak_bytes=usage.ru_maxrss * 1024)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
