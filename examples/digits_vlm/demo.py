@@ -21,7 +21,6 @@ from pathlib import Path
 from typing import Any
 
 import moe_export
-from digits_vlm.evaluate import held_out_questions
 from digits_vlm.kept import Cost, kept_or_made, sources, versions
 from digits_vlm.measure import Measured
 from digits_vlm.table import Shown, accuracies, lines
@@ -35,6 +34,7 @@ SHOWING = {
     f"{name}.py" for name in ("demo", "kept", "measure", "table", "with_torch", "without_torch")
 }
 WANTED_ACCURACY = 0.95
+EXAMPLES_SHOWN = 3
 THREADS = min(2, os.cpu_count() or 1)
 
 
@@ -67,7 +67,7 @@ def main() -> int:
         bundled=bundled,
         threads=THREADS,
     )
-    asked = list(examples(bundle, out / "images"))
+    asked = list(examples(bundle, out))
     print("\n".join(["", *lines(shown), "", *asked, "", *lies_at(bundle)]))
     return judge(shown)
 
@@ -114,15 +114,14 @@ def measured(checkpoint: Path, bundle: Path, out: Path) -> tuple[Measured, Measu
     return Measured.load(eager), Measured.load(bundled)
 
 
-def examples(bundle: Path, images: Path) -> Iterator[str]:
-    """Three questions, each asked through the command line."""
-    asked = held_out_questions()
-    for row in range(0, len(asked.questions), len(asked.questions) // 3 + 1):
-        question, image = asked.questions[row], images / f"{row}.png"
-        words = ("run", bundle, "--image", image, "--prompt", question.text)
-        answer = read(MOE_EXPORT, *words)[0].strip()
-        verdict = "right" if answer == question.answer else f"wrong, it is {question.answer!r}"
-        yield f"  {image}  {question.text}  {answer}  ({verdict})"
+def examples(bundle: Path, out: Path) -> Iterator[str]:
+    """Some questions about held-out images, each asked through the command line."""
+    samples = json.loads((out / "questions.json").read_text())
+    for sample in samples[: 4 * EXAMPLES_SHOWN : 4]:  # the kinds of question take turns
+        image, question, right = out / sample["image"], sample["question"], sample["answer"]
+        answer = read(MOE_EXPORT, "run", bundle, "--image", image, "--prompt", question)[0].strip()
+        verdict = "right" if answer == right else f"wrong, it is {right!r}"
+        yield f"  {image}  {question}  {answer}  ({verdict})"
 
 
 def read(*words: Any) -> tuple[str, Cost]:

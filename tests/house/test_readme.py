@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 
+from house.pages import ROOT
 from moe_export import errors
 from moe_export.cli import program
 from moe_export.spec import TARGETS
-from house.pages import ROOT
 
 README = (ROOT / "README.md").read_text()
 
