@@ -56,3 +56,15 @@ def test_a_page_whose_program_fails_is_caught(tmp_path):
 )
 def test_an_ellipsis_stands_for_text_and_for_lines(shown, printed, same):
     assert matches(shown, printed) is same
+
+
+def test_the_index_lists_every_page():
+    index = ROOT / "docs" / "README.md"
+    linked = re.findall(r"\]\(([^)#]+)\)", index.read_text())
+    pages = {str(page.relative_to(index.parent)) for page in index.parent.rglob("*.md")}
+    assert {link for link in linked if not link.startswith("..")} == pages - {"README.md"}
+
+
+def test_decisions_are_numbered_without_gaps():
+    numbers = [int(page.name[:4]) for page in sorted((ROOT / "docs" / "decisions").glob("*.md"))]
+    assert numbers == list(range(1, len(numbers) + 1))
