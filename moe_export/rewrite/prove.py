@@ -94,10 +94,16 @@ def depends_on_other_tokens(block: nn.Module, x: Tensor) -> str | None:
     return None
 
 
+def size_of(x: Tensor) -> float:
+    """Root mean square of the numbers, 1 where there are none to speak of."""
+    size = float(x.square().mean().sqrt()) if x.numel() else 0.0
+    return size if 1e-3 < size < float("inf") else 1.0
+
+
 def _cases(proposal: Proposal, block: nn.Module, x: Tensor) -> Iterator[_Case]:
     generator = torch.Generator().manual_seed(20)
     experts = proposal.layer.experts.num_experts
-    scale = max(float(x.std()), 1e-3)
+    scale = size_of(x)
     random = torch.randn(4 * experts + 3, x.shape[-1], generator=generator, dtype=x.dtype) * scale
     yield _Case("example", block, x)
     yield _Case("random", block, _shaped(random, x))
@@ -127,7 +133,7 @@ def _skewed(x: Tensor) -> Tensor:
     rows = x.reshape(-1, x.shape[-1])
     generator = torch.Generator().manual_seed(21)
     noise = torch.randn(64, x.shape[-1], generator=generator, dtype=x.dtype)
-    crowd = rows[:1] + 1e-3 * float(x.std()) * noise
+    crowd = rows[:1] + 1e-3 * size_of(x) * noise
     return _shaped(torch.cat([crowd, rows[:5]]), x)
 
 
@@ -146,7 +152,7 @@ def _climb(router: FusedMoE, rows: Tensor, expert: int) -> Tensor:
     with torch.no_grad(), Float64Mode():
         start = rows[router.logits(rows)[:, expert].argmax()]
     token = start.clone().reshape(1, -1).requires_grad_()
-    optimizer = torch.optim.Adam([token], lr=0.3 * max(float(rows.std()), 1e-3))
+    optimizer = torch.optim.Adam([token], lr=0.3 * size_of(rows))
     for _ in range(200):
         with Float64Mode():
             logits = router.logits(token)

@@ -12,7 +12,7 @@ from moe_export.forms import Proof
 from moe_export.rewrite.observe import BlockRunError, run_block
 from moe_export.rewrite.proposal import Proposal, Refusal
 from moe_export.rewrite.propose import propose
-from moe_export.rewrite.prove import depends_on_other_tokens, prove
+from moe_export.rewrite.prove import depends_on_other_tokens, prove, size_of
 from moe_export.rewrite.register import registered_proposal
 
 
@@ -77,4 +77,4 @@ def _probe_input(block: nn.Module, example: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(10)
     lead = [1] * (example.dim() - 3) + ([3, length] if example.dim() > 2 else [3 * length])
     x = torch.randn(*lead, example.shape[-1], generator=generator, dtype=torch.float64)
-    return x * max(float(example.std()), 1e-3)
+    return x * size_of(example)
