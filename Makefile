@@ -39,7 +39,7 @@ types: setup ## Types (mypy --strict)
 
 .PHONY: unit
 unit: setup ## Tests (pytest); ARGS='-k name' runs some
-	$(BIN)/pytest $(ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: runtime-only
 runtime-only: setup ## Run a bundle in an environment that was never given PyTorch or ONNX
