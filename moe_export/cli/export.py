@@ -34,6 +34,7 @@ Examples:
 @options.output
 @options.python_path
 @options.trust_pickle
+@options.example_inputs
 @click.option("--force", is_flag=True, help="Replace a bundle that lies at the output.")
 @options.as_json
 @options.verbose

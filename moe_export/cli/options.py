@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -37,6 +38,22 @@ trust_pickle = click.option(
     "--trust-pickle",
     is_flag=True,
     help="Read a pickled module, running whatever code its author put there.",
+)
+
+
+def _read_inputs(_: click.Context, __: click.Parameter, path: str | None) -> Any:
+    if path is None:
+        return None
+    from moe_export.cli.files import read_arrays
+
+    return read_arrays(path)
+
+
+example_inputs = click.option(
+    "--example-inputs",
+    metavar="NPZ",
+    callback=_read_inputs,
+    help="Example inputs by forward's parameter names, for a model that brings none.",
 )
 
 SUFFIX = ".moe"

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+import numpy as np
 import torch
 
 from moe_export.errors import UsageError
@@ -135,6 +136,8 @@ def _by_name(
 
 
 def _checked_tensor(name: str, value: Any, where: str) -> torch.Tensor:
+    if isinstance(value, np.ndarray) and value.dtype.kind in "fiub":
+        value = torch.from_numpy(value)
     if not isinstance(value, torch.Tensor):
         _refuse(
             f"input {name!r} is a {type(value).__name__}, and only tensors can vary",

@@ -35,7 +35,10 @@ from moe_export.load.resolve import (
 )
 from moe_export.load.usercode import run_user_code
 
-_INPUTS_HINT = "pass example_inputs=(...), or return (module, example_inputs) from a factory"
+_INPUTS_HINT = (
+    "pass example_inputs=(...) or --example-inputs in.npz, or return (module, example_inputs) "
+    "from a factory"
+)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,12 +1,17 @@
 from __future__ import annotations
 
+import importlib
 import json
 
+import numpy as np
 import pytest
+import torch
 
 from moe_export import pipeline
 from moe_export.runtime import Bundle
 from moe_export.validate import validate
+
+from .conftest import MODELS
 
 
 @pytest.fixture
@@ -63,3 +68,21 @@ def test_json_says_what_the_bundle_is(invoke, checkpoint, exported, tmp_path):
 def test_nothing_is_coloured_and_no_stage_announced_where_nobody_watches(exported):
     assert "\x1b" not in exported.stdout + exported.stderr
     assert "load" not in exported.stderr
+
+
+def test_a_trusted_pickle_is_exported_with_example_inputs_from_a_file(
+    invoke, python_path, tmp_path, monkeypatch
+):
+    monkeypatch.syspath_prepend(MODELS)
+    tiny_vlm = importlib.import_module("tiny_vlm")
+    torch.save(tiny_vlm.tiny()[0].eval(), tmp_path / "pickled.pt")
+    words = (tmp_path / "pickled.pt", "-o", tmp_path / "b.moe", *python_path)
+    assert invoke(*words).exit_code == 7
+    refused = invoke(*words, "--trust-pickle")
+    assert refused.exit_code == 2
+    assert "--example-inputs" in refused.stderr
+    inputs = dict(zip(("image", "tokens"), tiny_vlm.tiny()[1], strict=True))
+    np.savez(tmp_path / "in.npz", **{name: x.numpy() for name, x in inputs.items()})
+    result = invoke(*words, "--trust-pickle", "--example-inputs", tmp_path / "in.npz")
+    assert result.exit_code == 0, result.stderr
+    assert Bundle.open(tmp_path / "b.moe").manifest.verdict == "passed"
