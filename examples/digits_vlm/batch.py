@@ -17,7 +17,8 @@ from digits_vlm.tokenizer import PAD
 SHIFTED_SHARE = 0.3
 
 # The two kinds that compare what is seen with what is read are learnt last, so they are asked more
-# often.  Asked equally, "match" was still at 68 % after 1,000 steps and all others above 98 %.
+# often.  Asked equally (at a learning rate of 2e-3), "match" was still at 68 % after 1,000 steps
+# and every other kind above 98 %.
 KIND_WEIGHTS = {"compare": 2, "match": 3}
 
 

@@ -19,7 +19,7 @@ class DigitsVLMConfig:
 
     vocab_size: int
     hidden_size: int = 64
-    intermediate_size: int = 96
+    intermediate_size: int = 48
     num_layers: int = 3
     num_heads: int = 4
     num_experts: int = 8
@@ -42,7 +42,7 @@ class PatchEmbedding(nn.Module):
         self.patch_size = config.patch_size
         self.proj = nn.Linear(config.patch_size**2, config.hidden_size)
         # As large as the pixels' own part.  At 0.02 the blocks cannot tell at first where a patch
-        # is: after 200 steps 91 % of held-out digits were named, against 98 % so.
+        # is: after 200 steps of naming alone 91 % of held-out digits were right, so 98 %.
         self.position = nn.Parameter(0.3 * torch.randn(config.num_patches, config.hidden_size))
 
     def forward(self, image: torch.Tensor) -> torch.Tensor:

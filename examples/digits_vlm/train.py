@@ -26,7 +26,7 @@ from digits_vlm.tokenizer import train_tokenizer
 class Schedule:
     """How long and how fast to learn."""
 
-    steps: int = 1400
+    steps: int = 1200
     batch_size: int = 64
     learning_rate: float = 3e-3
     warmup_steps: int = 50
@@ -88,12 +88,12 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="folder for model.pt and the rest")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--steps", type=int, default=Schedule.steps)
-    parser.add_argument("--threads", type=int, default=2, help="CPU threads (default: 2)")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads (default: 1)")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
 
-    # A sum that is split among another number of threads rounds differently, and so the same
-    # seed gives the same weights only with the same number.
+    # One thread: of matrices as small as these a second one takes no work worth its waiting.  And a
+    # sum split among another number of threads rounds differently: weights depend on it.
     torch.set_num_threads(arguments.threads)
     torch.use_deterministic_algorithms(True)
     torch.manual_seed(arguments.seed)
