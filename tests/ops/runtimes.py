@@ -13,13 +13,13 @@ import onnx.checker
 import onnx_ir as ir
 import onnxruntime as ort
 import torch
-from problems import Problem
 from torch import Tensor
 
 from moe_export.lower.functions import OPSET_VERSION, function_for, overload_of
 from moe_export.moe import reference
 from moe_export.moe.schema import DOMAIN, OPS, VERSION, OpSchema
 from moe_export.rewrite import torch_ops  # noqa: F401 - registers the ops
+from problems import Problem
 
 Array = npt.NDArray[Any]
 Outputs = tuple[Array, ...]

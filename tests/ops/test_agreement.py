@@ -8,12 +8,12 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 import torch
-from problems import Problem, all_problems, experts_problems, router_problems
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from moe_export.moe import tolerance
 from moe_export.moe.layer import ExpertsSpec, RouterSpec
 from moe_export.moe.schema import OPS
+from problems import Problem, all_problems, experts_problems, router_problems
 
 from . import runtimes
 

@@ -14,10 +14,10 @@ import onnxruntime as ort
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from problems import SMALL, Problem, experts_problem, hostile_logits, router_problem
 
 from moe_export.moe import reference, tolerance
 from moe_export.moe.layer import ExpertsSpec, RouterSpec, Score
+from problems import SMALL, Problem, experts_problem, hostile_logits, router_problem
 
 from . import runtimes
 

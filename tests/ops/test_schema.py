@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from problems import all_problems, experts_problem, router_problem
 
 from moe_export.lower.functions import function_for, overload_of, render
 from moe_export.moe.layer import ExpertsSpec, RouterSpec
 from moe_export.moe.schema import DOMAIN, OPS, OpSchema
 from moe_export.rewrite import torch_ops
+from problems import all_problems, experts_problem, router_problem
 
 from . import runtimes
 

@@ -1,8 +1,8 @@
 from __future__ import annotations
 
 import pytest
-from bundle.toy import bigram_model, export, linear_model
 
+from bundle.toy import bigram_model, export, linear_model
 from moe_export.runtime import Bundle
 
 

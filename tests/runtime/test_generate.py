@@ -5,8 +5,8 @@ import io
 import numpy as np
 import PIL.Image
 import pytest
-from bundle.toy import VOCABULARY, bigram_model, export
 
+from bundle.toy import VOCABULARY, bigram_model, export
 from moe_export.errors import UnsafeInputError, UnsupportedError, UsageError
 from moe_export.runtime import Generator
 

@@ -8,10 +8,10 @@ import zlib
 import numpy as np
 import PIL.Image
 import pytest
-from bundle.toy import bigram_model, export
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bundle.toy import bigram_model, export
 from moe_export.errors import MoeExportError, UnsafeInputError, UnsupportedError, UsageError
 from moe_export.runtime import Bundle
 from moe_export.runtime.preprocess import ImagePreprocessor, ImageSize

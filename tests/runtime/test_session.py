@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import onnx
 import pytest
+
 from attacks.hostile import replace_file
 from bundle.toy import W
-
 from moe_export.errors import MissingEnvironmentError, UnsafeInputError, UsageError
 from moe_export.manifest import TensorInfo
 from moe_export.runtime import Bundle, Session
