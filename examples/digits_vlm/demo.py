@@ -35,7 +35,8 @@ SHOWING = {
 }
 WANTED_ACCURACY = 0.95
 EXAMPLES_SHOWN = 3
-THREADS = min(2, os.cpu_count() or 1)
+# Of each side.  With more, whatever else the machine does slows the two by unlike amounts.
+THREADS = 1
 
 
 def main() -> int:

@@ -22,6 +22,7 @@ BATCH_SIZE = 64
 # Asked one at a time: enough for a median, too few to be waited for.
 SINGLE_QUESTIONS = 60
 
+Floats = npt.NDArray[np.float32]
 Ids = npt.NDArray[np.int64]
 
 
@@ -34,8 +35,19 @@ class Prompts:
     is_text: npt.NDArray[np.bool_]
 
 
-RouteFn = Callable[[Prompts], dict[str, Ids]]
-"""By MoE layer, the experts of every token: ``[B, patches + S, K]``."""
+@dataclass(frozen=True, kw_only=True)
+class Routing:
+    """The experts of T tokens, ``topk_ids [T, K]`` in ascending order.
+
+    ``margins [T]``: how far the last logit that was chosen lies above the first that was not.
+    """
+
+    topk_ids: Ids
+    margins: Floats
+
+
+RouteFn = Callable[[Prompts], dict[str, tuple[Floats, Ids]]]
+"""By MoE layer: ``router_logits [B * (patches + S), E]`` and ``topk_ids`` of as many rows."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,14 +55,14 @@ class Measured:
     """What one side answered and what that took.
 
     ``batched`` is in seconds per question, BATCH_SIZE at a time; ``single`` the median time of a
-    question asked alone.  ``topk_ids [T, K]`` by MoE layer are the experts of all tokens of all
-    prompts, without padding, in ascending order.
+    question asked alone.  ``routing``, by MoE layer, is that of all tokens of all prompts without
+    padding.
     """
 
     answers: list[str]
     batched: float
     single: float
-    topk_ids: dict[str, Ids]
+    routing: dict[str, Routing]
 
     def save(self, path: Path) -> None:
         """Write it as an ``.npz`` file."""
@@ -58,7 +70,9 @@ class Measured:
             path,
             answers=np.array(self.answers),
             seconds=np.array([self.batched, self.single]),
-            **{f"{_LAYER}{layer}": ids for layer, ids in self.topk_ids.items()},
+            layers=np.array(list(self.routing)),
+            topk_ids=np.stack([routing.topk_ids for routing in self.routing.values()]),
+            margins=np.stack([routing.margins for routing in self.routing.values()]),
         )
 
     @classmethod
@@ -66,16 +80,13 @@ class Measured:
         """What ``save`` wrote."""
         with np.load(path) as file:
             batched, single = file["seconds"].tolist()
-            layers = [name for name in file if name.startswith(_LAYER)]
+            layers = zip(file["layers"].tolist(), file["topk_ids"], file["margins"], strict=True)
             return cls(
                 answers=file["answers"].tolist(),
                 batched=batched,
                 single=single,
-                topk_ids={name.removeprefix(_LAYER): file[name] for name in layers},
+                routing={name: Routing(topk_ids=i, margins=m) for name, i, m in layers},
             )
-
-
-_LAYER = "layer "
 
 
 def measure(answer_fn: AnswerFn, route_fn: RouteFn, tokenizer: Tokenizer) -> Measured:
@@ -100,18 +111,25 @@ def measure(answer_fn: AnswerFn, route_fn: RouteFn, tokenizer: Tokenizer) -> Mea
         answers=answers,
         batched=batched,
         single=float(np.median(singles)),
-        topk_ids=_routing(route_fn, tokenizer, asked),
+        routing=_routing(route_fn, tokenizer, asked),
     )
 
 
-def _routing(route_fn: RouteFn, tokenizer: Tokenizer, asked: QuestionSet) -> dict[str, Ids]:
-    chosen: dict[str, list[Ids]] = {}
+def _routing(route_fn: RouteFn, tokenizer: Tokenizer, asked: QuestionSet) -> dict[str, Routing]:
+    ids: dict[str, list[Ids]] = {}
+    margins: dict[str, list[Floats]] = {}
     for prompts in _prompts(tokenizer, asked):
-        for layer, ids in route_fn(prompts).items():
-            patches = ids.shape[1] - prompts.is_text.shape[1]
-            counts = np.pad(prompts.is_text, ((0, 0), (patches, 0)), constant_values=True)
-            chosen.setdefault(layer, []).append(np.sort(ids[counts], axis=-1))
-    return {layer: np.concatenate(parts) for layer, parts in chosen.items()}
+        for layer, (router_logits, topk_ids) in route_fn(prompts).items():
+            patches = len(topk_ids) // len(prompts.tokens) - prompts.tokens.shape[1]
+            counted = np.pad(prompts.is_text, ((0, 0), (patches, 0)), constant_values=True).ravel()
+            descending = -np.sort(-router_logits[counted], axis=-1)
+            top_k = topk_ids.shape[-1]
+            ids.setdefault(layer, []).append(np.sort(topk_ids[counted], axis=-1))
+            margins.setdefault(layer, []).append(descending[:, top_k - 1] - descending[:, top_k])
+    return {
+        layer: Routing(topk_ids=np.concatenate(ids[layer]), margins=np.concatenate(margins[layer]))
+        for layer in ids
+    }
 
 
 def _prompts(tokenizer: Tokenizer, asked: QuestionSet) -> Iterator[Prompts]:

@@ -55,15 +55,27 @@ def _quality(shown: Shown) -> Iterator[tuple[str, str]]:
     yield "  by kind, bundle", ", ".join(by_kind)
     same = np.array(shown.eager.answers) == np.array(shown.bundled.answers)
     yield "same answer, right or wrong", f"{same.mean():.2%}"
-    agree = {
-        layer: (ids == shown.bundled.topk_ids[layer]).all(axis=-1)
-        for layer, ids in shown.eager.topk_ids.items()
+    yield from _routing(shown.eager, shown.bundled)
+
+
+def _routing(eager: Measured, bundled: Measured) -> Iterator[tuple[str, str]]:
+    differ = {
+        layer: (routing.topk_ids != bundled.routing[layer].topk_ids).any(axis=-1)
+        for layer, routing in eager.routing.items()
     }
-    alike = np.concatenate(list(agree.values()))
+    tokens = len(next(iter(differ.values())))
+    flips = sum(int(layer.sum()) for layer in differ.values())
+    total = tokens * len(differ)
     yield (
         "same experts for a token",
-        f"{_share(int(alike.sum()), alike.size)} of {alike.size // len(agree):,} tokens "
-        f"in {len(agree)} MoE layers",
+        f"{_share(total - flips, total)} of {tokens:,} tokens in {len(differ)} MoE layers",
+    )
+    margins = [eager.routing[layer].margins[rows].max(initial=0) for layer, rows in differ.items()]
+    yield (
+        "  where they differ",
+        f"{flips} times, the last logit chosen leading by at most {max(margins):.1e}"
+        if flips
+        else "nowhere",
     )
 
 
@@ -97,16 +109,16 @@ def _sizes(shown: Shown) -> Iterator[tuple[str, str]]:
 def _times(shown: Shown) -> Iterator[tuple[str, str]]:
     yield (
         "time",
-        f"train {_made_in(shown.trained)}, export {_made_in(shown.exported)} "
-        f"with at most {_size(shown.exported.peak_bytes)} of memory, "
+        f"train {_made_in(shown.trained)}, export {_made_in(shown.exported)}, "
         f"validate {shown.validated_in:.0f} s",
     )
+    yield "memory of the export", f"at most {_size(shown.exported.peak_bytes)}"
     for label, attribute in (("alone", "single"), (f"{BATCH_SIZE} at a time", "batched")):
         eager, bundled = (getattr(side, attribute) for side in (shown.eager, shown.bundled))
         yield (
             f"a question, {label}",
             f"eager {1000 * eager:.2f} ms, bundle {1000 * bundled:.2f} ms: "
-            f"{eager / bundled:.1f} times as fast on {shown.threads} threads",
+            f"{eager / bundled:.1f} times as fast on {_threads(shown.threads)}",
         )
 
 
@@ -123,6 +135,10 @@ def _share(part: int, whole: int) -> str:
 
 def _made_in(made: Made) -> str:
     return f"{made.seconds:.0f} s" + (" (before)" if made.reused else "")
+
+
+def _threads(count: int) -> str:
+    return f"{count} thread{'s' if count > 1 else ''}"
 
 
 def _size(count: int) -> str:

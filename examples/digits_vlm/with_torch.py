@@ -9,8 +9,8 @@ import torch
 from tokenizers import Tokenizer
 
 from digits_vlm.evaluate import eager_answer_fn
-from digits_vlm.measure import Ids, Prompts, measure
-from digits_vlm.model import DigitsVLM, build
+from digits_vlm.measure import Floats, Ids, Prompts, measure
+from digits_vlm.model import build
 
 
 def main(checkpoint: str, measured: str, threads: int) -> None:
@@ -23,21 +23,20 @@ def main(checkpoint: str, measured: str, threads: int) -> None:
     tokenizer = Tokenizer.from_str(bytes(saved["assets"]["tokenizer.json"].tolist()).decode())
 
     @torch.inference_mode()
-    def route(prompts: Prompts) -> dict[str, Ids]:
+    def route(prompts: Prompts) -> dict[str, tuple[Floats, Ids]]:
         images, tokens = torch.from_numpy(prompts.images), torch.from_numpy(prompts.tokens)
         _, router_logits = model(images, tokens, return_router_logits=True)
         return {
-            f"blocks.{number}.moe": _chosen(logits, model, len(tokens))
+            f"blocks.{number}.moe": (logits.numpy(), _chosen(logits, model.config.top_k))
             for number, logits in enumerate(router_logits)
         }
 
     measure(eager_answer_fn(model, tokenizer), route, tokenizer).save(Path(measured))
 
 
-def _chosen(router_logits: torch.Tensor, model: DigitsVLM, batch_size: int) -> Ids:
-    """As ``SparseMoE`` chooses: ``[B * S, E]`` to ``[B, S, K]``."""
-    probs = router_logits.softmax(dim=-1, dtype=torch.float32)
-    return probs.topk(model.config.top_k).indices.unflatten(0, (batch_size, -1)).numpy()
+def _chosen(router_logits: torch.Tensor, top_k: int) -> Ids:
+    """As ``SparseMoE`` chooses: ``[B * S, E]`` to ``[B * S, K]``."""
+    return router_logits.softmax(dim=-1, dtype=torch.float32).topk(top_k).indices.numpy()
 
 
 if __name__ == "__main__":

@@ -24,24 +24,25 @@ class Shut(MetaPathFinder):
 def main(bundle_path: str, measured: str, threads: int) -> None:
     """Measure the bundle and write the file ``measured``."""
     from digits_vlm.data import Images
-    from digits_vlm.measure import Ids, Prompts, measure
+    from digits_vlm.measure import Floats, Ids, Prompts, measure
     from moe_export.runtime import Bundle, Generator, Session
 
     bundle = Bundle.open(bundle_path)
     generator = Generator(bundle, threads=threads)
-    chosen = {layer: roles["topk_ids"] for layer, roles in bundle.component().probes.items()}
+    probes = bundle.component().probes
+    names = [roles[role] for roles in probes.values() for role in ("router_logits", "topk_ids")]
 
     def answer(images: Images, questions: list[str]) -> list[str]:
         return generator.answer(images, questions)
 
-    with Session(bundle, graph="probe", threads=threads) as probes:
+    with Session(bundle, graph="probe", threads=threads) as session:
 
-        def route(prompts: Prompts) -> dict[str, Ids]:
+        def route(prompts: Prompts) -> dict[str, tuple[Floats, Ids]]:
             inputs = {"image": prompts.images, "tokens": prompts.tokens}
-            made = probes.run(inputs, outputs=list(chosen.values()))
+            made = session.run(inputs, outputs=names)
             return {
-                layer: made[name].reshape(len(prompts.tokens), -1, made[name].shape[-1])
-                for layer, name in chosen.items()
+                layer: (made[roles["router_logits"]], made[roles["topk_ids"]])
+                for layer, roles in probes.items()
             }
 
         measure(answer, route, generator.tokenizer).save(Path(measured))

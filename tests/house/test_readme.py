@@ -52,10 +52,11 @@ def test_every_command_is_listed():
 
 
 def side(answers: list[str]) -> Any:
-    from digits_vlm.measure import Measured
+    from digits_vlm.measure import Measured, Routing
 
-    ids = {"blocks.0.moe": np.array([[0, 1], [2, 3]])}
-    return Measured(answers=answers, batched=0.001, single=0.01, topk_ids=ids)
+    routing = Routing(topk_ids=np.array([[0, 1], [2, 3]]), margins=np.array([0.5, 0.25]))
+    routings = {"blocks.0.moe": routing}
+    return Measured(answers=answers, batched=0.001, single=0.01, routing=routings)
 
 
 @pytest.fixture
@@ -89,7 +90,7 @@ def labels(table: list[str]) -> list[str]:
 
 
 def test_the_demo_s_table_is_shown_as_it_is_printed(demo_table):
-    _, _, after = README.partition("cannot import PyTorch:")
+    _, _, after = README.partition("cannot import\nPyTorch:")
     shown = re.search(r"```\n(.*?)```", after, flags=re.DOTALL).group(1)
     assert labels(demo_table) == labels(shown.splitlines())[: len(demo_table)]
 
