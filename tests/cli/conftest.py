@@ -50,19 +50,35 @@ def checkpoint(tmp_path_factory):
     return path
 
 
+# The program, and behind it its peak memory as the kernel kept it.  What the parent learns when it
+# waits (``ru_maxrss``) would count the parent's own memory, which a forked child starts with.
+_MEASURED = """
+import re, sys
+from moe_export.cli import main
+peak, *sys.argv[1:] = sys.argv[1:]
+try:
+    main()
+finally:
+    status = open("/proc/self/status").read()
+    open(peak, "w").write(re.search(r"VmHWM:\\s*(\\d+) kB", status)[1])
+"""
+
+
 @pytest.fixture(scope="session")
-def exported(checkpoint):
+def exported(checkpoint, tmp_path_factory):
     """What the bare form makes: no command, no ``-o``."""
-    command = [sys.executable, "-m", "moe_export.cli", checkpoint.name, "--python-path", MODELS]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=checkpoint.parent, env=environment, **streams) as child:
-        # What it says fits into the pipes' buffers; to read it before it ends would reap it.
-        _, status, used = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        stdout, stderr = child.stdout.read(), child.stderr.read()
-    assert child.returncode == 0, stderr
-    return Export(checkpoint.with_suffix(".moe"), stdout, stderr, used.ru_maxrss * 1024)
+    peak = tmp_path_factory.mktemp("peak") / "kilobytes"
+    words = [str(peak), checkpoint.name, "--python-path", str(MODELS)]
+    child = subprocess.run(
+        [sys.executable, "-c", _MEASURED, *words],
+        cwd=checkpoint.parent,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert child.returncode == 0, child.stderr
+    peak_bytes = int(peak.read_text()) * 1024
+    return Export(checkpoint.with_suffix(".moe"), child.stdout, child.stderr, peak_bytes)
 
 
 @pytest.fixture

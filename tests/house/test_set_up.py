@@ -14,7 +14,9 @@ from house.pages import ROOT
 
 
 def run(*command: str, cwd: Path = ROOT, **environment: str) -> subprocess.CompletedProcess[str]:
-    env = {**os.environ, **environment}
+    # Under `make test` a make that is started here would take itself for a part of that one.
+    outer = ("MAKEFLAGS", "MAKELEVEL", "MFLAGS", "MAKEOVERRIDES")
+    env = {k: v for k, v in os.environ.items() if k not in outer} | environment
     return subprocess.run(command, cwd=cwd, env=env, capture_output=True, text=True)
 
 
