@@ -61,6 +61,58 @@ def test_set_up_a_second_time_does_nothing(bare_checkout):
     assert run("tools/setup.sh", cwd=bare_checkout, PYTHON="/nonexistent").returncode == 5
 
 
+PYTHON_WITHOUT_VENV = """#!/bin/sh
+case "$*" in
+  *ensurepip*) test -e "$STUBS/installed" ;;
+  *sys.exit*) ;;
+  *version_info*) echo 3.11 ;;
+  "-m venv"*) mkdir -p .venv/bin && cp "$0" .venv/bin/python ;;
+  "-m pip --version") test -e "$STUBS/installed" ;;
+  "-m pip install"*) echo "$*" >>"$STUBS/pip" ;;
+esac
+"""
+APT_GET = """#!/bin/sh
+echo "$* ($DEBIAN_FRONTEND)" >>"$STUBS/apt"
+case "$*" in *install*) touch "$STUBS/installed" ;; esac
+"""
+
+
+@pytest.fixture
+def debian(tmp_path, monkeypatch) -> Path:
+    """A folder of programs that stand for Debian's: a Python without venv, apt-get, an id."""
+    stubs = tmp_path / "stubs"
+    stubs.mkdir()
+    programs = {"python3.11": PYTHON_WITHOUT_VENV, "apt-get": APT_GET, "id": "#!/bin/sh\necho 0\n"}
+    for name, text in programs.items():
+        (stubs / name).write_text(text)
+        (stubs / name).chmod(0o755)
+    monkeypatch.setenv("STUBS", str(stubs))
+    monkeypatch.setenv("PATH", f"{stubs}:/usr/bin:/bin")
+    return stubs
+
+
+def test_a_missing_venv_is_installed_and_pytorch_comes_first(bare_checkout, debian):
+    result = run("tools/setup.sh", cwd=bare_checkout, PYTHON="")
+    assert result.returncode == 0, result.stderr
+    update, install = (debian / "apt").read_text().splitlines()
+    assert "update" in update
+    assert "install" in install
+    assert "python3.11-venv (noninteractive)" in install
+    torch, project = (debian / "pip").read_text().splitlines()
+    assert "torch==" in torch
+    assert ".[export,dev]" in project
+
+
+def test_without_root_or_a_silent_sudo_set_up_says_what_to_install(bare_checkout, debian):
+    (debian / "id").write_text("#!/bin/sh\necho 1000\n")
+    (debian / "sudo").write_text("#!/bin/sh\nexit 1\n")
+    (debian / "sudo").chmod(0o755)
+    result = run("tools/setup.sh", cwd=bare_checkout, PYTHON="")
+    assert result.returncode == 5
+    assert "hint: sudo apt-get install python3.11-venv" in result.stderr
+    assert not (debian / "apt").exists()
+
+
 def test_ci_hands_on_the_status_of_make_test_and_gives_it_no_input(tmp_path):
     shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
     (tmp_path / "Makefile").write_text(
