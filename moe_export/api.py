@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from moe_export import pipeline
 from moe_export.runtime.bundle import Bundle
 from moe_export.spec import export_spec
 
@@ -48,4 +47,6 @@ def export(
         trust_pickle=trust_pickle,
         force=force,
     )
+    from moe_export import pipeline  # after the spec has seen that PyTorch is here
+
     return pipeline.run(spec).bundle

@@ -6,16 +6,20 @@ Nothing here opens a model or imports a framework; a wrong word costs no more th
 from __future__ import annotations
 
 import difflib
+import importlib.util
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from moe_export.errors import UnsupportedError, UsageError
+from moe_export.errors import MissingEnvironmentError, UnsupportedError, UsageError
 from moe_export.forms import ExportSpec
 
 StrPath = str | os.PathLike[str]
+
+# What an export imports beyond what a bundle needs where it runs.
+_WORKSHOP = ("torch", "onnx", "onnx_ir", "onnxscript", "jinja2", "ml_dtypes")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,12 +60,14 @@ def export_spec(
     that only look at a model.  Whether a bundle already lies at ``output`` is for the room that
     writes it.
 
-    Raises ``UsageError`` for words that cannot be meant, and ``UnsupportedError`` for a target
-    that is known and not built yet.
+    Raises ``UsageError`` for words that cannot be meant, ``UnsupportedError`` for a target that is
+    known and not built yet, and ``MissingEnvironmentError`` where only bundles can be run.
     """
+    source, target = _checked_source(source), _checked_target(target)
+    _require_workshop()
     return ExportSpec(
-        source=_checked_source(source),
-        target=_checked_target(target),
+        source=source,
+        target=target,
         output=Path() if output is None else _checked_output(output),
         example_inputs=example_inputs,
         dynamic_shapes=dynamic_shapes,
@@ -69,6 +75,17 @@ def export_spec(
         trust_pickle=trust_pickle,
         force=force,
     )
+
+
+def _require_workshop() -> None:
+    """Refuse to begin where the packages of the ``export`` extra are not installed."""
+    missing = [name for name in _WORKSHOP if importlib.util.find_spec(name) is None]
+    if missing:
+        raise MissingEnvironmentError(
+            f"exporting needs {', '.join(missing)}, which this environment does not have",
+            where="the packages of the export extra",
+            hint="pip install 'moe-export[export]'",
+        )
 
 
 def _checked_source(source: Any) -> Any:

@@ -73,12 +73,13 @@ def _is_bundle(model: str) -> bool:
 def _card_of_model(
     console: Console, model: str, python_path: tuple[str, ...], *, trust_pickle: bool
 ) -> Card:
-    from moe_export.card import model_card
-    from moe_export.load import load
-    from moe_export.rewrite import rewrite
     from moe_export.spec import export_spec
 
     spec = export_spec(model, python_path=python_path, trust_pickle=trust_pickle)
+    from moe_export.card import model_card
+    from moe_export.load import load
+    from moe_export.rewrite import rewrite
+
     with console.stages(["load", "rewrite"]) as stages:
         stages("load")
         loaded = load(spec)

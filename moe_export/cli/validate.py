@@ -85,10 +85,11 @@ def _against_live(
     *,
     trust_pickle: bool,
 ) -> Report:
-    from moe_export import pipeline
     from moe_export.spec import export_spec
 
     spec = export_spec(source, python_path=python_path, trust_pickle=trust_pickle)
+    from moe_export import pipeline
+
     with console.stages(pipeline.LIVE_STAGES) as stages:
         live = pipeline.run_live(bundle, spec, stages)
     if not live.same_weights:

@@ -230,10 +230,14 @@ def _too_old(ort: Any, path: Path, error: Exception) -> MissingEnvironmentError:
 
 
 def _tensor_info(argument: Any) -> TensorInfo:
-    dtype = _DTYPES.get(argument.type)
+    try:
+        name, kind, shape = argument.name, argument.type, tuple(argument.shape)
+    except UnicodeDecodeError as error:
+        raise UnsafeInputError("a name in the graph is not UTF-8") from error
+    dtype = _DTYPES.get(kind)
     if dtype is None:
-        raise UnsupportedError(f"{argument.name!r} is a {argument.type}, not a tensor")
-    return TensorInfo(name=argument.name, dtype=dtype, shape=tuple(argument.shape))
+        raise UnsupportedError(f"{name!r} is a {kind}, not a tensor")
+    return TensorInfo(name=name, dtype=dtype, shape=shape)
 
 
 def _first_line(error: Exception) -> str:

@@ -1,12 +1,13 @@
 """The user's words are checked before anything is opened."""
 
+import importlib.util
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from moe_export import UnsupportedError, UsageError
+from moe_export import MissingEnvironmentError, UnsupportedError, UsageError
 from moe_export.spec import TARGETS, export_spec
 
 
@@ -73,3 +74,14 @@ def test_checking_words_imports_no_framework():
         "assert not {'torch', 'onnx', 'onnx_ir', 'onnxruntime'} & set(sys.modules)"
     )
     subprocess.run([sys.executable, "-c", program], check=True)
+
+
+def test_a_machine_that_only_runs_bundles_is_told_what_to_install(monkeypatch):
+    find = importlib.util.find_spec
+    monkeypatch.setattr(
+        importlib.util, "find_spec", lambda name: None if name == "torch" else find(name)
+    )
+    with pytest.raises(MissingEnvironmentError, match="exporting needs torch") as error:
+        export_spec("model.pt")
+    assert error.value.exit_code == 5
+    assert "moe-export[export]" in str(error.value.hint)
