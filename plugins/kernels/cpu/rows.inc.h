@@ -71,7 +71,8 @@ void prepare(Format weights, RowFormat rows, size_t columns, size_t first, size_
   }
   float* to = static_cast<float*>(row) + first;
   if (rows == RowFormat::bf16)
-    for (size_t c = 0; c < count; ++c) to[c] = float_of_bits(uint32_t(bfloat16_of_float(x[c])) << 16);
+    for (size_t c = 0; c < count; ++c)
+      to[c] = float_of_bits(uint32_t(bfloat16_of_float(x[c])) << 16);
   else
     for (size_t c = 0; c < count; ++c) to[c] = x[c];
   for (size_t c = count; first + c < end; ++c) to[c] = 0.0f;
@@ -106,15 +107,16 @@ inline float gelu_tanh(float x) {
 }
 
 template <class Function>
-inline void each(Function function, const float* gate, const float* value, size_t n, float* out) {
+inline void each(Function function, const float* __restrict gate, const float* __restrict value,
+                 size_t n, float* __restrict out) {
   if (value)
     for (size_t i = 0; i < n; ++i) out[i] = function(gate[i]) * value[i];
   else
     for (size_t i = 0; i < n; ++i) out[i] = function(gate[i]);
 }
 
-void activate(Activation activation, float alpha, float limit, const float* gate,
-              const float* value, size_t n, float* out) {
+void activate(Activation activation, float alpha, float limit, const float* __restrict gate,
+              const float* __restrict value, size_t n, float* __restrict out) {
   switch (activation) {
     case Activation::silu:
       return each([](float g) { return times_sigmoid(g, 1.0f); }, gate, value, n, out);

@@ -13,9 +13,21 @@ using I = Simd::I;
 // 12 KiB of rows, together within an L1 of 32 KiB.
 constexpr size_t kColumnBlock = 512;
 
-// How far ahead of its use a panel is asked for.  A core that streams one expert has several
-// panels open, each too short-lived for the hardware's own prefetcher to run far ahead.
-constexpr size_t kPrefetchBytes = 1024;
+// Which lines of the weights a tile asks for while it computes.  One tile alone reads a panel as a
+// stream and asks kStreamAhead bytes ahead of itself; the first of several tiles that share a block of
+// a panel would wait for memory and the others would not, so each asks for its share of the block
+// that comes next.
+struct Ahead {
+  ptrdiff_t offset;  // of the first line, from the tile's place in each of its panels
+  size_t step;       // of the lines, for 64 bytes of a panel
+
+  // For tile `tile` of `tiles` over a block of `bytes`; the next block lies at `next`.
+  static Ahead of(size_t tile, size_t tiles, size_t bytes, ptrdiff_t next) {
+    constexpr size_t kStreamAhead = 2048;
+    if (tiles == 1) return {kStreamAhead, 64};
+    return {next + ptrdiff_t(bytes / tiles * tile), 64 / tiles};
+  }
+};
 
 // The same for every register of a tile: rows, panels, and the vectors of a panel's 16 rows.
 template <int MR, int NP, class Body>
@@ -87,17 +99,22 @@ struct FloatCall {
   float* out;
   size_t stride;
   bool begins;
+  Ahead ahead;
 };
 
 template <class Step, int MR, int NP>
 void float_tile(const FloatCall& call) {
   F sum[MR][NP][kVectors];
   const float* row[MR];
-  const uint8_t* panel[NP];
+  const uint8_t *panel[NP], *ahead[NP];
   float* const out = call.out;
   const size_t stride = call.stride, units = call.units;
+  const size_t ahead_step = call.ahead.step * Step::kBytes / 64;
   unrolled<MR>([&](auto m) MOE_INLINE { row[m] = call.rows[m]; });
-  unrolled<NP>([&](auto p) MOE_INLINE { panel[p] = call.panels[p]; });
+  unrolled<NP>([&](auto p) MOE_INLINE {
+    panel[p] = call.panels[p];
+    ahead[p] = panel[p] + call.ahead.offset;
+  });
   if (call.begins)
     for_registers<MR, NP>([&](auto m, auto p, auto v) MOE_INLINE { sum[m][p][v] = Simd::zero(); });
   else
@@ -118,7 +135,8 @@ void float_tile(const FloatCall& call) {
       });
     });
     unrolled<NP>([&](auto p) MOE_INLINE {
-      Simd::prefetch(panel[p] + kPrefetchBytes);
+      Simd::prefetch(ahead[p]);
+      ahead[p] += ahead_step;
       panel[p] += Step::kBytes;
     });
   }
@@ -144,6 +162,7 @@ struct IntCall {
   size_t first_block, end_block;
   float* out;
   size_t stride;
+  Ahead ahead;
 };
 
 // The scales of one block of a panel's 16 rows.
@@ -189,8 +208,10 @@ void int_tile(const IntCall& call) {
                         ? Simd::times_bytes(zeros, call.rows[m].offsets[b] / kMiddle)
                         : Simd::broadcast_int(call.rows[m].offsets[b]);
       });
+      const uint8_t* const ahead = panel + call.first_block * kBlockBytes + call.ahead.offset +
+                                   (b - call.first_block) * (kBlockBytes / 64) * call.ahead.step;
       unrolled<kBlockBytes / 64>(
-          [&](auto line) MOE_INLINE { Simd::prefetch(at + kPrefetchBytes + line * 64); });
+          [&](auto line) MOE_INLINE { Simd::prefetch(ahead + line * call.ahead.step); });
       Simd::template dot_block<kFormat, MR>(at, integers, dot);
       F scales[kVectors] = {};
       if (row_blocks_per_scale) load_scales(weights, panel, block, scales);
@@ -216,9 +237,16 @@ void int_tile(const IntCall& call) {
 
 // ------------------------------------------------------------------------------- tiling
 
-// Runs `tile(rows, first_row, panels, first_panel)` over all rows and panels.  Rows are shared out
-// evenly (7 rows in tiles of at most 6 are 4 + 3, not 6 + 1), panels are the outer loop: a panel's
-// block stays in the L1 while the rows pass by.
+// What a tile is of its job.
+struct Place {
+  size_t first_row, rows;
+  size_t first_panel, panels;
+  size_t tile, tiles;  // which of those that share these panels
+};
+
+// Runs tiles.run(Place) over all rows and panels.  Rows are shared out evenly (7 rows in tiles of
+// at most 6 are 4 + 3, not 6 + 1), panels are the outer loop: a panel's block stays in the L1 while
+// the rows pass by.
 template <class Tiles>
 void for_tiles(const Tiles& tiles, size_t num_rows, size_t count) {
   const size_t num_tiles = (num_rows + Tiles::kMaxRows - 1) / Tiles::kMaxRows;
@@ -231,12 +259,23 @@ void for_tiles(const Tiles& tiles, size_t num_rows, size_t count) {
       const size_t panels = Tiles::panels_of(rows);
       for (size_t q = p; q < end;) {
         const size_t now = q + panels <= end ? panels : 1;
-        tiles.run(rows, row, now, q);
+        tiles.run({row, rows, q, now, tile, num_tiles});
         q += now;
       }
       row += rows;
     }
   }
+}
+
+// Where the job reads weights behind the tiles of panels [first, first + panels) of a block, from
+// there: the next panels, then the next block of the first, then what lies behind the last.
+inline ptrdiff_t next_weights(const Place& place, size_t count, size_t panel_bytes,
+                              size_t block_begin, size_t block_end, bool last_block) {
+  const ptrdiff_t bytes = ptrdiff_t(panel_bytes);
+  if (place.first_panel + place.panels < count) return ptrdiff_t(place.panels) * bytes;
+  if (!last_block)
+    return ptrdiff_t(block_end - block_begin) - ptrdiff_t(place.first_panel) * bytes;
+  return ptrdiff_t(count - place.first_panel) * bytes - ptrdiff_t(block_begin);
 }
 
 // The panels that a tile of MR rows takes at once: as many as the registers hold.
@@ -247,28 +286,38 @@ template <class Step>
 struct FloatTiles {
   static constexpr size_t kMaxRows = Simd::kMaxRows;
   const uint8_t* first_panel;  // at the column block
-  size_t panel_bytes;
+  size_t panel_bytes, count;
   const float* const* rows;  // at the column block
-  size_t units;
+  size_t first, end;         // of the column block, in units
   float* out;
   size_t stride;
-  bool begins;
+  bool last;
 
   static size_t panels_of(size_t rows) { return Simd::panels_of(int(rows)); }
 
-  void run(size_t num_rows, size_t row, size_t num_panels, size_t panel) const {
+  void run(const Place& place) const {
     const uint8_t* panels[Simd::kMaxPanels];
-    for (size_t p = 0; p < num_panels; ++p) panels[p] = first_panel + (panel + p) * panel_bytes;
-    const FloatCall call{panels, rows + row, units, out + row * stride + panel * 16, stride, begins};
-    pick<Simd::kMaxRows>(num_rows, num_panels, call);
+    for (size_t p = 0; p < place.panels; ++p)
+      panels[p] = first_panel + (place.first_panel + p) * panel_bytes;
+    constexpr size_t kUnitBytes = Step::kBytes / Step::kUnits;
+    const ptrdiff_t next = next_weights(place, count, panel_bytes, first * kUnitBytes,
+                                        end * kUnitBytes, last);
+    const FloatCall call{panels,
+                         rows + place.first_row,
+                         end - first,
+                         out + place.first_row * stride + place.first_panel * 16,
+                         stride,
+                         first == 0,
+                         Ahead::of(place.tile, place.tiles, (end - first) * kUnitBytes, next)};
+    pick<Simd::kMaxRows>(place, call);
   }
 
   template <int MR>
-  static void pick(size_t num_rows, size_t num_panels, const FloatCall& call) {
-    if (num_rows == MR)
-      return num_panels == 1 ? float_tile<Step, MR, 1>(call)
-                             : float_tile<Step, MR, kPanelsOf<MR>>(call);
-    if constexpr (MR > 1) pick<MR - 1>(num_rows, num_panels, call);
+  static void pick(const Place& place, const FloatCall& call) {
+    if (place.rows == MR)
+      return place.panels == 1 ? float_tile<Step, MR, 1>(call)
+                               : float_tile<Step, MR, kPanelsOf<MR>>(call);
+    if constexpr (MR > 1) pick<MR - 1>(place, call);
   }
 };
 
@@ -277,6 +326,7 @@ struct IntTiles {
   static constexpr size_t kMaxRows = Simd::kMaxIntRows;
   const Panels* weights;
   const uint8_t* first_panel;
+  size_t count;
   const IntRow* rows;
   size_t first_block, end_block;
   float* out;
@@ -288,23 +338,33 @@ struct IntTiles {
   static constexpr size_t kMaxStreams = 4, kRowsOfStreams = 4;
   static size_t panels_of(size_t rows) { return rows <= kRowsOfStreams ? kMaxStreams : 1; }
 
-  void run(size_t num_rows, size_t row, size_t num_panels, size_t panel) const {
+  void run(const Place& place) const {
+    constexpr size_t kBlockBytes = kFormat == Format::int8 ? 512 : 256;
     const uint8_t* panels[kMaxStreams];
-    for (size_t p = 0; p < num_panels; ++p)
-      panels[p] = first_panel + (panel + p) * weights->panel_bytes;
-    const IntCall call{weights,   panels, rows + row, first_block, end_block,
-                       out + row * stride + panel * 16, stride};
-    pick<Simd::kMaxIntRows>(num_rows, num_panels, call);
+    for (size_t p = 0; p < place.panels; ++p)
+      panels[p] = first_panel + (place.first_panel + p) * weights->panel_bytes;
+    const size_t begin = first_block * kBlockBytes, end = end_block * kBlockBytes;
+    const ptrdiff_t next =
+        next_weights(place, count, weights->panel_bytes, begin, end, end == scales_offset(*weights));
+    const IntCall call{weights,
+                       panels,
+                       rows + place.first_row,
+                       first_block,
+                       end_block,
+                       out + place.first_row * stride + place.first_panel * 16,
+                       stride,
+                       Ahead::of(place.tile, place.tiles, end - begin, next)};
+    pick<Simd::kMaxIntRows>(place, call);
   }
 
   template <size_t MR>
-  static void pick(size_t num_rows, size_t num_panels, const IntCall& call) {
-    if (num_rows == MR) {
+  static void pick(const Place& place, const IntCall& call) {
+    if (place.rows == MR) {
       if constexpr (MR <= kRowsOfStreams)
-        if (num_panels == kMaxStreams) return int_tile<kFormat, MR, kMaxStreams>(call);
+        if (place.panels == kMaxStreams) return int_tile<kFormat, MR, kMaxStreams>(call);
       return int_tile<kFormat, MR, 1>(call);
     }
-    if constexpr (MR > 1) pick<MR - 1>(num_rows, num_panels, call);
+    if constexpr (MR > 1) pick<MR - 1>(place, call);
   }
 };
 
@@ -338,13 +398,16 @@ void multiply_floats(const Job& job) {
   for (size_t first = 0; first < columns; first += block) {
     for (size_t r = 0; r < job.num_rows; ++r)
       rows[r] = static_cast<const float*>(job.rows[r]) + first / Step::kColumnsPerUnit;
+    const size_t end = least(columns, first + block);
     const FloatTiles<Step> tiles{job.panels + first * kPanelRows * value_bits(Step::kFormat) / 8,
                                  job.weights->panel_bytes,
+                                 job.count,
                                  rows,
-                                 least(block, columns - first) / Step::kColumnsPerUnit,
+                                 first / Step::kColumnsPerUnit,
+                                 end / Step::kColumnsPerUnit,
                                  job.out,
                                  job.stride,
-                                 first == 0};
+                                 end == columns};
     for_tiles(tiles, job.num_rows, job.count);
   }
 }
@@ -393,12 +456,14 @@ void multiply_widened(const Job& job) {
       for (size_t r = 0; r < job.num_rows; ++r)
         rows[r] = static_cast<const float*>(job.rows[r]) + first;
       const FloatTiles<F32Step> tiles{reinterpret_cast<const uint8_t*>(widened),
-                                          0,
-                                          rows,
-                                          end - first,
-                                          job.out + p * 16,
-                                          job.stride,
-                                          first == 0};
+                                      0,
+                                      1,
+                                      rows,
+                                      first,
+                                      end,
+                                      job.out + p * 16,
+                                      job.stride,
+                                      end == columns};
       for_tiles(tiles, job.num_rows, 1);
     }
   }
@@ -417,8 +482,8 @@ void multiply_integers(const Job& job) {
     rows[r] = {at, scales, reinterpret_cast<const int32_t*>(scales + blocks)};
   }
   for (size_t first = 0; first < blocks; first += step) {
-    const IntTiles<kFormat> tiles{job.weights, job.panels, rows, first, least(first + step, blocks),
-                                  job.out,     job.stride};
+    const IntTiles<kFormat> tiles{job.weights, job.panels, job.count, rows, first,
+                                  least(first + step, blocks), job.out, job.stride};
     for_tiles(tiles, job.num_rows, job.count);
   }
 }
