@@ -23,10 +23,22 @@ from moe_export.moe.layer import (
     RouterSpec,
     Score,
 )
+from moe_export.moe.quantize import Precision, parse_precision, quantize
 
 Array = npt.NDArray[Any]
 
 STORED = {"f32": np.float32, "f16": np.float16, "bf16": ml_dtypes.bfloat16}
+INTEGERS = [
+    f"{text}{zeros}"
+    for text in ("int8", "int8:32", "int8:64", "int4:32", "int4:64", "int4:128")
+    for zeros in ("", "+zeros")
+]
+# Weights, and what rows are rounded to before they meet them.
+STORAGES = [
+    *((weights, rows) for weights in ("f32", "bf16", "f16") for rows in ("f32", "bf16")),
+    *((weights, "f32") for weights in ("int8", "int4:64+zeros")),
+    *((weights, "int8") for weights in ("int8", "int8+zeros", "int8:64+zeros", "int4", "int4:128")),
+]
 QUANTISED = {"int8": (np.int8, 127), "int4": (ml_dtypes.int4, 7)}
 
 
@@ -92,7 +104,10 @@ def experts_problem(
 
 
 def _stored(name: str, weight: Array, spec: ExpertsSpec, *, zeros: bool) -> dict[str, Array]:
-    """``weight [E, rows, columns]`` in the spec's format, with scales and zero points."""
+    """``weight [E, rows, columns]`` in the spec's format, with scales and zero points.
+
+    Not what moe-export's own quantiser makes: these scales need all of a float32.
+    """
     if spec.weight_format in STORED:
         return {name: weight.astype(STORED[spec.weight_format])}
     dtype, largest = QUANTISED[spec.weight_format]
@@ -262,6 +277,81 @@ def _routings() -> list[Problem]:
     return [*problems, nobody, _not_a_number(experts_problem("nan-token", SMALL))]
 
 
+def _rounded_rows() -> list[Problem]:
+    """Rows rounded to bfloat16 and int8, with every weight format that they go with."""
+    wide = replace(SMALL, hidden_size=136, intermediate_size=40, output_size=24)
+    biased = {"has_up_bias": True, "has_down_bias": True}
+    problems = []
+    for name in ("bf16", "f32", "f16"):
+        for base, title in ((SMALL, ""), (wide, "-wide")):
+            spec = replace(base, weight_format=name, row_format="bf16")
+            problems.append(experts_problem(f"rows-bf16-{name}{title}", spec))
+    for text in INTEGERS:
+        precision = parse_precision(text)
+        how: dict[str, Any] = {
+            "weight_format": precision.format,
+            "block_size": precision.block_size,
+            "row_format": "int8",
+        }
+        title, zeros = f"rows-int8-{text}", precision.zeros
+        problems.append(experts_problem(title, replace(SMALL, **how), zeros=zeros))
+        if text in ("int8+zeros", "int8:64", "int4:64+zeros", "int4:128"):
+            in_bf16 = experts_problem(f"{title}-wide", replace(wide, **how), zeros=zeros)
+            problems.append(_own_scales(in_bf16, precision))
+    for name, row_format, block_size in (("bf16", "bf16", 0), ("int4", "int8", 32)):
+        spec = replace(
+            SMALL, weight_format=name, row_format=row_format, block_size=block_size, **biased
+        )
+        interleaved = replace(spec, gate_layout="interleaved")
+        linear = replace(
+            spec, activation="identity", gated=False, intermediate_size=0, has_up_bias=False
+        )
+        plain = replace(spec, activation="relu2", gated=False)
+        title = f"rows-{row_format}"
+        problems += [
+            experts_problem(f"{title}-weight-on-input", replace(spec, weight_on="input")),
+            experts_problem(f"{title}-interleaved", interleaved, zeros=name == "int4"),
+            experts_problem(f"{title}-linear", linear),
+            experts_problem(f"{title}-plain", plain),
+            experts_problem(f"{title}-T0", spec, num_tokens=0),
+            experts_problem(f"{title}-T67", spec, num_tokens=67),
+            experts_problem(f"{title}-hidden-size-1", replace(spec, hidden_size=1)),
+            _not_a_number(experts_problem(f"{title}-nan-token", spec)),
+            _not_a_number(experts_problem(f"{title}-nan-token-wide", replace(wide, **_how(spec)))),
+            _extreme(experts_problem(f"{title}-extreme", replace(spec, activation="relu"))),
+        ]
+    return problems
+
+
+def _how(spec: ExpertsSpec) -> dict[str, Any]:
+    names = ("weight_format", "block_size", "row_format")
+    return {name: getattr(spec, name) for name in names}
+
+
+def _own_scales(problem: Problem, precision: Precision) -> Problem:
+    """The same with weights that moe-export's quantiser made: bfloat16 holds their scales."""
+    rng = np.random.default_rng(17)
+    inputs = dict(problem.inputs)
+    for name in ("up", "down"):
+        weight = rng.normal(size=inputs[name].shape) / np.sqrt(inputs[name].shape[-1])
+        stored = quantize(weight, precision)
+        inputs |= {name: stored.values, f"{name}_scales": stored.scales}
+        if stored.zeros is not None:
+            inputs[f"{name}_zeros"] = stored.zeros
+    return replace(problem, inputs=inputs)
+
+
+def _extreme(problem: Problem) -> Problem:
+    """Rows of zeros, of subnormal numbers, and of numbers with 60 binary orders between them."""
+    x = problem.inputs["x"].copy()
+    x[0] = 0
+    x[1] = 1e-40
+    x[2, :-1] = 0
+    x[3] *= np.exp2(np.linspace(-30, 30, x.shape[1]))
+    x[5] *= np.float32(1e-36)
+    return replace(problem, inputs={**problem.inputs, "x": x})
+
+
 def _poisoned(problem: Problem, name: str) -> Problem:
     """NaN and infinite weights on assignments that live elsewhere: 0 * NaN must not appear."""
     assert isinstance(problem.spec, ExpertsSpec)
@@ -282,7 +372,7 @@ def _not_a_number(problem: Problem) -> Problem:
 
 
 def experts_problems() -> list[Problem]:
-    return _architectures() + _formats() + _routings()
+    return _architectures() + _formats() + _routings() + _rounded_rows()
 
 
 def grouped_problems() -> list[Problem]:
@@ -306,19 +396,80 @@ def grouped_problems() -> list[Problem]:
         topk_weights = rng.uniform(size=topk_ids.shape).astype(np.float32)
         matmul = {"x_sorted": rows, "expert_offsets": offsets, "weights": weights}
         biased = {**matmul, "bias": rng.normal(size=(5, 9)).astype(np.float32)}
-        half = {**matmul, "weights": weights.astype(ml_dtypes.bfloat16)}
         combine = {"y_sorted": rows, "order": order, "topk_weights": topk_weights}
         for op, title, inputs, attributes in (
             ("Dispatch", name, {"topk_ids": topk_ids}, {"num_experts": 5}),
             ("GroupedMatMul", name, matmul, {}),
             ("GroupedMatMul", f"{name}-biased", biased, {}),
-            ("GroupedMatMul", f"{name}-bf16", half, {}),
             ("Combine", name, combine, {}),
         ):
             problems.append(Problem(name=title, op=op, inputs=inputs, attributes=attributes))
     return problems
 
 
+def stored_weight_problems() -> list[Problem]:
+    """GroupedMatMul and Linear with every way to store a weight and to round a row."""
+    problems = []
+    for text, row_format in STORAGES:
+        for rows, columns, shapes in ((9, 33, ((), (15,), (3, 5))), (40, 128, ((15,),))):
+            title = f"{text}-rows-{row_format}-{columns}"
+            grouped = _matmul(title, parse_precision(text), row_format, (rows, columns))
+            problems.append(grouped)
+            problems += [_linear(grouped, f"{title}-rank{len(s) + 1}", s) for s in shapes]
+    for text, row_format in (("f32", "f32"), ("bf16", "bf16"), ("int4+zeros", "int8")):
+        title = f"{text}-rows-{row_format}"
+        grouped = _matmul(title, parse_precision(text), row_format, (9, 70))
+        spoilt = grouped.inputs["x_sorted"].copy()
+        spoilt[[1, 5, 9, 11], [3, 69, 31, 32]] = [np.nan, np.inf, -np.inf, np.nan]
+        spoilt[3] = 0
+        inputs = {name: array for name, array in grouped.inputs.items() if name != "bias"}
+        special = replace(grouped, name=f"{title}-nan", inputs={**inputs, "x_sorted": spoilt})
+        nobody = {"expert_offsets": np.zeros(6, np.int32)}
+        nothing = {**nobody, "x_sorted": spoilt[:0]}
+        problems += [
+            special,
+            _linear(special, f"{title}-nan", (15,)),
+            _linear(grouped, f"{title}-T0", (0,)),
+            _linear(grouped, f"{title}-3x0", (3, 0)),
+            replace(grouped, name=f"{title}-nobody", inputs={**grouped.inputs, **nobody}),
+            replace(grouped, name=f"{title}-T0", inputs={**grouped.inputs, **nothing}),
+        ]
+    return problems
+
+
+def _matmul(name: str, precision: Precision, row_format: str, shape: tuple[int, int]) -> Problem:
+    """GroupedMatMul of 15 rows, 2 of them nobody's, with 5 experts, one without rows."""
+    rows, columns = shape
+    rng = np.random.default_rng(columns)
+    stored = quantize(rng.normal(size=(5, rows, columns)) / np.sqrt(columns), precision)
+    inputs = {
+        "x_sorted": rng.normal(size=(15, columns)).astype(np.float32),
+        "expert_offsets": np.array([0, 4, 4, 9, 10, 13], np.int32),
+        "weights": stored.values,
+        "bias": rng.normal(size=(5, rows)).astype(np.float32),
+        "scales": stored.scales,
+        "zeros": stored.zeros,
+    }
+    inputs = {name: array for name, array in inputs.items() if array is not None}
+    attributes: dict[str, AttributeValue] = {
+        "weight_format": precision.format,
+        "block_size": precision.block_size,
+        "row_format": row_format,
+    }
+    return Problem(name=name, op="GroupedMatMul", inputs=inputs, attributes=attributes)
+
+
+def _linear(grouped: Problem, name: str, shape: tuple[int, ...]) -> Problem:
+    """One expert of a GroupedMatMul on its first rows, as ``x [*shape, H]``."""
+    of_one = {
+        name: grouped.inputs[name][2] for name in ("bias", "scales", "zeros")
+        if name in grouped.inputs
+    }  # fmt: skip
+    x = grouped.inputs["x_sorted"][: int(np.prod(shape))]
+    inputs = {"x": x.reshape(*shape, x.shape[-1]), "weight": grouped.inputs["weights"][2], **of_one}
+    return replace(grouped, name=name, op="Linear", inputs=inputs)
+
+
 def all_problems() -> list[Problem]:
     """The whole suite; every name is unique within its op."""
-    return router_problems() + experts_problems() + grouped_problems()
+    return router_problems() + experts_problems() + grouped_problems() + stored_weight_problems()

@@ -29,6 +29,7 @@ _TEMPLATES = {
     "Dispatch": "dispatch.onnxtxt",
     "GroupedMatMul": "grouped_matmul.onnxtxt",
     "Combine": "combine.onnxtxt",
+    "Linear": "linear_op.onnxtxt",
 }
 _BLANK_LINES = re.compile(r"\n\s*\n(\s*\n)*")
 
@@ -45,7 +46,8 @@ def function_for(
     It has all inputs and attributes of the op's schema and reads those that are present; nodes
     refer to it by ``overload``.  ``opset_version`` is the one of the graph it will live in.
 
-    Raises ``ValueError`` where the attributes or inputs are not the op's.
+    Raises ``ValueError`` where the attributes or inputs are not the op's, and for weights in
+    panels, which only kernels read.
     """
     text = render(op, attributes, present_inputs, opset_version=opset_version)
     return ir.serde.deserialize_function(onnx.parser.parse_function(text))
@@ -63,6 +65,8 @@ def render(
         raise ValueError(f"the bodies need opset {OPSET_VERSION}, the graph has {opset_version}")
     schema = OPS[op]
     complete = _complete(schema, attributes)
+    if complete.get("weight_layout", "rows") != "rows":
+        raise ValueError(f"{op} with weights in {complete['weight_layout']!r} has no ONNX body")
     _require_inputs(schema, complete, present_inputs)
     text = (
         _templates()
@@ -91,10 +95,12 @@ def overload_of(
         words = _experts_words(given, has_up="up" in present_inputs)
     elif op == "Dispatch":
         words = [f"experts{given['num_experts']}"]
-    else:
+    elif op == "Combine":
         words = ["plain"]
+    else:
+        words = _storage_words(given)
     # Matrices and scales are told by the words above.
-    told = {"up", "up_scales", "down_scales"}
+    told = {"up", "up_scales", "down_scales", "scales"}
     names = [input.name for input in OPS[op].inputs if input.optional and input.name not in told]
     return ".".join(words + [name for name in names if name in present_inputs])
 
@@ -121,10 +127,14 @@ def _experts_words(given: Mapping[str, AttributeValue], *, has_up: bool) -> list
         words.append("gated" if given["gate_layout"] == "concatenated" else "gated_interleaved")
     if given["weight_on"] == "input":
         words.append("on_input")
-    weight_format = str(given["weight_format"])
+    return words + _storage_words(given)
+
+
+def _storage_words(given: Mapping[str, AttributeValue]) -> list[str]:
+    weight_format, row_format = str(given["weight_format"]), given["row_format"]
     if weight_format in ("int8", "int4"):
         weight_format += f"_b{given['block_size']}" if given["block_size"] else "_rows"
-    return [*words, weight_format]
+    return [weight_format] if row_format == "f32" else [weight_format, f"rounded_{row_format}"]
 
 
 def _complete(
@@ -151,7 +161,15 @@ def _require_inputs(
         raise ValueError(f"{schema.name} has no inputs {unknown}")
     required = {input.name for input in schema.inputs if not input.optional}
     if given.get("weight_format") in ("int8", "int4"):
-        required |= {f"{name}_scales" for name in ("up", "down") if name in present}
+        scales_of = {
+            "up": "up_scales",
+            "down": "down_scales",
+            "weights": "scales",
+            "weight": "scales",
+        }
+        required |= {scales for name, scales in scales_of.items() if name in present}
+    elif given.get("row_format") == "int8":
+        raise ValueError(f"{schema.name} with int8 rows needs int8 or int4 weights")
     if missing := sorted(required - set(present)):
         raise ValueError(f"{schema.name} with {dict(given)} needs the inputs {missing}")
 

@@ -1,7 +1,7 @@
 """The specification of one mixture-of-experts (MoE) layer: a router and its experts.
 
 Letters: T tokens, K top_k, E experts, H hidden size, I intermediate size, S = T*K assignments.
-The attributes have the meaning that ``docs/ops.md`` gives them; ``moe/reference.py`` executes it.
+The attributes have the meaning that ``docs/ops.md`` gives them; ``moe/reference/`` executes it.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "identity", "
 GateLayout = Literal["concatenated", "interleaved"]
 WeightOn = Literal["output", "input"]
 WeightFormat = Literal["f32", "bf16", "f16", "int8", "int4"]
+RowFormat = Literal["f32", "bf16", "int8"]
 
 AttributeValue = int | float | str
 
@@ -103,7 +104,8 @@ class ExpertsSpec:
     ``intermediate_size`` is 0 where each expert is a single linear layer (``down`` only).
     ``alpha`` and ``limit`` are read by ``swiglu_clamped`` alone.  ``middle`` names the operators
     between the matrices where no activation does; then the ``Experts`` op cannot say the layer, and
-    ``Dispatch``, ``GroupedMatMul`` and ``Combine`` carry it.
+    ``Dispatch``, ``GroupedMatMul`` and ``Combine`` carry it.  ``row_format`` is what rows are
+    rounded to before each matrix multiplies them; ``int8`` goes with ``int8`` and ``int4`` weights.
     """
 
     num_experts: int
@@ -118,6 +120,7 @@ class ExpertsSpec:
     limit: float = 7.0
     weight_format: WeightFormat = "f32"
     block_size: int = 0
+    row_format: RowFormat = "f32"
     has_up_bias: bool = False
     has_down_bias: bool = False
     middle: str = ""
@@ -131,13 +134,20 @@ class ExpertsSpec:
             raise ValueError(f"weight_on must be one of {get_args(WeightOn)}")
         if self.weight_format not in get_args(WeightFormat):
             raise ValueError(f"weight_format must be one of {get_args(WeightFormat)}")
+        if self.row_format not in get_args(RowFormat):
+            raise ValueError(f"row_format must be one of {get_args(RowFormat)}")
+        if self.row_format == "int8" and self.weight_format not in ("int8", "int4"):
+            raise ValueError(f"row_format 'int8' does not go with {self.weight_format!r} weights")
         if self.intermediate_size == 0 and (self.gated or self.activation != "identity"):
             raise ValueError("a single linear layer per expert is gated=False, 'identity'")
         if self.activation == "swiglu_clamped" and not self.gated:
             raise ValueError("activation 'swiglu_clamped' needs a gate")
 
     def attributes(self) -> dict[str, AttributeValue]:
-        """The attributes of the ``Experts`` op, in schema order."""
+        """The attributes of the ``Experts`` op in schema order, but for ``weight_layout``.
+
+        That one tells how a graph stores a weight, not what the layer is.
+        """
         return {
             "activation": self.activation,
             "gated": int(self.gated),
@@ -147,6 +157,7 @@ class ExpertsSpec:
             "limit": self.limit,
             "weight_format": self.weight_format,
             "block_size": self.block_size,
+            "row_format": self.row_format,
         }
 
     @property

@@ -1,7 +1,7 @@
 """The op set ``moe_export`` version 1 as data: the one place where its signatures are written.
 
 The torch ops, the ONNX schemas, the function bodies and the kernels are compared with this table
-by tests.  What the ops *mean* is in ``reference.py`` (NumPy) and ``ops/*.onnxtxt`` (ONNX).
+by tests.  What the ops *mean* is in ``reference/`` (NumPy) and ``ops/*.onnxtxt`` (ONNX).
 """
 
 from __future__ import annotations
@@ -19,7 +19,11 @@ ElementType = Literal["float", "int32", "weight", "scale"]
 
 @dataclass(frozen=True)
 class Input:
-    """An input of an op.  ``weight`` may be stored in any weight format; ``scale`` is float."""
+    """An input of an op.
+
+    ``weight`` may be stored in any weight format, or in panels (``docs/panels.md``) as uint8
+    ``[bytes]``; ``scale`` is float.
+    """
 
     name: str
     shape: str
@@ -54,6 +58,14 @@ class OpSchema:
     outputs: tuple[Output, ...]
     attributes: tuple[Attribute, ...]
 
+
+STORAGE = (
+    Attribute("weight_format", "string", "f32"),
+    Attribute("block_size", "int", 0),
+    Attribute("row_format", "string", "f32"),
+    Attribute("weight_layout", "string", "rows"),
+)
+"""How an op's weights are stored, and what its rows are rounded to before they meet them."""
 
 ROUTER = OpSchema(
     "Router",
@@ -99,8 +111,7 @@ EXPERTS = OpSchema(
         Attribute("weight_on", "string", "output"),
         Attribute("alpha", "float", 1.702),
         Attribute("limit", "float", 7.0),
-        Attribute("weight_format", "string", "f32"),
-        Attribute("block_size", "int", 0),
+        *STORAGE,
     ),
 )
 
@@ -118,9 +129,24 @@ GROUPED_MATMUL = OpSchema(
         Input("expert_offsets", "[E+1]", "int32"),
         Input("weights", "[E,N,H]", "weight"),
         Input("bias", "[E,N]", optional=True),
+        Input("scales", "[E,N,H/block]", "scale", optional=True),
+        Input("zeros", "[E,N,H/block]", "weight", optional=True),
     ),
     outputs=(Output("y_sorted", "[S,N]"),),
-    attributes=(),
+    attributes=STORAGE,
+)
+
+LINEAR = OpSchema(
+    "Linear",
+    inputs=(
+        Input("x", "[..,H]"),
+        Input("weight", "[N,H]", "weight"),
+        Input("bias", "[N]", optional=True),
+        Input("scales", "[N,H/block]", "scale", optional=True),
+        Input("zeros", "[N,H/block]", "weight", optional=True),
+    ),
+    outputs=(Output("y", "[..,N]"),),
+    attributes=STORAGE,
 )
 
 COMBINE = OpSchema(
@@ -134,4 +160,4 @@ COMBINE = OpSchema(
     attributes=(),
 )
 
-OPS = {op.name: op for op in (ROUTER, EXPERTS, DISPATCH, GROUPED_MATMUL, COMBINE)}
+OPS = {op.name: op for op in (ROUTER, EXPERTS, DISPATCH, GROUPED_MATMUL, COMBINE, LINEAR)}

@@ -17,8 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moe_export.moe.layer import Activation, ExpertsSpec, RouterSpec
+from moe_export.moe.layer import Activation, ExpertsSpec, RouterSpec, RowFormat
 from moe_export.moe.reference import activate, dequantize, split_gate
+from moe_export.moe.row_errors import rounded_rows
 
 Array = npt.NDArray[Any]
 
@@ -56,10 +57,19 @@ def gamma(n: int, eps: float = FLOAT32_EPS) -> float:
 
 
 def linear_bound(
-    x: Array, matrix: Array, bias: Array | None = None, *, eps: float = FLOAT32_EPS
+    x: Array,
+    matrix: Array,
+    bias: Array | None = None,
+    *,
+    row_format: RowFormat = "f32",
+    eps: float = FLOAT32_EPS,
 ) -> Array:
-    """Bound of ``x [.., H] @ matrix [N, H].T + bias [N]``, elementwise ``[.., N]``."""
-    return _linear_error(_f64(x), np.zeros(()), _f64(matrix), bias, eps)
+    """Bound of ``x [.., H] @ matrix [N, H].T + bias [N]``, elementwise ``[.., N]``.
+
+    ``matrix`` holds numbers, dequantised; x itself is exact and rounded to ``row_format``.
+    """
+    rows, error = rounded_rows(_f64(x), np.zeros(()), row_format, eps)
+    return _linear_error(rows, error, _f64(matrix), bias, eps)
 
 
 def combine_bound(rows: Array, topk_weights: Array, *, eps: float = FLOAT32_EPS) -> Array:
@@ -90,13 +100,14 @@ def experts_bound(
 
     With a hat for what is computed, L and c the activation's Lipschitz constant and roundings::
 
-        |h^ - h| <= gamma(H + 3) (|x||up|^T + |b|)                  =: d        both projections
+        |h^ - h| <= gamma(H + 4) (|x||up|^T + |b|)                  =: d        both projections
         |a^ - a| <= L d + c eps (|gate| + d), times (|value| + d), + |a| d      the activation
-        |y^ - y| <= gamma(I + 3) ((|a| + |a^ - a|)|down|^T + |b|) + |a^ - a| |down|^T
+        |y^ - y| <= gamma(I + 4) ((|a| + |a^ - a|)|down|^T + |b|) + |a^ - a| |down|^T
 
-    then times the weight, and ``gamma(K + 1)`` of the weighted sum.  The 3 in ``gamma(n + 3)`` are
-    the bias, dequantisation and the weight on the input.  ``weights_error`` is an error that
-    ``topk_weights`` already carry.
+    then times the weight, and ``gamma(K + 1)`` of the weighted sum.  The 4 in ``gamma(n + 4)`` are
+    the bias, dequantisation, the scale of int8 rows and the weight on the input.  Where rows are
+    rounded, x and a stand for the rounded rows and ``row_errors.py`` bounds what they are off by.
+    ``weights_error`` is an error that ``topk_weights`` already carry.
     """
     weights = {"up": (up, up_scales, up_zeros, up_bias)}
     weights["down"] = (down, down_scales, down_zeros, down_bias)
@@ -112,8 +123,12 @@ def experts_bound(
         if spec.weight_on == "input":
             row_error = np.abs(rows) * scale_error[chosen]
             rows = rows * scale[chosen]
+            if spec.row_format != "f32":
+                # Here the product's own rounding comes before another and is not in gamma.
+                row_error = row_error + eps * (np.abs(rows) + row_error) + UNDERFLOW
         for name in ("up", "down") if up is not None else ("down",):
             matrix, bias = _matrix(weights[name], int(expert), spec.block_size)
+            rows, row_error = rounded_rows(rows, row_error, spec.row_format, eps)
             row_error = _linear_error(rows, row_error, matrix, bias, eps)
             rows = rows @ matrix.T + (0 if bias is None else bias)
             if name == "up":
@@ -256,7 +271,7 @@ def _activation_error(activation: Activation, x: Array, error: Array, eps: float
 
 def _linear_error(x: Array, x_error: Array, matrix: Array, bias: Array | None, eps: float) -> Array:
     """Bound of ``x @ matrix.T + bias`` where x itself is off by at most ``x_error``."""
-    length = matrix.shape[1] + 3
+    length = matrix.shape[1] + 4
     size = np.abs(matrix).T
     carried = x_error @ size if x_error.ndim else np.zeros(())
     terms = np.abs(x) @ size + carried

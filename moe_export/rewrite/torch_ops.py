@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moe_export.moe.schema import DOMAIN, OPS, OpSchema
+from moe_export.rewrite.torch_linear import Stored, linear_of
 
 # The ranks of docs/ops.md: numbers, then NaN, then experts outside the best groups (-inf).
 LARGEST_NUMBER = 1e37
@@ -159,11 +160,15 @@ def experts(
     limit: float = 7.0,
     weight_format: str = "f32",
     block_size: int = 0,
+    row_format: str = "f32",
+    weight_layout: str = "rows",
 ) -> Tensor:
     """``y [T, Hout]``: for each token the weighted sum of what its experts make of it.
 
-    PyTorch has no int4: such weights come as int8 that holds -8..7.
+    PyTorch has no int4: such weights come as int8 that holds -8..7.  Raises ``ValueError`` for
+    weights in panels, which only kernels read.
     """
+    _require_rows(weight_layout)
     dtype = _compute_dtype(x)
     num_tokens, top_k = topk_ids.shape
     ids = topk_ids.reshape(-1)
@@ -176,11 +181,11 @@ def experts(
         if weight_on == "input":
             rows = rows * weights[assignments]
         if up is not None:
-            matrix = _matrix(expert, up, up_scales, up_zeros, block_size, dtype)
-            hidden = F.linear(rows, matrix, _bias(expert, up_bias, dtype))
+            stored = Stored(up, up_bias, up_scales, up_zeros).of(expert)
+            hidden = linear_of(rows, stored, block_size, row_format)
             rows = _activated(hidden, activation, gated, gate_layout, alpha, limit)
-        matrix = _matrix(expert, down, down_scales, down_zeros, block_size, dtype)
-        rows = F.linear(rows, matrix, _bias(expert, down_bias, dtype))
+        stored = Stored(down, down_bias, down_scales, down_zeros).of(expert)
+        rows = linear_of(rows, stored, block_size, row_format)
         if weight_on == "output":
             rows = rows * weights[assignments]
         y_assigned[assignments] = rows
@@ -195,32 +200,16 @@ def _(
     up: Tensor | None,
     down: Tensor,
     *_optional: Tensor | None,
+    weight_layout: str = "rows",
     **_attributes: object,
 ) -> Tensor:
+    _require_rows(weight_layout)
     return x.new_empty((x.shape[0], down.shape[1]), dtype=_compute_dtype(x))
 
 
-def _matrix(
-    expert: int,
-    weight: Tensor,
-    scales: Tensor | None,
-    zeros: Tensor | None,
-    block_size: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """One expert's weight ``[rows, columns]`` as numbers: ``(weight - zeros) * scales``."""
-    matrix = weight[expert].to(dtype)
-    if scales is None:
-        return matrix
-    columns = matrix.shape[-1]
-    block = block_size or columns
-    if zeros is not None:
-        matrix = matrix - zeros[expert].to(dtype).repeat_interleave(block, -1)[..., :columns]
-    return matrix * scales[expert].to(dtype).repeat_interleave(block, -1)[..., :columns]
-
-
-def _bias(expert: int, bias: Tensor | None, dtype: torch.dtype) -> Tensor | None:
-    return None if bias is None else bias[expert].to(dtype)
+def _require_rows(weight_layout: str) -> None:
+    if weight_layout != "rows":
+        raise ValueError(f"PyTorch reads weights in rows, not in {weight_layout!r}")
 
 
 def _activated(
@@ -282,23 +271,41 @@ def _(topk_ids: Tensor, *, num_experts: int) -> tuple[Tensor, Tensor]:
     f"{DOMAIN}::grouped_matmul", mutates_args=(), schema=torch_signature(OPS["GroupedMatMul"])
 )
 def grouped_matmul(
-    x_sorted: Tensor, expert_offsets: Tensor, weights: Tensor, bias: Tensor | None = None
+    x_sorted: Tensor,
+    expert_offsets: Tensor,
+    weights: Tensor,
+    bias: Tensor | None = None,
+    scales: Tensor | None = None,
+    zeros: Tensor | None = None,
+    *,
+    weight_format: str = "f32",
+    block_size: int = 0,
+    row_format: str = "f32",
+    weight_layout: str = "rows",
 ) -> Tensor:
     """``y_sorted [S, N]``: each expert's matrix on its own rows; rows of no expert are 0."""
+    _require_rows(weight_layout)
     dtype = _compute_dtype(x_sorted)
     y_sorted = x_sorted.new_zeros((x_sorted.shape[0], weights.shape[1]), dtype=dtype)
+    stored = Stored(weights, bias, scales, zeros)
     offsets = expert_offsets.tolist()
     for expert, (start, stop) in enumerate(itertools.pairwise(offsets)):
         if start < stop:
-            rows, matrix = x_sorted[start:stop].to(dtype), weights[expert].to(dtype)
-            y_sorted[start:stop] = F.linear(rows, matrix, _bias(expert, bias, dtype))
+            rows = x_sorted[start:stop].to(dtype)
+            y_sorted[start:stop] = linear_of(rows, stored.of(expert), block_size, row_format)
     return y_sorted
 
 
 @grouped_matmul.register_fake
 def _(
-    x_sorted: Tensor, expert_offsets: Tensor, weights: Tensor, bias: Tensor | None = None
+    x_sorted: Tensor,
+    expert_offsets: Tensor,
+    weights: Tensor,
+    *_optional: Tensor | None,
+    weight_layout: str = "rows",
+    **_attributes: object,
 ) -> Tensor:
+    _require_rows(weight_layout)
     shape = (x_sorted.shape[0], weights.shape[1])
     return x_sorted.new_empty(shape, dtype=_compute_dtype(x_sorted))
 
@@ -319,6 +326,42 @@ def combine(y_sorted: Tensor, order: Tensor, topk_weights: Tensor) -> Tensor:
 def _(y_sorted: Tensor, order: Tensor, topk_weights: Tensor) -> Tensor:
     shape = (topk_weights.shape[0], y_sorted.shape[1])
     return y_sorted.new_empty(shape, dtype=_compute_dtype(y_sorted))
+
+
+# --- Linear -------------------------------------------------------------------------------------
+
+
+@torch.library.custom_op(
+    f"{DOMAIN}::linear", mutates_args=(), schema=torch_signature(OPS["Linear"])
+)
+def linear(
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    scales: Tensor | None = None,
+    zeros: Tensor | None = None,
+    *,
+    weight_format: str = "f32",
+    block_size: int = 0,
+    row_format: str = "f32",
+    weight_layout: str = "rows",
+) -> Tensor:
+    """``y [.., N]`` of ``x [.., H]`` and ``weight [N, H]``."""
+    _require_rows(weight_layout)
+    rows = x.to(_compute_dtype(x))
+    return linear_of(rows, Stored(weight, bias, scales, zeros), block_size, row_format)
+
+
+@linear.register_fake
+def _(
+    x: Tensor,
+    weight: Tensor,
+    *_optional: Tensor | None,
+    weight_layout: str = "rows",
+    **_attributes: object,
+) -> Tensor:
+    _require_rows(weight_layout)
+    return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=_compute_dtype(x))
 
 
 # --- Probe --------------------------------------------------------------------------------------

@@ -19,7 +19,7 @@ from moe_export.moe import reference, tolerance
 from moe_export.moe.layer import ExpertsSpec, RouterSpec, Score
 from problems import SMALL, Problem, experts_problem, hostile_logits, router_problem
 
-from . import runtimes
+from . import graphs, runtimes
 
 Array = npt.NDArray[Any]
 few = settings(max_examples=60, deadline=None)
@@ -280,7 +280,7 @@ def _kernels_that_ran(
     options = ort.SessionOptions()
     options.enable_profiling = True
     options.profile_file_prefix = str(folder / "profile")
-    model = runtimes.body_model(op, attributes, inputs)
+    model = graphs.body_model(op, attributes, inputs)
     session = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
     session.run(None, dict(inputs))
     events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))

@@ -89,9 +89,13 @@ def test_the_onnx_body_has_the_signature_of_the_table(op: OpSchema) -> None:
 def test_a_default_spec_has_the_attributes_of_the_table(
     op: str, spec: RouterSpec | ExpertsSpec
 ) -> None:
+    """But for ``weight_layout``, which is how a graph stores a weight and no part of the layer."""
     given = spec.attributes()
-    assert list(given) == [attribute.name for attribute in OPS[op].attributes]
-    for attribute in OPS[op].attributes:
+    attributes = [
+        attribute for attribute in OPS[op].attributes if attribute.name != "weight_layout"
+    ]
+    assert list(given) == [attribute.name for attribute in attributes]
+    for attribute in attributes:
         if attribute.default is not None:
             assert given[attribute.name] == attribute.default
             assert type(given[attribute.name]) is type(attribute.default)
@@ -128,7 +132,8 @@ def test_an_overload_is_readable() -> None:
 
 def test_the_example_in_the_docs_prints_the_body_it_says(capsys: pytest.CaptureFixture) -> None:
     docs = Path(__file__).parents[2] / "docs" / "ops.md"
-    _, example, after = re.split("```(?:python)?\n", docs.read_text(encoding="utf-8"))
+    page = docs.read_text(encoding="utf-8").partition("## Reading a body")[2]
+    _, example, after = re.split("```(?:python)?\n", page)
     exec(example, {})  # noqa: S102 - our own page
     assert f'overload: "{re.findall("`(.+?)`", after)[0]}"' in capsys.readouterr().out
 
@@ -153,6 +158,22 @@ def test_attributes_as_onnx_stores_them_name_the_same_variant() -> None:
             required_inputs(OPS["Experts"]),
             "down_scales",
         ),
+        (
+            "Linear",
+            {"weight_format": "int8", "block_size": 32},
+            required_inputs(OPS["Linear"]),
+            "scales",
+        ),
+        (
+            "GroupedMatMul",
+            {"weight_format": "bf16", "row_format": "int8"},
+            required_inputs(OPS["GroupedMatMul"]),
+            "int8 rows needs",
+        ),
+        *(
+            (op, {"weight_layout": "panels"}, required_inputs(OPS[op]), "no ONNX body")
+            for op in ("Experts", "GroupedMatMul", "Linear")
+        ),
     ],
 )
 def test_a_body_for_something_else_is_refused(
@@ -165,6 +186,15 @@ def test_a_body_for_something_else_is_refused(
 def test_a_graph_of_an_older_opset_is_refused() -> None:
     with pytest.raises(ValueError, match="need opset 21"):
         function_for("Router", {"top_k": 1}, ("router_logits",), opset_version=20)
+
+
+@pytest.mark.parametrize("op", ["Experts", "GroupedMatMul", "Linear"])
+@pytest.mark.parametrize("device", ["cpu", "meta"])
+def test_pytorch_reads_no_panels(op: str, device: str) -> None:
+    problem = next(problem for problem in all_problems() if problem.op == op)
+    tensors = {name: runtimes.to_torch(array).to(device) for name, array in problem.inputs.items()}
+    with pytest.raises(ValueError, match="not in 'panels'"):
+        runtimes.call_torch(op, {**problem.attributes, "weight_layout": "panels"}, tensors)
 
 
 @pytest.mark.parametrize("op", OPS)

@@ -6,8 +6,9 @@ the router: the logits) are float64, and float32 otherwise.  The laws are in ``d
 
 from moe_export.moe.reference.activations import activate, split_gate
 from moe_export.moe.reference.dequantize import dequantize
-from moe_export.moe.reference.experts import combine, dispatch, experts, grouped_matmul
+from moe_export.moe.reference.experts import combine, dispatch, experts, grouped_matmul, linear
 from moe_export.moe.reference.router import route, routing_margin, selecting_scores
+from moe_export.moe.reference.rows import quantize_rows, round_rows
 
 __all__ = [
     "activate",
@@ -16,6 +17,9 @@ __all__ = [
     "dispatch",
     "experts",
     "grouped_matmul",
+    "linear",
+    "quantize_rows",
+    "round_rows",
     "route",
     "routing_margin",
     "selecting_scores",

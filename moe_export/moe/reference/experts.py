@@ -1,4 +1,4 @@
-"""The ops that run experts: ``Experts``, and ``Dispatch``, ``GroupedMatMul`` and ``Combine``."""
+"""The ops that multiply: ``Experts``, ``Dispatch``, ``GroupedMatMul``, ``Combine``, ``Linear``."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moe_export.moe.layer import ExpertsSpec
+from moe_export.moe.layer import ExpertsSpec, RowFormat
 from moe_export.moe.reference.activations import activate, split_gate
 from moe_export.moe.reference.dequantize import dequantize
+from moe_export.moe.reference.rows import round_rows
 
 Array = npt.NDArray[Any]
 
@@ -59,10 +60,11 @@ def experts(
         if up is not None:
             scales, zeros = _of(up_scales, expert), _of(up_zeros, expert)
             matrix = _matrix(up[expert], dtype, spec, scales, zeros)
-            rows = _activated(_linear(rows, matrix, _of(up_bias, expert)), spec)
+            hidden = _linear(round_rows(rows, spec.row_format), matrix, _of(up_bias, expert))
+            rows = _activated(hidden, spec)
         scales, zeros = _of(down_scales, expert), _of(down_zeros, expert)
         matrix = _matrix(down[expert], dtype, spec, scales, zeros)
-        rows = _linear(rows, matrix, _of(down_bias, expert))
+        rows = _linear(round_rows(rows, spec.row_format), matrix, _of(down_bias, expert))
         if spec.weight_on == "output":
             rows = rows * weights[assignments]
         y_assigned[assignments] = rows
@@ -85,7 +87,15 @@ def dispatch(topk_ids: Array, num_experts: int) -> tuple[Array, Array]:
 
 @ieee
 def grouped_matmul(
-    x_sorted: Array, expert_offsets: Array, weights: Array, bias: Array | None = None
+    x_sorted: Array,
+    expert_offsets: Array,
+    weights: Array,
+    bias: Array | None = None,
+    scales: Array | None = None,
+    zeros: Array | None = None,
+    *,
+    block_size: int = 0,
+    row_format: RowFormat = "f32",
 ) -> Array:
     """``y_sorted [S, N]``: each expert's matrix on its own rows, in one call.
 
@@ -96,9 +106,31 @@ def grouped_matmul(
     y_sorted = np.zeros((len(x_sorted), weights.shape[1]), dtype)
     for expert, (start, stop) in enumerate(itertools.pairwise(expert_offsets)):
         if start < stop:
-            rows, matrix = x_sorted[start:stop].astype(dtype), weights[expert].astype(dtype)
-            y_sorted[start:stop] = _linear(rows, matrix, _of(bias, expert))
+            y_sorted[start:stop] = linear(
+                x_sorted[start:stop],
+                weights[expert],
+                *(_of(array, expert) for array in (bias, scales, zeros)),
+                block_size=block_size,
+                row_format=row_format,
+            )
     return y_sorted
+
+
+@ieee
+def linear(
+    x: Array,
+    weight: Array,
+    bias: Array | None = None,
+    scales: Array | None = None,
+    zeros: Array | None = None,
+    *,
+    block_size: int = 0,
+    row_format: RowFormat = "f32",
+) -> Array:
+    """``y [.., N]`` of ``x [.., H]``, ``weight [N, H]`` and ``bias [N]``."""
+    dtype = np.float64 if x.dtype == np.float64 else np.float32
+    matrix = dequantize(weight, dtype, scales=scales, zeros=zeros, block_size=block_size)
+    return _linear(round_rows(x.astype(dtype), row_format), matrix, bias)
 
 
 @ieee

@@ -1,0 +1,82 @@
+"""One matrix on its rows as the torch ops compute it: stored weights, rounded rows."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Rows that are int8: the numbers that share a scale, and the least scale that is not 0.
+ROW_BLOCK = 32
+SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A matrix ``[N, H]`` as it is stored, or the matrices ``[E, N, H]`` of all experts."""
+
+    weight: Tensor
+    bias: Tensor | None
+    scales: Tensor | None
+    zeros: Tensor | None
+
+    def of(self, expert: int) -> Stored:
+        parts = (self.bias, self.scales, self.zeros)
+        return Stored(self.weight[expert], *(None if p is None else p[expert] for p in parts))
+
+
+def linear_of(rows: Tensor, stored: Stored, block_size: int, row_format: str) -> Tensor:
+    """``rows [.., H]``, rounded, times the matrix, plus the bias, in the rows' dtype."""
+    matrix = _matrix(stored.weight, stored.scales, stored.zeros, block_size, rows.dtype)
+    bias = None if stored.bias is None else stored.bias.to(rows.dtype)
+    return F.linear(_rounded(rows, row_format), matrix, bias)
+
+
+def _matrix(
+    weight: Tensor,
+    scales: Tensor | None,
+    zeros: Tensor | None,
+    block_size: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """A stored weight ``[rows, columns]`` as numbers: ``(weight - zeros) * scales``."""
+    matrix = weight.to(dtype)
+    if scales is None:
+        return matrix
+    columns = matrix.shape[-1]
+    block = block_size or columns
+    if zeros is not None:
+        matrix = matrix - zeros.to(dtype).repeat_interleave(block, -1)[..., :columns]
+    return matrix * scales.to(dtype).repeat_interleave(block, -1)[..., :columns]
+
+
+def _rounded(rows: Tensor, row_format: str) -> Tensor:
+    """``rows [.., columns]`` in their own dtype, rounded as ``docs/ops.md`` says."""
+    if row_format == "f32":
+        return rows
+    if row_format == "bf16":
+        return _to_bfloat16(rows)
+    if row_format != "int8":
+        raise ValueError(f"unknown row_format {row_format!r}")
+    columns = rows.shape[-1]
+    by_block = F.pad(rows, (0, -columns % ROW_BLOCK)).unflatten(-1, (-1, ROW_BLOCK))
+    scales = by_block.abs().amax(dim=-1, keepdim=True) / 127
+    scales = scales.masked_fill(scales < SMALLEST_SCALE, 0)
+    q = (by_block / scales.masked_fill(scales == 0, math.inf)).round()
+    not_finite = ~by_block.isfinite().all(dim=-1, keepdim=True)
+    rounded: Tensor = (q * scales).masked_fill(not_finite, math.nan)
+    return rounded.flatten(-2)[..., :columns]
+
+
+def _to_bfloat16(rows: Tensor) -> Tensor:
+    """To nearest even.  PyTorch's own cast of a float64 goes by way of float32 and rounds twice."""
+    if rows.dtype != torch.float64:
+        return rows.to(torch.bfloat16).to(rows.dtype)
+    exponent = rows.frexp().exponent
+    step = exponent.clamp(min=-125) - 8
+    rounded = torch.ldexp(torch.ldexp(rows, -step).round(), step)
+    rounded = torch.where(rounded.abs() >= 2.0**128, rows.sign() * math.inf, rounded)
+    return torch.where(rows.isfinite(), rounded, rows)
