@@ -18,11 +18,15 @@ setup: ## Make .venv (PYTHON=... chooses the interpreter); every other target do
 	@PYTHON='$(PYTHON)' tools/setup.sh
 
 .PHONY: demo
-demo: setup ## Train a small vision-language model, export it, and run it without PyTorch
+demo: native ## Train a small vision-language model, export it, and run it without PyTorch
 	@PYTHONPATH=examples $(BIN)/python -m digits_vlm.demo --out demo-output
 
+.PHONY: native
+native: setup ## Build the native library into moe_export/native; `demo` and `unit` do it too
+	@tools/native.sh library
+
 .PHONY: test
-test: lint layers types unit ## All checks, the cheap ones first; stops at the first that fails
+test: lint layers types test-native unit ## All checks, the cheap ones first; stops at the first that fails
 
 .PHONY: lint
 lint: setup ## Style and formatting (ruff)
@@ -37,13 +41,21 @@ layers: setup ## Who may import whom (import-linter)
 types: setup ## Types (mypy --strict)
 	$(BIN)/mypy
 
+.PHONY: test-native
+test-native: setup ## Native tests, built with the address and undefined-behaviour sanitizers
+	@tools/native.sh tests
+
 .PHONY: unit
-unit: setup ## Tests (pytest); ARGS='-k name' runs some
+unit: native ## Tests (pytest); ARGS='-k name' runs some
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: runtime-only
 runtime-only: setup ## Run a bundle in an environment that was never given PyTorch or ONNX
 	tools/runtime-only.sh
+
+.PHONY: old-ort
+old-ort: native ## Run the native kernels in the oldest ONNX Runtime that they are made for
+	tools/old-ort.sh
 
 .PHONY: format
 format: setup ## Rewrite the sources as `make lint` wants them
@@ -52,5 +64,5 @@ format: setup ## Rewrite the sources as `make lint` wants them
 
 .PHONY: clean
 clean: ## Remove what `make` made, .venv and demo-output included
-	rm -rf .venv demo-output build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv demo-output build dist moe_export/native .mypy_cache .ruff_cache .pytest_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

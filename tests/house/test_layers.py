@@ -80,8 +80,8 @@ def test_every_room_of_the_package_is_under_a_contract():
     rooms = {
         f"moe_export.{path.stem}"
         for path in PACKAGE.iterdir()
-        if path.is_dir() != (path.suffix == ".py") and not path.name.startswith("__")
-        if path.suffix in ("", ".py")
+        if path.suffix == ".py" or (path / "__init__.py").exists()
+        if not path.name.startswith("__")
     }
     bound = {importer for contract in CONTRACTS for importer, _ in forbidden_imports(contract)}
     assert rooms - free == bound
