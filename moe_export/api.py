@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from moe_export.runtime.bundle import Bundle
-from moe_export.spec import export_spec
+from moe_export.spec import DEFAULT_TARGET, export_spec
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,8 @@ def export(
     source: StrPath | torch.nn.Module,
     *,
     output: StrPath,
-    target: str = "standard",
+    target: str = DEFAULT_TARGET,
+    precision: str = "f32",
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     dynamic_shapes: Mapping[str, Mapping[int, str]] | None = None,
     python_path: Sequence[StrPath] = (),
@@ -34,12 +35,18 @@ def export(
     ``dynamic_shapes`` names the axes that vary, ``{"tokens": {0: "batch", 1: "sequence"}}``; by
     default every axis does that the model lets vary, batch and sequence must.
 
+    ``target`` is ``ort``, ONNX Runtime with this project's kernels, or ``standard``, any ONNX
+    runtime.  ``precision`` is how experts store their weights and what rows are rounded to before
+    they meet them: ``f32`` (the model's own numbers), ``bf16``, ``f16``, ``int8`` or ``int4``, with
+    a block size as in ``int4:64`` and zero points as in ``int4+zeros``.
+
     ``force`` replaces a bundle that already lies at ``output``.  Raises a ``MoeExportError``; then
     nothing was written to ``output``.
     """
     spec = export_spec(
         source,
         target=target,
+        precision=precision,
         output=output,
         example_inputs=example_inputs,
         dynamic_shapes=dynamic_shapes,

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from moe_export.forms import BlockRecord, Source
+from moe_export.forms import BlockRecord, RoundingCost, Source
 from moe_export.manifest import FILE_NAME
 
 if TYPE_CHECKING:
@@ -22,6 +22,10 @@ class BundleFacts:
     """What only a bundle has."""
 
     target: str
+    precision: str
+    rounding: RoundingCost | None
+    """What the precision costs, where it rounds."""
+
     verdict: str
     tool: str
     digest: str
@@ -97,6 +101,8 @@ def bundle_facts(bundle: Bundle) -> BundleFacts:
     files = {path: record.bytes for path, record in manifest.files.items()}
     return BundleFacts(
         target=manifest.target,
+        precision=str(manifest.precision),
+        rounding=manifest.rounding,
         verdict=manifest.verdict,
         tool=f"{manifest.tool.name} {manifest.tool.version}",
         digest=manifest.digest,

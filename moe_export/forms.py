@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moe_export.moe.layer import LayerSpec
+from moe_export.moe.quantize import Precision
 from moe_export.moe.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
     import torch
 
 Array = npt.NDArray[Any]
+
+OWN_NUMBERS = Precision("f32")
+"""The precision that leaves a model's numbers as they are."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,6 +104,10 @@ class MoELayer(Protocol):
     replayed_ids: torch.Tensor | None
     """When set, ``[T, K]`` experts that are taken instead of the router's choice."""
 
+    edge_shift: float
+    """How far the edges at which rows are rounded are moved, in parts of the largest number of what
+    is rounded together; 0 is where they belong."""
+
     seen: dict[str, torch.Tensor]
     """What the last run saw, by role: ``x``, ``router_logits``, ``topk_ids``, …, ``y``."""
 
@@ -132,8 +140,9 @@ class MarkedModel:
     layers: Mapping[str, MoELayer]
     """The replacements in ``marked``, by the path of the block they stand for."""
 
-    real_layer: Callable[[str, torch.dtype], MoELayer]
-    """The proven block at a path with its weights built, in a dtype of choice."""
+    real_layer: Callable[[str, torch.dtype, Precision], MoELayer]
+    """The proven block at a path with its weights built, in a dtype of choice, its experts' in a
+    precision."""
 
     @property
     def proven(self) -> tuple[BlockRecord, ...]:
@@ -148,6 +157,8 @@ class LayerTensors:
     ``x [T,H]`` enters the experts and ``y [T,Hout]`` leaves the block; ``*_reference`` is the same
     in float64 with the eager model's own choice of experts.  ``margin [T]`` is how far a token is
     from another choice, ``noise [T]`` how far rounding moved its scores from the reference.
+    ``*_edge_error []`` is the largest difference from the reference when the edges at which rows
+    are rounded are moved by a hair; 0 where rows are not rounded.
     """
 
     x: Array
@@ -161,6 +172,8 @@ class LayerTensors:
     topk_weights_reference: Array
     margin: Array
     noise: Array
+    x_edge_error: Array
+    y_edge_error: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,6 +186,9 @@ class GoldenCase:
     outputs_reference: Mapping[str, Array]
     """The outputs in float64, routed as the eager model routed."""
 
+    outputs_edge_error: Mapping[str, Array]
+    """As ``LayerTensors`` has it for its tensors."""
+
     layers: Mapping[str, LayerTensors]
 
 
@@ -181,7 +197,7 @@ class ExpertCase:
     """One MoE layer on synthetic tokens that visit every expert.
 
     The experts op alone, with the routing given: ``y`` in the model's dtype as PyTorch computes
-    it, ``y_reference`` in float64.
+    it, ``y_reference`` in float64.  ``y_edge_error`` is as in ``LayerTensors``.
     """
 
     x: Array
@@ -189,6 +205,7 @@ class ExpertCase:
     topk_weights: Array
     y: Array
     y_reference: Array
+    y_edge_error: Array
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +214,41 @@ class Golden:
 
     cases: tuple[GoldenCase, ...]
     experts: Mapping[str, ExpertCase] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OutputCost:
+    """How far rounding took one output from the model's own numbers, over all golden cases."""
+
+    relative_error: float
+    """The largest difference over the largest absolute value."""
+
+    cosine: float
+    """The smallest."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundingCost:
+    """What a precision costs: the rounded eager model beside the eager model as it was."""
+
+    outputs: Mapping[str, OutputCost]
+    routing: Mapping[str, float]
+    """By MoE layer, the share of tokens that choose the same experts."""
+
+    def __post_init__(self) -> None:
+        if not self.outputs or not self.routing:
+            raise ValueError("the cost of rounding has an output and a layer at least")
+
+
+@dataclass(frozen=True, kw_only=True)
+class KernelNeeds:
+    """What a bundle needs of the native library: equal numbers, or it cannot run there."""
+
+    abi: int
+    """Of the ops and their attributes, ``moe_export_ort_abi()`` of the library."""
+
+    panels: int
+    """The version of ``docs/panels.md``."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +287,11 @@ class PortableModel:
     parameters: int
     assets: Mapping[str, bytes]
     source: Source
+    precision: Precision = OWN_NUMBERS
+    """Of the experts' weights and of the rows that meet them."""
+
+    rounding: RoundingCost | None = None
+    """``None`` where the model keeps its own numbers."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -252,6 +309,9 @@ class TargetModel:
 
     functions: Mapping[str, str]
     """Op and overload to the attributes it was made for, for people who read the graph."""
+
+    kernels: KernelNeeds | None = None
+    """``None`` where any ONNX runtime will do."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -276,6 +336,8 @@ class TensorParity:
 
     tolerance: float
     passed: bool
+    edge_error: float = 0.0
+    """The same with rounding edges moved; 0 where rows are not rounded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -319,6 +381,10 @@ class Report:
     not_run: Mapping[str, str] = field(default_factory=dict)
     """Checks that were not run, each with the reason.  They count neither way."""
 
+    precision: str = "f32"
+    rounding: RoundingCost | None = None
+    """What the precision costs, for information: the eager model compared with is rounded too."""
+
     @property
     def passed(self) -> bool:
         return (
@@ -337,6 +403,7 @@ class ExportSpec:
 
     target: str
     output: Path
+    precision: Precision = OWN_NUMBERS
     example_inputs: tuple[Any, ...] | None = None
     dynamic_shapes: Any = None
     python_path: tuple[Path, ...] = ()

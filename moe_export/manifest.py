@@ -13,11 +13,12 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, Self, get_args
 
 from moe_export.errors import UnsafeInputError
-from moe_export.forms import BlockRecord, Source
+from moe_export.forms import BlockRecord, KernelNeeds, RoundingCost, Source
+from moe_export.moe.quantize import Precision
 from moe_export.strict_json import decode, encode, parse, render
 
 FILE_NAME = "moe_export.json"
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 # A model of 200 000 tensors and 1000 MoE layers needs about 1 MiB; more is not a manifest.
 MAX_BYTES = 16 * 2**20
@@ -147,6 +148,15 @@ class Manifest:
 
     source: Source
     target: str
+    kernels: KernelNeeds | None
+    """What the graphs need beyond ONNX Runtime; ``None`` where that is nothing."""
+
+    precision: Precision
+    """Of the experts' weights, and of the rows that meet them."""
+
+    rounding: RoundingCost | None
+    """What the precision costs; ``None`` where the model keeps its own numbers."""
+
     ops: OpSet
     components: Mapping[str, ComponentRecord]
     blocks: tuple[BlockRecord, ...]

@@ -12,11 +12,12 @@ from moe_export.capture import capture, capture_live
 from moe_export.errors import ParityError, UsageError
 from moe_export.forms import ExportSpec, LoadedModel, MarkedModel, Report
 from moe_export.load import load
-from moe_export.lower import lower
+from moe_export.lower import kernels_of, lower
 from moe_export.manifest import TensorInfo
 from moe_export.report import files
 from moe_export.report.text import failure
 from moe_export.rewrite import rewrite
+from moe_export.runtime import kernels
 from moe_export.runtime.bundle import Bundle
 from moe_export.validate import validate
 
@@ -45,14 +46,17 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
 
     The bundle appears at ``spec.output`` whole and validated, or not at all.  Where validation
     fails it is left beside it as ``<output>.rejected``, report inside, and ``ParityError`` says so.
+    A target whose kernels are not here is refused at once with ``MissingEnvironmentError``.
     """
+    if kernels_of(spec.target) is not None:
+        kernels.library_path()  # or the bundle could not be validated
     check_replaceable(spec.output, force=spec.force)
     announce("load")
     loaded = load(spec)
     announce("rewrite")
     marked = rewrite(loaded)
     announce("capture")
-    portable = capture(marked)
+    portable = capture(marked, spec.precision)
     announce("lower")
     lowered = lower(portable, spec.target)
     with staging(spec.output, force=spec.force) as place:
@@ -81,7 +85,7 @@ def run_live(
     marked = rewrite(loaded)
     _require_same_layers(bundle, marked)
     announce("capture")
-    golden = capture_live(marked)
+    golden = capture_live(marked, bundle.manifest.precision)
     announce("validate")
     source = loaded.source
     return Compared(

@@ -8,11 +8,15 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from moe_export.card import weight_bytes
+from moe_export.forms import OWN_NUMBERS
+from moe_export.moe.packing import packed_size
+from moe_export.moe.quantize import Precision
 
 if TYPE_CHECKING:
     import torch
 
     from moe_export.forms import LoadedModel
+    from moe_export.moe.recipe import Recipe
 
 # What follows was measured by tools/bench/plan_fit.py: twelve float32 transformers of 1 to 12 MoE
 # blocks, 4 to 64 experts each, 0.4 to 500 MiB of weights, written as lists of modules and as
@@ -63,6 +67,12 @@ class BlockFacts:
     hidden_size: int
     elements: int
     """Numbers in its parameters and buffers."""
+
+    matrices: tuple[tuple[int, int, int], ...] = ()
+    """The experts' matrices, ``[E, rows, columns]`` or the other way round."""
+
+    matrix_bytes: int = 0
+    """Of those, as the model has them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,12 +131,12 @@ class Plan:
     """Of processor time, on a core like the one that was measured."""
 
 
-def plan(facts: Facts) -> Plan:
-    """The cost of exporting a model of these sizes."""
+def plan(facts: Facts, precision: Precision = OWN_NUMBERS) -> Plan:
+    """The cost of exporting a model of these sizes with its experts in ``precision``."""
     return Plan(
         facts=facts,
         peak_bytes=_peak_bytes(facts),
-        disk_bytes=_disk_bytes(facts),
+        disk_bytes=_disk_bytes(facts, precision),
         cpu_seconds=_cpu_seconds(facts),
     )
 
@@ -142,17 +152,45 @@ def _peak_bytes(facts: Facts) -> Range:
     return Range(low=round(low), high=round(high))
 
 
-def _disk_bytes(facts: Facts) -> Range:
+def _disk_bytes(facts: Facts, precision: Precision) -> Range:
     graphs = _GRAPH_BYTES * (1 + len(facts.blocks))
     low, high = _CASES_LOW * facts.tokens, _CASES_HIGH * facts.tokens
+    others = facts.weight_bytes - sum(block.matrix_bytes for block in facts.blocks)
+    stored = [_stored_bytes(block, precision) for block in facts.blocks]
     return Range(
-        low=facts.weight_bytes + graphs + _golden_bytes(facts, low),
-        high=facts.weight_bytes
+        low=others + sum(each.low for each in stored) + graphs + _golden_bytes(facts, low),
+        high=others
+        + sum(each.high for each in stored)
         + _PAGE * facts.tensors
         + graphs
         + _golden_bytes(facts, _TOKENS_PER_ROW * high)
         + _OUTPUT_BYTES * high * facts.output_size,
     )
+
+
+def _stored_bytes(block: BlockFacts, precision: Precision) -> Range:
+    """Of a block's experts: their numbers alone, or panels with whatever fills them up.
+
+    Which axis is the input's is not known, so both are tried.  A block that is not proven in the
+    end keeps its numbers.
+    """
+    if not block.matrices:
+        return Range(low=0, high=0)
+    bits = {"f32": 32, "bf16": 16, "f16": 16, "int8": 8, "int4": 4}[precision.format]
+    least = sum(math.prod(shape) for shape in block.matrices) * bits // 8
+    most = sum(
+        max(
+            packed_size(
+                shape,
+                precision.format,
+                block_size=precision.block_size,
+                zeros=precision.zeros,
+            )
+            for shape in (matrix, (matrix[0], matrix[2], matrix[1]))
+        )
+        for matrix in block.matrices
+    )
+    return Range(low=min(least, block.matrix_bytes), high=max(most, block.matrix_bytes))
 
 
 def _golden_bytes(facts: Facts, tokens: int) -> int:
@@ -222,8 +260,17 @@ def _block(path: str, module: torch.nn.Module) -> BlockFacts | None:
                     experts=group.num_experts,
                     hidden_size=math.prod(tensor.shape) // group.num_experts,
                     elements=_elements(module),
+                    matrices=tuple(_shape(slot) for slot in group.matrices),
+                    matrix_bytes=sum(
+                        math.prod(slot.shape) * slot.dtype.itemsize for slot in group.matrices
+                    ),
                 )
     return None
+
+
+def _shape(slot: Recipe) -> tuple[int, int, int]:
+    experts, rows, columns = slot.shape
+    return experts, rows, columns
 
 
 def _elements(module: torch.nn.Module) -> int:

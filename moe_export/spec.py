@@ -15,6 +15,7 @@ from typing import Any
 
 from moe_export.errors import MissingEnvironmentError, UnsupportedError, UsageError
 from moe_export.forms import ExportSpec
+from moe_export.moe.quantize import Precision, parse_precision
 
 StrPath = str | os.PathLike[str]
 
@@ -34,18 +35,22 @@ class Target:
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
+        Target(name="ort", runs_on="ONNX Runtime with this project's kernels", built=True),
         Target(name="standard", runs_on="any ONNX runtime, through standard ops", built=True),
-        Target(name="ort", runs_on="ONNX Runtime with this project's kernels", built=False),
         Target(name="trt", runs_on="TensorRT with this project's plugins", built=False),
         Target(name="trt-rtx", runs_on="TensorRT-RTX with this project's plugins", built=False),
     )
 }
+DEFAULT_TARGET = "ort"
+PRECISIONS = "f32, bf16, f16, int8, int8:BLOCK, int4, int4:BLOCK; integers also with +zeros"
+"""What a person may ask for, in one line; ``parse_precision`` reads it."""
 
 
 def export_spec(
     source: Any,
     *,
-    target: str = "standard",
+    target: str = DEFAULT_TARGET,
+    precision: str = "f32",
     output: StrPath | None = None,
     example_inputs: Any = None,
     dynamic_shapes: Any = None,
@@ -64,10 +69,12 @@ def export_spec(
     known and not built yet, and ``MissingEnvironmentError`` where only bundles can be run.
     """
     source, target = _checked_source(source), _checked_target(target)
+    checked = _checked_precision(precision)
     _require_workshop()
     return ExportSpec(
         source=source,
         target=target,
+        precision=checked,
         output=Path() if output is None else _checked_output(output),
         example_inputs=example_inputs,
         dynamic_shapes=dynamic_shapes,
@@ -116,6 +123,15 @@ def _checked_target(name: str) -> str:
             f"target {name!r} is not built yet", where="--target", hint="--target standard"
         )
     return target.name
+
+
+def _checked_precision(text: str) -> Precision:
+    try:
+        return parse_precision(text)
+    except (ValueError, TypeError) as error:
+        raise UsageError(
+            f"unknown precision {text!r}", where="--precision", hint=f"precisions: {PRECISIONS}"
+        ) from error
 
 
 def _checked_output(output: StrPath) -> Path:

@@ -24,6 +24,7 @@ import moe_export
 from digits_vlm.kept import Cost, kept_or_made, sources, versions
 from digits_vlm.measure import Measured
 from digits_vlm.table import Shown, accuracies, lines
+from moe_export.runtime import kernels
 
 PACKAGE = Path(os.path.relpath(Path(__file__).parent))
 EXAMPLES = PACKAGE.parent
@@ -98,7 +99,7 @@ def model_is_made_from() -> list[Path | str]:
 def bundle_is_made_from(checkpoint: Path) -> list[Path | str]:
     exporter = sources(Path(moe_export.__file__).parent)
     tools = versions("torch", "numpy", "onnx", "onnx-ir", "onnxscript", "onnxruntime")
-    return [checkpoint, *exporter, *tools]
+    return [checkpoint, kernels.library_path(), *exporter, *tools]
 
 
 def measured(checkpoint: Path, bundle: Path, out: Path) -> tuple[Measured, Measured]:
@@ -110,7 +111,8 @@ def measured(checkpoint: Path, bundle: Path, out: Path) -> tuple[Measured, Measu
         script = PACKAGE / "without_torch.py"
         return run(sys.executable, "-I", script, bundle, bundled, THREADS, EXAMPLES)
 
-    made_from = [checkpoint, bundle / "moe_export.json", *sources(PACKAGE), f"{THREADS} threads"]
+    facts = [bundle / "moe_export.json", kernels.library_path(), f"{THREADS} threads"]
+    made_from = [checkpoint, *facts, *sources(PACKAGE)]
     kept_or_made(bundled, made_from, measure_both)
     return Measured.load(eager), Measured.load(bundled)
 

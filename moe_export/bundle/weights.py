@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import sys
 from collections.abc import Mapping
@@ -62,10 +63,13 @@ def _check_space(weights: Mapping[str, Weight], path: Path) -> None:
 
 def nbytes(weight: Weight) -> int:
     """The bytes of a weight, from its facts alone."""
-    size = weight.dtype.itemsize
-    for dim in weight.shape:
-        size *= dim
-    return size
+    elements = math.prod(weight.shape)
+    return -(-elements // 2) if _is_int4(weight) else elements * weight.dtype.itemsize
+
+
+def _is_int4(weight: Weight) -> bool:
+    # ml_dtypes has int4; where no weight is one it need not be here.
+    return weight.dtype.name == "int4"
 
 
 def _bytes(name: str, weight: Weight) -> memoryview:
@@ -75,6 +79,17 @@ def _bytes(name: str, weight: Weight) -> memoryview:
             f"weight {name!r} was announced as {weight.dtype} {weight.shape}"
             f" and read as {array.dtype} {array.shape}"
         )
+    if _is_int4(weight):
+        return _in_halves(array).data
     if sys.byteorder == "big":
         array = array.byteswap()
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+
+
+def _in_halves(array: Array) -> Array:
+    """Two int4 to a byte, the first in the low half; an odd one has 0 beside it."""
+    numbers = array.astype(np.int8).reshape(-1).view(np.uint8)
+    whole = np.zeros(-(-numbers.size // 2), np.uint8)
+    whole |= numbers[0::2] & 15
+    whole[: numbers.size // 2] |= numbers[1::2] << 4
+    return whole

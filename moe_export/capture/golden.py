@@ -3,24 +3,34 @@
 Beside every float32 tensor stands its float64 reference, computed with the eager model's choice
 of experts.  A difference between the two is then rounding alone, and its size is the yardstick of
 validation.
+
+In a precision that rounds, the eager model is one whose proven blocks are layers of that precision,
+and where rows are rounded too a float32 number next to an edge may fall either way.  Further runs
+with all edges moved show what that costs: ``docs/decisions/0010``.
 """
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Mapping
-from dataclasses import replace
-from typing import Any, cast
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves
 
 from moe_export.capture.axes import Axes, other_sizes, resized
-from moe_export.errors import CaptureError
+from moe_export.capture.watch import (
+    array_of,
+    layer_at,
+    layer_spec,
+    run_watched,
+    tensors_in,
+    with_layers,
+)
 from moe_export.forms import (
+    OWN_NUMBERS,
     BlockRecord,
     ExpertCase,
     Golden,
@@ -29,21 +39,65 @@ from moe_export.forms import (
     MarkedModel,
     MoELayer,
 )
-from moe_export.moe.layer import LayerSpec
+from moe_export.moe.quantize import Precision
 from moe_export.moe.reference import routing_margin, selecting_scores
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Tensor]
+Seen = Mapping[str, Tensor]
+
+_EXACT = torch.float64
+
+EDGE_SHIFTS = (2.0**-17, -(2.0**-17))
+"""How far rounding edges are moved, in parts of the largest number of a row or block.
+
+64 units of float32 rounding: the noise of a sum of 4096 products is some 8 of them, relative to
+the largest of its row, and what lies before the first rounded layer (embedding, norm, attention)
+adds as much again.  Of 127 steps, it is a thousandth of one.  Moved up and moved down, the two runs
+hold every fall that such noise can cause where rows are first rounded.
+"""
 
 
-def record(model: MarkedModel, inputs: Mapping[str, Inputs], names: list[str]) -> Golden:
+@dataclass(frozen=True)
+class _Runs:
+    """The eager model in a precision, and its float64 twin."""
+
+    model: MarkedModel
+    eager: nn.Module
+    reference: nn.Module
+    precision: Precision
+
+    @property
+    def shifts(self) -> tuple[float, ...]:
+        """The edges that are tried beside the true ones: none where rows are not rounded."""
+        return () if self.precision.row_format == "f32" else EDGE_SHIFTS
+
+    @property
+    def paths(self) -> list[str]:
+        return [block.path for block in self.model.proven]
+
+
+def record(
+    model: MarkedModel, inputs: Mapping[str, Inputs], names: list[str], precision: Precision
+) -> Golden:
     """Golden tensors of the eager model on each set of inputs, and of each layer's experts."""
-    reference = _reference_model(model)
-    cases = tuple(_case(model, reference, name, given, names) for name, given in inputs.items())
-    return Golden(
-        cases=cases,
-        experts={block.name: _expert_case(model, block) for block in model.proven},
+    runs = _Runs(
+        model=model,
+        eager=eager_model(model, precision),
+        reference=with_layers(model, _EXACT, precision),
+        precision=precision,
     )
+    return Golden(
+        cases=tuple(_case(runs, name, given, names) for name, given in inputs.items()),
+        experts={block.name: _expert_case(runs, block) for block in model.proven},
+    )
+
+
+def eager_model(model: MarkedModel, precision: Precision) -> nn.Module:
+    """What a bundle in this precision has to reproduce: for ``f32`` the model as it is."""
+    if precision == OWN_NUMBERS:
+        return model.loaded.module
+    return with_layers(model, torch.float32, precision)
 
 
 def golden_inputs(model: MarkedModel, axes: Axes) -> dict[str, Inputs]:
@@ -73,153 +127,140 @@ def fresh_inputs(model: MarkedModel, seed: int) -> Inputs:
     return {name: fresh(x) for name, x in model.loaded.example_inputs.items()}
 
 
-def _case(
-    model: MarkedModel, reference: nn.Module, name: str, inputs: Inputs, names: list[str]
-) -> GoldenCase:
-    paths = [block.path for block in model.proven]
-    try:
-        outputs, calls = _run_watched(model.loaded.module, inputs, paths)
-    except (RuntimeError, ValueError, IndexError) as error:
-        sizes = {key: list(x.shape) for key, x in inputs.items()}
-        raise CaptureError(
-            f"the eager model refuses sizes that its graph would allow: {error}",
-            where=f"inputs of shape {sizes}",
-            hint="pass dynamic_shapes with the axes that really vary",
-        ) from error
-    layers: dict[str, dict[str, Tensor]] = {}
-    for path in paths:
+def _case(runs: _Runs, name: str, inputs: Inputs, names: list[str]) -> GoldenCase:
+    outputs, calls = run_watched(runs.eager, inputs, runs.paths)
+    layers: dict[str, Seen] = {}
+    for path in runs.paths:
         x, y = calls[path]
         rows = x.reshape(-1, x.shape[-1])
         with torch.no_grad():
-            layers[path] = {**model.layers[path].watch(rows), "y": y.reshape(len(rows), -1)}
-        _layer(reference, path).replayed_ids = layers[path]["topk_ids"]
-    with torch.no_grad():
-        exact = _tensors(reference(**{key: _widened(x) for key, x in inputs.items()}))
+            layers[path] = {**runs.model.layers[path].watch(rows), "y": y.reshape(len(rows), -1)}
+    exact = _replayed(runs.reference, {key: _widened(x) for key, x in inputs.items()}, layers)
+    moved = [_replayed(runs.eager, inputs, layers, shift) for shift in runs.shifts]
     return GoldenCase(
         name=name,
-        inputs={key: _array(x) for key, x in inputs.items()},
-        outputs=_by_name(names, _tensors(outputs)),
-        outputs_reference=_by_name(names, exact),
+        inputs={key: array_of(x) for key, x in inputs.items()},
+        outputs=_by_name(names, outputs),
+        outputs_reference=_by_name(names, exact.outputs),
+        outputs_edge_error={
+            key: _edge_error(reference, [run.outputs[place] for run in moved])
+            for place, (key, reference) in enumerate(zip(names, exact.outputs, strict=True))
+        },
         layers={
-            block.name: _layer_tensors(block, layers[block.path], _layer(reference, block.path))
-            for block in model.proven
+            block.name: _layer_tensors(
+                block,
+                layers[block.path],
+                layer_at(runs.reference, block.path),
+                [run.seen[block.path] for run in moved],
+            )
+            for block in runs.model.proven
         },
     )
 
 
-def _run_watched(
-    module: nn.Module, inputs: Inputs, paths: list[str]
-) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
-    """The module's output, and what went in and out of each block."""
-    calls: dict[str, tuple[Tensor, Tensor]] = {}
+@dataclass(frozen=True)
+class _Replay:
+    """A run with the eager model's choice of experts: its outputs, and what each layer saw."""
 
-    def watch(path: str) -> Any:
-        def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            (x,) = _tensors((args, kwargs))
-            rows = x.shape[:-1].numel()
-            y = next(t for t in _tensors(output) if t.dim() > 1 and t.shape[:-1].numel() == rows)
-            calls.setdefault(path, (x.clone(), y.clone()))
-
-        return hook
-
-    handles = [
-        module.get_submodule(p).register_forward_hook(watch(p), with_kwargs=True) for p in paths
-    ]
-    try:
-        with torch.no_grad():
-            return module(**inputs), calls
-    finally:
-        for handle in handles:
-            handle.remove()
+    outputs: list[Tensor]
+    seen: dict[str, Seen]
 
 
-def _reference_model(model: MarkedModel) -> nn.Module:
-    """The whole model in float64, its proven blocks replaced by layers that can replay."""
-    twin = copy.deepcopy(model.loaded.module).double()
-    for block in model.proven:
-        layer = model.real_layer(block.path, torch.float64)
-        if not isinstance(layer, nn.Module):
-            raise TypeError(f"the layer at {block.path!r} is not a module")
-        if not block.path:
-            return layer
-        twin.set_submodule(block.path, layer)
-    return twin
-
-
-def _layer(module: nn.Module, path: str) -> MoELayer:
-    return cast(MoELayer, module.get_submodule(path))
+def _replayed(
+    module: nn.Module, inputs: Inputs, chosen: Mapping[str, Seen], shift: float = 0.0
+) -> _Replay:
+    """Run a model of layers on the choice of another run, with its rounding edges moved."""
+    layers = {path: layer_at(module, path) for path in chosen}
+    for path, layer in layers.items():
+        layer.replayed_ids, layer.edge_shift = chosen[path]["topk_ids"], shift
+    with torch.no_grad():
+        outputs = tensors_in(module(**inputs))
+    for layer in layers.values():
+        layer.replayed_ids, layer.edge_shift = None, 0.0
+    return _Replay(outputs, {path: dict(layer.seen) for path, layer in layers.items()})
 
 
 def _layer_tensors(
-    block: BlockRecord, eager: Mapping[str, Tensor], reference: MoELayer
+    block: BlockRecord, eager: Seen, reference: MoELayer, moved: Sequence[Seen]
 ) -> LayerTensors:
     exact = reference.seen
-    bias = None if reference.correction_bias is None else _array(reference.correction_bias)
-    logits, exact_logits = _array(eager["router_logits"]), _array(exact["router_logits"])
-    router = _proven_layer(block).router
-    # Without groups all experts have a score; their noise doubles where a group's is a sum of two.
-    ungrouped = replace(router, num_groups=1, topk_groups=1)
-    scores, exact_scores = (
-        selecting_scores(given, ungrouped, correction_bias=bias) for given in (logits, exact_logits)
-    )
+    bias = None if reference.correction_bias is None else array_of(reference.correction_bias)
+    router = layer_spec(block).router
+    logits = array_of(eager["router_logits"])
     return LayerTensors(
         margin=routing_margin(logits, router, correction_bias=bias),
-        noise=2 * np.abs(scores - exact_scores).max(axis=1, initial=0.0),
-        x=_array(eager["x"]),
-        y=_array(eager["y"]),
-        router_logits=_array(eager["router_logits"]),
-        topk_ids=_array(eager["topk_ids"]),
-        topk_weights=_array(eager["topk_weights"]),
-        x_reference=_array(exact["x"]),
-        y_reference=_array(exact["y"]),
-        router_logits_reference=_array(exact["router_logits"]),
-        topk_weights_reference=_array(exact["topk_weights"]),
+        noise=_noise(block, [eager, *moved], exact, bias),
+        x=array_of(eager["x"]),
+        y=array_of(eager["y"]),
+        router_logits=logits,
+        topk_ids=array_of(eager["topk_ids"]),
+        topk_weights=array_of(eager["topk_weights"]),
+        x_reference=array_of(exact["x"]),
+        y_reference=array_of(exact["y"]),
+        router_logits_reference=array_of(exact["router_logits"]),
+        topk_weights_reference=array_of(exact["topk_weights"]),
+        x_edge_error=_edge_error(exact["x"], [run["x"] for run in moved]),
+        y_edge_error=_edge_error(exact["y"], [run["y"] for run in moved]),
     )
 
 
-def _expert_case(model: MarkedModel, block: BlockRecord) -> ExpertCase:
+def _noise(block: BlockRecord, runs: Sequence[Seen], exact: Seen, bias: Array | None) -> Array:
+    """``[T]``: twice the furthest that a selecting score of a run is from the exact one."""
+    # Without groups all experts have a score; their noise doubles where a group's is a sum of two.
+    ungrouped = replace(layer_spec(block).router, num_groups=1, topk_groups=1)
+
+    def scores(seen: Seen) -> Array:
+        return selecting_scores(array_of(seen["router_logits"]), ungrouped, correction_bias=bias)
+
+    exactly = scores(exact)
+    off = [np.abs(scores(run) - exactly).max(axis=1, initial=0.0) for run in runs]
+    return np.asarray(2 * np.max(off, axis=0))
+
+
+def _expert_case(runs: _Runs, block: BlockRecord) -> ExpertCase:
     """Synthetic tokens that visit every expert in every place of the top-k."""
-    layer_spec = _proven_layer(block)
-    experts, top_k = layer_spec.experts, layer_spec.router.top_k
+    spec = layer_spec(block)
+    experts, top_k = spec.experts, spec.router.top_k
     generator = torch.Generator().manual_seed(30)
     tokens = 2 * experts.num_experts
     x = torch.randn(tokens, experts.hidden_size, generator=generator)
     ids = (torch.arange(tokens).reshape(-1, 1) + torch.arange(top_k)) % experts.num_experts
     weights = torch.rand(tokens, top_k, generator=generator).add(0.5) / top_k
-    runs = []
-    for dtype in (torch.float32, torch.float64):
+
+    def mixed(layer: MoELayer, dtype: torch.dtype, shift: float = 0.0) -> Tensor:
+        layer.edge_shift = shift
         with torch.no_grad():
-            layer = model.real_layer(block.path, dtype)
-            runs.append(layer.mix(x.to(dtype), ids.int(), weights.to(dtype)))
+            y = layer.mix(x.to(dtype), ids.int(), weights.to(dtype))
+        layer.edge_shift = 0.0
+        return y
+
+    eager, exact = _eager_layer(runs, block), mixed(layer_at(runs.reference, block.path), _EXACT)
     return ExpertCase(
-        x=_array(x),
-        topk_ids=_array(ids.int()),
-        topk_weights=_array(weights),
-        y=_array(runs[0]),
-        y_reference=_array(runs[1]),
+        x=array_of(x),
+        topk_ids=array_of(ids.int()),
+        topk_weights=array_of(weights),
+        y=array_of(mixed(eager, torch.float32)),
+        y_reference=array_of(exact),
+        y_edge_error=_edge_error(exact, [mixed(eager, torch.float32, s) for s in runs.shifts]),
     )
 
 
-def _proven_layer(block: BlockRecord) -> LayerSpec:
-    if block.layer is None:
-        raise AssertionError(f"proven block {block.path!r} has no layer")
-    return block.layer
+def _eager_layer(runs: _Runs, block: BlockRecord) -> MoELayer:
+    """The experts of a block in float32: the eager model has them where it rounds."""
+    if runs.eager is runs.model.loaded.module:
+        return runs.model.real_layer(block.path, torch.float32, runs.precision)
+    return layer_at(runs.eager, block.path)
 
 
-def _tensors(tree: Any) -> list[Tensor]:
-    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+def _edge_error(exact: Tensor, moved: Sequence[Tensor]) -> Array:
+    """``[]``: the largest difference from the exact tensor where both are numbers."""
+    off = [(run.double() - exact.double()).abs().nan_to_num(0, 0) for run in moved]
+    return np.asarray(max((float(each.max()) for each in off if each.numel()), default=0.0))
 
 
 def _by_name(names: list[str], tensors: list[Tensor]) -> dict[str, Array]:
-    return {name: _array(tensor) for name, tensor in zip(names, tensors, strict=True)}
+    return {name: array_of(tensor) for name, tensor in zip(names, tensors, strict=True)}
 
 
 def _widened(x: Tensor) -> Tensor:
     return x.double() if x.is_floating_point() else x
-
-
-def _array(tensor: Tensor) -> Array:
-    """A NumPy copy; half precision is widened, which loses nothing."""
-    if tensor.is_floating_point() and tensor.dtype is not torch.float64:
-        tensor = tensor.float()
-    return np.array(tensor.detach().numpy(), copy=True)

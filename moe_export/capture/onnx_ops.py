@@ -19,6 +19,7 @@ _SNAKE = {
     "Dispatch": "dispatch",
     "GroupedMatMul": "grouped_matmul",
     "Combine": "combine",
+    "Linear": "linear",
 }
 _TYPES = {
     "float": ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"],

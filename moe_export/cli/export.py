@@ -11,6 +11,7 @@ from moe_export.cli import options
 from moe_export.cli.console import Console
 
 if TYPE_CHECKING:
+    from moe_export.card import BundleFacts
     from moe_export.pipeline import Exported
 
 _EPILOG = """\
@@ -18,6 +19,7 @@ _EPILOG = """\
 Examples:
   moe-export model.pt
   moe-export model.pt -o build/model.moe --force
+  moe-export model.pt --precision int8
   moe-export my_package.models:tiny --python-path src --json
 """
 
@@ -26,11 +28,13 @@ Examples:
 @click.argument("model")
 @click.option(
     "--target",
-    default="standard",
+    default="ort",
     show_default=True,
     metavar="TARGET",
-    help="Where the bundle runs: standard; ort, trt and trt-rtx are not built yet.",
+    help="Where the bundle runs: ort, ONNX Runtime with this project's kernels, or standard, any "
+    "ONNX runtime; trt and trt-rtx are not built yet.",
 )
+@options.precision
 @options.output
 @options.python_path
 @options.trust_pickle
@@ -45,6 +49,7 @@ def export(
     *,
     model: str,
     target: str,
+    precision: str,
     output: str | None,
     as_json: bool,
     **words: Any,
@@ -57,7 +62,11 @@ def export(
     from moe_export.spec import export_spec
 
     spec = export_spec(
-        model, target=target, output=output or options.default_output(model), **words
+        model,
+        target=target,
+        precision=precision,
+        output=output or options.default_output(model),
+        **words,
     )
     from moe_export import pipeline
 
@@ -89,13 +98,18 @@ def _tell(console: Console, exported: Exported, output: Path) -> None:
     proven = sum(block.status == "proven" for block in blocks)
     console.verdict(passed=report.passed, text=text.verdict(report))
     rows = [
-        ("bundle", f"{output}, {size(bundle.bytes)}, target {bundle.target}"),
+        ("bundle", f"{output}, {size(bundle.bytes)}, {_kind(bundle)}"),
         *text.summary(report),
         ("blocks", f"{proven} of {plural(len(blocks), 'MoE block')} proven and fused"),
         ("unused", f"{plural(len(bundle.unused), 'tensor')} of the source in no graph"),
         ("reports", ", ".join(_reports(exported, output))),
     ]
     console.table(rows)
+
+
+def _kind(bundle: BundleFacts) -> str:
+    precision = f", experts in {bundle.precision}" if bundle.precision != "f32" else ""
+    return f"target {bundle.target}{precision}"
 
 
 def _facts(exported: Exported, output: Path) -> dict[str, Any]:
@@ -106,6 +120,8 @@ def _facts(exported: Exported, output: Path) -> dict[str, Any]:
     return {
         "bundle": str(output),
         "target": bundle.target,
+        "precision": bundle.precision,
+        "rounding": bundle.rounding,
         "verdict": bundle.verdict,
         "bytes": bundle.bytes,
         "routing_agreement": text.agreement(report),

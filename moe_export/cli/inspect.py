@@ -194,7 +194,12 @@ def _tell_bundle(console: Console, bundle: BundleFacts) -> None:
     from moe_export.report.figures import columns, size
 
     console.out()
-    rows = [("target", bundle.target), ("verdict", bundle.verdict), ("made by", bundle.tool)]
+    rows = [("target", bundle.target), ("precision", bundle.precision)]
+    if bundle.rounding is not None:
+        from moe_export.report.text import rounding
+
+        rows.append(("rounding", rounding(bundle.rounding)))
+    rows += [("verdict", bundle.verdict), ("made by", bundle.tool)]
     for name, component in bundle.components.items():
         rows += [(f"{name} takes", str(tensor)) for tensor in component.inputs]
         rows += [(f"{name} gives", str(tensor)) for tensor in component.outputs]

@@ -56,6 +56,15 @@ example_inputs = click.option(
     help="Example inputs by forward's parameter names, for a model that brings none.",
 )
 
+precision = click.option(
+    "--precision",
+    default="f32",
+    show_default=True,
+    metavar="PRECISION",
+    help="How experts store weights: f32 (the model's own numbers), bf16, f16, int8 or int4, with "
+    "a block size as in int4:64 and zero points as in int4+zeros.",
+)
+
 SUFFIX = ".moe"
 
 output = click.option(

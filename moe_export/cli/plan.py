@@ -26,6 +26,7 @@ Examples:
 
 @click.command(epilog=_EPILOG, short_help="Say what an export will need.")
 @click.argument("model")
+@options.precision
 @options.output
 @options.python_path
 @options.trust_pickle
@@ -37,6 +38,7 @@ def plan(
     /,
     *,
     model: str,
+    precision: str,
     output: str | None,
     python_path: tuple[str, ...],
     trust_pickle: bool,
@@ -51,6 +53,7 @@ def plan(
 
     spec = export_spec(
         model,
+        precision=precision,
         output=output or options.default_output(model),
         python_path=python_path,
         trust_pickle=trust_pickle,
@@ -61,7 +64,7 @@ def plan(
     with console.stages(["load"]) as stages:
         stages("load")
         loaded = load(spec)
-    made = planning.plan(planning.facts(loaded))
+    made = planning.plan(planning.facts(loaded), spec.precision)
     here = {"memory_bytes": memory_bytes(), "disk_bytes": disk_bytes(spec.output)}
     if as_json:
         console.json(_facts(made, here))

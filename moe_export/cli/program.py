@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 import click
 
 import moe_export
+from moe_export.cli.bench import bench
 from moe_export.cli.console import Console
 from moe_export.cli.export import export
 from moe_export.cli.inspect import inspect
@@ -181,7 +182,7 @@ program = Program(
     ),
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=[export, inspect, validate, run, plan],
+    commands=[export, inspect, validate, run, bench, plan],
 )
 program = click.version_option(
     moe_export.__version__, prog_name=NAME, message="%(prog)s %(version)s"

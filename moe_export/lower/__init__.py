@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from moe_export.errors import UnsupportedError
-from moe_export.forms import PortableModel, TargetModel
-from moe_export.lower import standard
+from moe_export.forms import KernelNeeds, PortableModel, TargetModel
+from moe_export.lower import ort, standard
 
-_TARGETS = {"standard": standard.lower_component}
+_TARGETS = {"standard": standard.lower_component, "ort": ort.lower_component}
+_KERNELS: dict[str, KernelNeeds] = {"ort": ort.NEEDS}
 
 
 def lower(model: PortableModel, target: str) -> TargetModel:
@@ -30,4 +31,10 @@ def lower(model: PortableModel, target: str) -> TargetModel:
         functions={
             key: words for part in lowered.values() for key, words in part.functions.items()
         },
+        kernels=kernels_of(target),
     )
+
+
+def kernels_of(target: str) -> KernelNeeds | None:
+    """What a bundle for ``target`` needs of the native library, if anything."""
+    return _KERNELS.get(target)

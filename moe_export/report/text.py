@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from moe_export.forms import Flip, Report, RoutingParity, TensorParity
+from moe_export.forms import Flip, Report, RoundingCost, RoutingParity, TensorParity
 from moe_export.report.figures import columns, error, plural, share
 
 _KINDS = {"output": "outputs", "layer": "MoE layers", "expert": "every expert"}
@@ -49,7 +49,20 @@ def worst(tensors: Iterable[TensorParity]) -> TensorParity | None:
 def summary(report: Report) -> list[tuple[str, str]]:
     """The few facts that an export or a validation comes down to, by label."""
     facts = [("routing", _routing_words(report)), ("numbers", _numbers_words(report))]
+    if report.rounding is not None:
+        facts.append(("rounding", rounding(report.rounding)))
     return facts + [("not run", f"{what}: {why}") for what, why in report.not_run.items()]
+
+
+def rounding(cost: RoundingCost) -> str:
+    """What a precision costs beside the model's own numbers: the worst output, and the routing."""
+    name, output = max(cost.outputs.items(), key=lambda item: item[1].relative_error)
+    angle = _angle([each.cosine for each in cost.outputs.values()])
+    same = share(min(cost.routing.values()))
+    return (
+        f"costs a relative error of at most {error(output.relative_error)} ({name}), "
+        f"1 - cosine {angle}; {same} of the tokens choose the same experts where fewest do"
+    )
 
 
 def tables(report: Report) -> str:

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from moe_export.forms import ROOT_NAME, BlockRecord, LoadedModel, MarkedModel
+from moe_export.forms import OWN_NUMBERS, ROOT_NAME, BlockRecord, LoadedModel, MarkedModel
+from moe_export.moe.quantize import Precision
 from moe_export.moe.recipe import Recipe, Source
-from moe_export.rewrite.fused import FusedMoE, built, fused, placeholder
+from moe_export.rewrite.fused import FusedMoE, built, fused, placeholder, rounded
 from moe_export.rewrite.groups import expert_groups, named_source
 from moe_export.rewrite.proposal import Proposal, Refusal, first_tensor_like
 from moe_export.rewrite.recognise import Recognition, recognise
@@ -53,9 +54,12 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
             name = f"{path or ROOT_NAME}.{role}"
             recipes[name] = _of_the_model(recipe, loaded.module, f"{path}." if path else "")
 
-    def real_layer(path: str, dtype: torch.dtype) -> FusedMoE:
-        block = copy.deepcopy(loaded.module.get_submodule(path)).to(dtype)
-        return fused(proposals[path], block)
+    def real_layer(path: str, dtype: torch.dtype, precision: Precision) -> FusedMoE:
+        source = loaded.module.get_submodule(path)
+        block = copy.deepcopy(source).to(dtype)
+        if precision == OWN_NUMBERS:
+            return fused(proposals[path], block)
+        return rounded(proposals[path], block, source, precision)
 
     order = {path: number for number, (path, _) in enumerate(loaded.module.named_modules())}
     return MarkedModel(

@@ -9,13 +9,19 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
+from moe_export.errors import UnsupportedError
+from moe_export.forms import OWN_NUMBERS
 from moe_export.moe import reference
+from moe_export.moe.layer import AttributeValue
+from moe_export.moe.quantize import Precision, quantize
 from moe_export.moe.recipe import Recipe
-from moe_export.rewrite import torch_ops  # noqa: F401 - registers the ops
+from moe_export.rewrite import torch_ops
+from moe_export.rewrite.edges import round_rows
 from moe_export.rewrite.proposal import Leaf, Proposal
 from moe_export.rewrite.rows import tensor_named
 
 _ROLES = ("up", "down", "up_bias", "down_bias", "correction_bias", "expert_scale")
+_STORED_ROLES = ("up_scales", "up_zeros", "down_scales", "down_zeros")
 
 
 class FusedMoE(nn.Module):
@@ -27,6 +33,8 @@ class FusedMoE(nn.Module):
 
     With a ``name`` the values inside are marked by ``probe`` ops, for capture to find.
     ``replayed_ids [T, K]`` overrides the choice of experts and leaves the weights to the router.
+    In a ``precision`` the matrices are ``weights`` as it stores them, and rows are rounded as it
+    says, with all edges moved by ``edge_shift`` where that is not 0.
     """
 
     logits: nn.Module
@@ -41,11 +49,18 @@ class FusedMoE(nn.Module):
     expert_scale: Tensor | None
 
     def __init__(
-        self, proposal: Proposal, block: nn.Module, weights: Mapping[str, Tensor], name: str = ""
+        self,
+        proposal: Proposal,
+        block: nn.Module,
+        weights: Mapping[str, Tensor],
+        *,
+        name: str = "",
+        precision: Precision = OWN_NUMBERS,
     ) -> None:
         super().__init__()
         self.proposal = proposal
         self.name = name
+        self.precision = precision
         self.logits = proposal.logits.on(block)
         self.hidden = None if proposal.hidden is None else proposal.hidden.on(block)
         self.shared = nn.ModuleList(rows.on(block) for rows in proposal.shared)
@@ -58,11 +73,12 @@ class FusedMoE(nn.Module):
                 if isinstance(leaf, Leaf) and leaf.rows is not None
             }
         )
-        for role in _ROLES:
+        for role in _ROLES + _STORED_ROLES:
             tensor = weights.get(role)
             parameter = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
             self.register_parameter(role, parameter)
         self.replayed_ids: Tensor | None = None
+        self.edge_shift = 0.0
         self.seen: dict[str, Tensor] = {}
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -116,8 +132,8 @@ class FusedMoE(nn.Module):
 
     def mix(self, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor) -> Tensor:
         """The routed sum ``[T, Hout]`` of the experts on ``hidden [T, H]``."""
-        if self.middle is not None:
-            return self._mix_in_steps(self.middle, hidden, topk_ids, topk_weights)
+        if self.middle is not None or self.edge_shift:
+            return self._mix_in_steps(hidden, topk_ids, topk_weights)
         y: Tensor = torch.ops.moe_export.experts(
             hidden,
             topk_ids,
@@ -126,26 +142,56 @@ class FusedMoE(nn.Module):
             self.down,
             self.up_bias,
             self.down_bias,
-            None,
-            None,
-            None,
-            None,
-            **self.proposal.layer.experts.attributes(),
+            *(getattr(self, role) for role in _STORED_ROLES),
+            **self.proposal.layer.experts.attributes() | self._stored_as(),
         )
         return y
 
-    def _mix_in_steps(
-        self, middle: nn.Module, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
-    ) -> Tensor:
-        """The same in three ops, with the middle in standard operators on the sorted rows."""
-        ops = torch.ops.moe_export
-        experts = self.proposal.layer.experts.num_experts
-        order, offsets = ops.dispatch(topk_ids, num_experts=experts)
-        token = order.to(torch.int64) // topk_ids.shape[1]
-        inner = middle(ops.grouped_matmul(hidden[token], offsets, self.up, self.up_bias))
-        y_sorted = ops.grouped_matmul(inner, offsets, self.down, self.down_bias)
-        y: Tensor = ops.combine(y_sorted, order, topk_weights)
+    def _mix_in_steps(self, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor) -> Tensor:
+        """The same in three ops, with what is between the matrices in standard operators."""
+        ops, experts = torch.ops.moe_export, self.proposal.layer.experts
+        order, offsets = ops.dispatch(topk_ids, num_experts=experts.num_experts)
+        assignment = order.to(torch.int64)
+        rows = hidden[assignment // topk_ids.shape[1]]
+        if experts.weight_on == "input":
+            rows = rows * topk_weights.reshape(-1, 1)[assignment]
+            topk_weights = torch.ones_like(topk_weights)
+        if self.up is not None:
+            rows = self._between(self._product("up", rows, offsets))
+        y: Tensor = ops.combine(self._product("down", rows, offsets), order, topk_weights)
         return y
+
+    def _product(self, role: str, rows: Tensor, offsets: Tensor) -> Tensor:
+        """Each expert's matrix on its sorted rows, which are rounded first."""
+        attributes = self._stored_as()
+        if self.edge_shift:
+            rows = round_rows(rows, self.precision.row_format, self.edge_shift)
+            attributes["row_format"] = "f32"
+        tensors = (getattr(self, f"{role}{part}") for part in ("", "_bias", "_scales", "_zeros"))
+        y: Tensor = torch.ops.moe_export.grouped_matmul(rows, offsets, *tensors, **attributes)
+        return y
+
+    def _between(self, rows: Tensor) -> Tensor:
+        if self.middle is not None:
+            made: Tensor = self.middle(rows)
+            return made
+        experts = self.proposal.layer.experts
+        return torch_ops._activated(
+            rows,
+            experts.activation,
+            int(experts.gated),
+            experts.gate_layout,
+            experts.alpha,
+            experts.limit,
+        )
+
+    def _stored_as(self) -> dict[str, AttributeValue]:
+        """How the ops are to read the matrices and round the rows."""
+        return {
+            "weight_format": self.precision.format,
+            "block_size": self.precision.block_size,
+            "row_format": self.precision.row_format,
+        }
 
     def _probe(self, role: str, tensor: Tensor) -> Tensor:
         if not self.name:
@@ -161,9 +207,49 @@ def fused(proposal: Proposal, block: nn.Module) -> FusedMoE:
     return FusedMoE(proposal, block, weights)
 
 
+def rounded(
+    proposal: Proposal, block: nn.Module, source: nn.Module, precision: Precision
+) -> FusedMoE:
+    """The replacement with its experts' matrices in a precision, all else from ``block``.
+
+    ``source`` is the block as the model has it, and what is quantised is its numbers: ``block`` may
+    be a copy in another dtype.  Raises ``UnsupportedError`` where the precision cannot hold one.
+    """
+    weights: dict[str, Tensor] = {}
+    for role, recipe in proposal.weights.items():
+        if role not in ("up", "down"):
+            weights[role] = built(recipe, block)
+            continue
+        matrix = recipe.build(lambda name: tensor_named(source, name).detach().float().numpy())
+        try:
+            stored = quantize(matrix, precision)
+        except ValueError as error:
+            raise UnsupportedError(
+                f"precision {precision} cannot store the experts: {error}",
+                where=f"{role} of a {type(source).__name__}, made of {recipe.sources()[0]}",
+                hint="choose another --precision; bf16 has the range of float32",
+            ) from error
+        parts = {
+            role: stored.values,
+            f"{role}_scales": stored.scales,
+            f"{role}_zeros": stored.zeros,
+        }
+        weights |= {name: _tensor(part) for name, part in parts.items() if part is not None}
+    return FusedMoE(proposal, block, weights, precision=precision)
+
+
 def built(recipe: Recipe, block: nn.Module) -> Tensor:
     """The weight that a recipe makes of the tensors of ``block``."""
     array = recipe.build(lambda name: tensor_named(block, name).detach().numpy())
+    return torch.from_numpy(array)
+
+
+def _tensor(array: Any) -> Tensor:
+    """PyTorch has no int4 (int8 holds it), and NumPy's bfloat16 is not PyTorch's."""
+    if array.dtype.name == "int4":
+        return torch.from_numpy(array.astype("int8"))
+    if array.dtype.name == "bfloat16":
+        return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
     return torch.from_numpy(array)
 
 

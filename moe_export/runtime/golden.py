@@ -1,7 +1,7 @@
 """Golden tensors as one safetensors file: one owner for its writer and its reader.
 
-Keys: ``cases/<i>/inputs/<name>``, ``cases/<i>/outputs/<name>``,
-``cases/<i>/outputs_reference/<name>``, ``cases/<i>/layers/<layer>/<field of LayerTensors>`` and
+Keys: ``cases/<i>/<group>/<name>`` with the groups ``inputs``, ``outputs``, ``outputs_reference``
+and ``outputs_edge_error``, ``cases/<i>/layers/<layer>/<field of LayerTensors>`` and
 ``experts/<layer>/<field of ExpertCase>``.  The names of the cases are in the metadata.
 """
 
@@ -26,7 +26,7 @@ from moe_export.strict_json import decode, parse
 _METADATA = "moe_export.golden"
 # As the library: a header of more than 100 MB is an attack.
 _MAX_HEADER = 100_000_000
-_TENSOR_GROUPS = ("inputs", "outputs", "outputs_reference")
+_TENSOR_GROUPS = ("inputs", "outputs", "outputs_reference", "outputs_edge_error")
 
 T = TypeVar("T", LayerTensors, ExpertCase)
 
@@ -113,8 +113,20 @@ def _unflatten(names: tuple[str, ...], tensors: Mapping[str, Array]) -> Golden:
         )
         for i, name in enumerate(names)
     )
+    for case in cases:
+        _check_outputs(case)
     records = {layer: _record(ExpertCase, experts[layer], layer) for layer in experts}
     return Golden(cases=cases, experts=records)
+
+
+def _check_outputs(case: GoldenCase) -> None:
+    """Every output has its reference and its edge error."""
+    for group in (case.outputs_reference, case.outputs_edge_error):
+        if group.keys() != case.outputs.keys():
+            odd = sorted(group.keys() ^ case.outputs.keys())
+            raise ValueError(f"case {case.name[:200]!r} has outputs {odd} in part only"[:400])
+    for name, error in case.outputs_edge_error.items():
+        _check_scalar(name, error)
 
 
 def _case_key(key: str, rest: str, cases: int) -> tuple[int, str, str]:
@@ -131,5 +143,13 @@ def _record(kind: type[T], tensors: Mapping[str, Array], layer: str) -> T:
     if tensors.keys() != expected:
         odd = sorted(tensors.keys() ^ expected)
         raise ValueError(f"golden layer {layer[:200]!r} has missing or unknown tensors {odd}"[:400])
+    for name, tensor in tensors.items():
+        if name.endswith("_edge_error"):
+            _check_scalar(f"{layer}/{name}", tensor)
     values: dict[str, Any] = dict(tensors)
     return kind(**values)
+
+
+def _check_scalar(name: str, tensor: Array) -> None:
+    if tensor.shape or tensor.dtype != np.float64:
+        raise ValueError(f"golden tensor {name[:200]!r} is not one number in float64")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -17,8 +17,9 @@ from moe_export.errors import (
     UnsupportedError,
     UsageError,
 )
-from moe_export.forms import Array
+from moe_export.forms import Array, KernelNeeds
 from moe_export.manifest import TensorInfo
+from moe_export.moe.packing import VERSION as PANELS_VERSION
 from moe_export.runtime.bundle import Bundle, Graph
 
 if TYPE_CHECKING:
@@ -44,11 +45,16 @@ class Session:
     """One graph of a bundle, ready to run.
 
     Runs may overlap: several threads can share one session.  Equal inputs give equal outputs, bit
-    for bit, on one machine with one number of ``threads`` (``None``: one for each core).
+    for bit, on one machine with one number of ``threads`` (``None``: one for each core).  What the
+    MoE layers of a bundle for ``ort`` compute depends on neither: not on the number of threads, nor
+    on the other tokens of a batch.
 
     ``graph`` is ``main``, ``probe`` (the same with the MoE layers' insides as further outputs) or
     ``experts`` (each experts op alone).  ``providers`` are ONNX Runtime's execution providers, the
-    first that can run an operator taking it.
+    first that can run an operator taking it.  ``profile`` is the beginning of a path at which ONNX
+    Runtime writes what each operator took, which slows runs down; ``end_profile`` gives the file.
+
+    Raises ``MissingEnvironmentError`` where the bundle needs kernels that are not here, or others.
     """
 
     def __init__(
@@ -59,12 +65,15 @@ class Session:
         providers: Sequence[str] | None = None,
         component: str = "model",
         graph: Graph = "main",
+        profile: Path | None = None,
     ) -> None:
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, got {threads}")
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         path = self.bundle.graph_path(component, graph)
-        session = _load(path, threads, tuple(providers or ("CPUExecutionProvider",)))
+        needs = self.bundle.manifest.kernels
+        options = partial(_options, threads=threads, profile=profile)
+        session = _load(path, options, tuple(providers or ("CPUExecutionProvider",)), needs)
         self._session: onnxruntime.InferenceSession | None = session
         self.inputs = tuple(map(_tensor_info, session.get_inputs()))
         self.outputs = tuple(map(_tensor_info, session.get_outputs()))
@@ -94,6 +103,16 @@ class Session:
         if not wanted:
             return {}
         return dict(zip(wanted, _run(session, wanted, arrays), strict=True))
+
+    def end_profile(self) -> Path:
+        """The file with what each operator of the runs so far took; no later run is in it.
+
+        Raises ``UsageError`` for a session that keeps no profile.
+        """
+        written = self._session.end_profiling() if self._session is not None else ""
+        if not written:
+            raise UsageError("the session keeps no profile")
+        return Path(written)
 
     def close(self) -> None:
         """Free the graph's memory once the runs under way have ended.  Closing twice is fine."""
@@ -156,7 +175,7 @@ def _run(
         results: list[Array] = session.run(list(wanted), inputs)
     except (errors.InvalidArgument, errors.RuntimeException, errors.Fail) as error:
         message = _first_line(error)
-        if "bad allocation" in message or "Failed to allocate memory" in message:
+        if _is_out_of_memory(error):
             raise MemoryBudgetError(f"the run does not fit into memory: {message}") from error
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
         raise UsageError(
@@ -168,7 +187,10 @@ def _run(
 
 
 def _load(
-    path: Path, threads: int | None, providers: tuple[str, ...]
+    path: Path,
+    make_options: Callable[[Any], Any],
+    providers: tuple[str, ...],
+    needs: KernelNeeds | None,
 ) -> onnxruntime.InferenceSession:
     try:
         import onnxruntime
@@ -182,7 +204,25 @@ def _load(
             raise MissingEnvironmentError(
                 f"this ONNX Runtime has no {provider}", hint=f"it has {_listed(available)}"
             )
-    return _create(onnxruntime, path, _options(onnxruntime, threads), providers)
+    options = make_options(onnxruntime)
+    if needs is not None:
+        _register(options, path, needs)
+    return _create(onnxruntime, path, options, providers)
+
+
+def _register(options: Any, path: Path, needs: KernelNeeds) -> None:
+    """Give the session the kernels that its bundle needs."""
+    from moe_export.runtime import kernels
+
+    here = KernelNeeds(abi=kernels.ABI, panels=PANELS_VERSION)
+    if needs != here:
+        raise MissingEnvironmentError(
+            f"the bundle needs native kernels of ABI {needs.abi} for panels of version "
+            f"{needs.panels}; this moe-export has ABI {here.abi} and version {here.panels}",
+            where=str(path),
+            hint="run it with the release that made it, or export the model again",
+        )
+    kernels.register(options)
 
 
 def _create(ort: Any, path: Path, options: Any, providers: tuple[str, ...]) -> Any:
@@ -203,6 +243,14 @@ def _create(ort: Any, path: Path, options: Any, providers: tuple[str, ...]) -> A
         raise UnsafeInputError(
             f"ONNX Runtime refuses the graph: {_first_line(error)}", where=str(path)
         ) from error
+    except errors.RuntimeException as error:
+        if _is_out_of_memory(error):
+            raise MemoryBudgetError(
+                f"the model does not fit into memory: {_first_line(error)}", where=str(path)
+            ) from error
+        raise UnsafeInputError(
+            f"ONNX Runtime refuses the graph: {_first_line(error)}", where=str(path)
+        ) from error
     except errors.Fail as error:
         # One code for a broken graph and for one that is newer than this ONNX Runtime.
         if "IR version" in str(error) or "opset" in str(error):
@@ -212,12 +260,15 @@ def _create(ort: Any, path: Path, options: Any, providers: tuple[str, ...]) -> A
         ) from error
 
 
-def _options(ort: Any, threads: int | None) -> Any:
+def _options(ort: Any, *, threads: int | None, profile: Path | None) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_FATAL_ONLY
     options.use_deterministic_compute = True
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads or 0  # ONNX Runtime's word for one for each core
+    if profile is not None:
+        options.enable_profiling = True
+        options.profile_file_prefix = str(profile)
     return options
 
 
@@ -238,6 +289,10 @@ def _tensor_info(argument: Any) -> TensorInfo:
     if dtype is None:
         raise UnsupportedError(f"{name!r} is a {kind}, not a tensor")
     return TensorInfo(name=name, dtype=dtype, shape=shape)
+
+
+def _is_out_of_memory(error: Exception) -> bool:
+    return "bad allocation" in str(error) or "Failed to allocate memory" in str(error)
 
 
 def _first_line(error: Exception) -> str:

@@ -58,6 +58,8 @@ def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "go
         tensors=tuple(tensors),
         routing=tuple(routing),
         not_run=not_run,
+        precision=str(bundle.manifest.precision),
+        rounding=bundle.manifest.rounding,
     )
 
 
@@ -83,11 +85,18 @@ def _tensors(case: GoldenCase, made: Mapping[str, Array], probes: Probes) -> Ite
                 bundle=_rows(made[probes[layer][role]]),
                 eager=_rows(getattr(recorded, role)),
                 reference=_rows(getattr(recorded, f"{role}_reference")),
+                edge_error=float(getattr(recorded, f"{role}_edge_error")),
             )
     for name, eager in case.outputs.items():
         reference = case.outputs_reference[name]
         yield compare(
-            case.name, name, "output", bundle=made[name], eager=eager, reference=reference
+            case.name,
+            name,
+            "output",
+            bundle=made[name],
+            eager=eager,
+            reference=reference,
+            edge_error=float(case.outputs_edge_error[name]),
         )
 
 
@@ -106,6 +115,7 @@ def _experts(golden: Golden, session: Session) -> Iterator[TensorParity]:
             bundle=made[f"{layer}/experts_y"],
             eager=case.y,
             reference=case.y_reference,
+            edge_error=float(case.y_edge_error),
         )
 
 

@@ -20,44 +20,44 @@ one size; the largest of N such errors is about sqrt(2 ln N) of their deviation,
 good as eager.
 """
 
+EDGE_FACTOR = 4.0
+"""How many times as wrong a bundle may be as eager is with its rounding edges moved.
+
+Its rows fall where those of one or the other moved run fall, so that its error is at most the
+sum of theirs, twice the larger, where falls do not lead to further ones; the rest is a factor of
+two, as in ``EAGER_FACTOR``.  Measured: eager with noise of 8 float32 roundings in every row, 900
+runs of two models in int8, int4 and bf16, came to 1.6 times at most where falls were what differed.
+"""
+
 _EPS = float(np.finfo(np.float32).eps)
 
 
 def compare(
-    case: str, name: str, kind: str, *, bundle: Array, eager: Array, reference: Array
+    case: str,
+    name: str,
+    kind: str,
+    *,
+    bundle: Array,
+    eager: Array,
+    reference: Array,
+    edge_error: float,
 ) -> TensorParity:
     """Errors of ``bundle`` and ``eager`` against ``reference``, and whether the first is earned.
 
     The tolerance is ``EAGER_FACTOR`` times the eager model's own largest error, or times half a
-    unit in the last place of the largest value where eager happened to be exact.  NaN and infinity
-    must stand where the reference has them; a shape that differs is an infinite error.
+    unit in the last place of the largest value where eager happened to be exact; or
+    ``EDGE_FACTOR`` times ``edge_error``, if that is more.  NaN and infinity must stand where the
+    reference has them; a shape that differs is an infinite error.
     """
     if bundle.shape != reference.shape:
-        return _parity(case, name, kind, reference, error=np.inf, eager_error=0.0, cosine=np.nan)
-    exact = reference.astype(np.float64)
-    return _parity(
-        case,
-        name,
-        kind,
-        reference,
-        error=_largest_error(bundle, exact),
-        eager_error=_largest_error(eager, exact),
-        cosine=_cosine(bundle, exact),
-    )
-
-
-def _parity(
-    case: str,
-    name: str,
-    kind: str,
-    reference: Array,
-    *,
-    error: float,
-    eager_error: float,
-    cosine: float,
-) -> TensorParity:
+        error, eager_error, cosine = float("inf"), 0.0, float("nan")
+    else:
+        exact = reference.astype(np.float64)
+        error, eager_error = (_largest_error(made, exact) for made in (bundle, eager))
+        cosine = _cosine(bundle, exact)
     scale = _scale(reference)
-    tolerance = EAGER_FACTOR * max(eager_error, _EPS / 2 * scale)
+    own = EAGER_FACTOR * max(eager_error, _EPS / 2 * scale)
+    tolerance = max(own, EDGE_FACTOR * edge_error)
     return TensorParity(
         case=case,
         name=name,
@@ -69,6 +69,7 @@ def _parity(
         eager_error=eager_error,
         tolerance=tolerance,
         passed=error <= tolerance,
+        edge_error=edge_error,
     )
 
 

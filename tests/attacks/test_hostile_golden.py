@@ -61,6 +61,17 @@ ATTACKS = {
     "a tensor without a name": (saved({"cases/0/inputs/": np.zeros(1)}), "unknown golden"),
     "a tensor from nowhere": (saved({"evil": np.zeros(1)}), "unknown golden tensor 'evil'"),
     "a layer with one tensor": (saved({"cases/0/layers/a/x": np.zeros(1)}), "missing or unknown"),
+    "an output without a reference": (saved({"cases/0/outputs/y": np.zeros(1)}), "in part only"),
+    "an edge error of many numbers": (
+        saved(
+            {
+                "cases/0/outputs/y": np.zeros(2),
+                "cases/0/outputs_reference/y": np.zeros(2),
+                "cases/0/outputs_edge_error/y": np.zeros(2),
+            }
+        ),
+        "not one number",
+    ),
     "an expert with a strange tensor": (saved({"experts/a/pickle": np.zeros(1)}), "missing or unk"),
 }
 

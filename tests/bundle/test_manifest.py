@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from bundle.toy import block_record
 from moe_export.errors import UnsafeInputError
-from moe_export.forms import Source
+from moe_export.forms import KernelNeeds, OutputCost, RoundingCost, Source
 from moe_export.manifest import (
     MAX_BYTES,
     ComponentRecord,
@@ -20,6 +20,7 @@ from moe_export.manifest import (
     Tool,
     check_path,
 )
+from moe_export.moe.quantize import Precision
 from moe_export.strict_json import MAX_DEPTH
 
 RECORD = FileRecord(sha256="0f" * 32, bytes=7)
@@ -41,6 +42,11 @@ def manifest(**changes) -> Manifest:
         versions={"torch": "2"},
         source=Source(description="mödel.pt", fingerprint="00"),
         target="standard",
+        kernels=KernelNeeds(abi=1, panels=1),
+        precision=Precision("int4", block_size=64, zeros=True),
+        rounding=RoundingCost(
+            outputs={"y": OutputCost(relative_error=0.01, cosine=0.999)}, routing={"a": 1.0}
+        ),
         ops=OpSet(domain="moe_export", version=1),
         components={"model": component},
         blocks=(block_record(),),
@@ -93,7 +99,7 @@ def test_no_changed_byte_is_read(position, byte):
 @pytest.mark.parametrize(
     ("edit", "field", "message"),
     [
-        (lambda m: m.update(schema_version=2), "schema_version", "unknown schema version 2"),
+        (lambda m: m.update(schema_version=1), "schema_version", "unknown schema version 1"),
         (lambda m: m.update(schema_version=True), "schema_version", "unknown schema version"),
         (lambda m: m.pop("schema_version"), "schema_version", "unknown schema version None"),
         (lambda m: m.update(extra=1), None, "unknown key 'extra'"),
@@ -110,6 +116,11 @@ def test_no_changed_byte_is_read(position, byte):
         (lambda m: m.update(parameters=-1), None, "negative"),
         (lambda m: m.update(parameters=2**63), "parameters", "64 bits"),
         (lambda m: m.update(verdict="great"), "verdict", "expected one of"),
+        (lambda m: m.pop("kernels"), None, "key 'kernels' is missing"),
+        (lambda m: m["kernels"].update(abi="1"), "kernels.abi", "an integer"),
+        (lambda m: m["precision"].update(format="int2"), "precision.format", "expected one of"),
+        (lambda m: m["precision"].update(block_size=7), "precision", "blocks"),
+        (lambda m: m["rounding"].update(routing={}), "rounding", "a layer at least"),
         (lambda m: m.update(assets={"a": 1}), "assets", "expected a list"),
         (lambda m: m.update(assets=["missing.json"]), None, "'missing.json' is not in files"),
         (lambda m: m.update(golden="../golden"), None, "is not in files"),

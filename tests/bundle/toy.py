@@ -134,7 +134,8 @@ def golden() -> Golden:
         name="example",
         inputs={"x": x},
         outputs={"y": y, "heads/0/scale": np.array(2.0, np.float32)},
-        outputs_reference={"y": y.astype(np.float64)},
+        outputs_reference={"y": y.astype(np.float64), "heads/0/scale": np.array(2.5)},
+        outputs_edge_error={"y": np.zeros(()), "heads/0/scale": np.ones(())},
         layers={"": layer, "layers.0.moe": layer},
     )
     empty = GoldenCase(
@@ -142,6 +143,7 @@ def golden() -> Golden:
         inputs={"x": x[:0]},
         outputs={"y": y[:0]},
         outputs_reference={"y": y[:0].astype(np.float64)},
+        outputs_edge_error={"y": np.zeros(())},
         layers={},
     )
     return Golden(cases=(case, empty), experts={"": _filled(ExpertCase, x)})
@@ -152,7 +154,8 @@ def _filled(kind: type, x: Array) -> object:
     arrays = {field.name: x + number for number, field in enumerate(fields(kind))}
     ids = np.array([[0, 1], [3, 2]], np.int32)
     doubles = {name: y.astype(np.float64) for name, y in arrays.items() if "reference" in name}
-    return kind(**arrays | doubles | {"topk_ids": ids})
+    single = {name: np.array(y.max(), np.float64) for name, y in arrays.items() if "edge" in name}
+    return kind(**arrays | doubles | single | {"topk_ids": ids})
 
 
 def tensors(value: object) -> Iterator[tuple[str, Array]]:

@@ -81,6 +81,19 @@ def exported(checkpoint, tmp_path_factory):
     return Export(checkpoint.with_suffix(".moe"), child.stdout, child.stderr, peak_bytes)
 
 
+@pytest.fixture(scope="session")
+def rounded(checkpoint, tmp_path_factory):
+    """The same model with its experts in int8, by the program."""
+    output = tmp_path_factory.mktemp("rounded") / "b.moe"
+    words = [str(checkpoint), "-o", str(output), "--python-path", str(MODELS)]
+    path = list(sys.path)
+    result = CliRunner().invoke(program, [*words, "--precision", "int8:64"])
+    sys.path[:] = path
+    sys.modules.pop("tiny_vlm", None)
+    assert result.exit_code == 0, result.stderr
+    return output, result.stdout
+
+
 @pytest.fixture
 def bundle(exported):
     return str(exported.bundle)

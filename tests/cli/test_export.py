@@ -28,6 +28,8 @@ def test_the_bare_form_makes_a_bundle_named_after_the_model(exported):
     assert first == "passed: the bundle reproduces the eager model (golden tensors)"
     said = dict(line.split(maxsplit=1) for line in facts)
     assert said["bundle"].startswith("tiny.moe, ")
+    assert said["bundle"].endswith("target ort")
+    assert "rounding" not in said
     assert said["routing"].startswith("100 % of ")
     assert "22 of 22 tensors within tolerance" in said["numbers"]
     assert said["blocks"] == "2 of 3 MoE blocks proven and fused"
@@ -55,6 +57,7 @@ def test_json_says_what_the_bundle_is(invoke, checkpoint, exported, tmp_path):
     facts = json.loads(result.stdout)
     manifest = Bundle.open(exported.bundle).manifest
     assert facts["bundle"] == str(tmp_path / "b.moe")
+    assert (facts["target"], facts["precision"], facts["rounding"]) == ("ort", "f32", None)
     assert facts["verdict"] == "passed"
     assert facts["routing_agreement"] == 1.0
     assert 0 < facts["largest_relative_error"] < 1e-4
@@ -63,6 +66,54 @@ def test_json_says_what_the_bundle_is(invoke, checkpoint, exported, tmp_path):
     assert [block["status"] for block in facts["blocks"]] == ["proven", "proven", "unfused"]
     files = [path for path in exported.bundle.rglob("*") if path.is_file()]
     assert facts["bytes"] == sum(path.stat().st_size for path in files)
+
+
+def test_an_export_in_a_precision_says_what_rounding_costs(rounded):
+    _, stdout = rounded
+    said = dict(line.split(maxsplit=1) for line in stdout.splitlines()[1:])
+    assert said["bundle"].endswith("target ort, experts in int8:64")
+    assert said["rounding"].startswith("costs a relative error of at most ")
+    assert said["rounding"].endswith(" of the tokens choose the same experts where fewest do")
+
+
+def test_the_cost_of_rounding_is_on_the_card_and_in_the_report(rounded, invoke):
+    output, _ = rounded
+    card = [" ".join(line.split()) for line in invoke("inspect", output).stdout.splitlines()]
+    assert "precision int8:64" in card
+    assert any(line.startswith("rounding costs a relative error") for line in card)
+    bundle = json.loads(invoke("inspect", output, "--json").stdout)["bundle"]
+    report = json.loads((output / "reports/parity.json").read_text())
+    assert (bundle["precision"], report["precision"]) == ("int8:64", "int8:64")
+    assert bundle["rounding"] == report["rounding"]
+    (cost,) = bundle["rounding"]["outputs"].values()
+    assert 0 < cost["relative_error"] < 1
+    assert 0.9 < cost["cosine"] < 1
+
+
+def test_a_rounded_bundle_is_validated_against_the_live_model_rounded_alike(
+    rounded, invoke, checkpoint, python_path
+):
+    output, _ = rounded
+    result = invoke("validate", output, "--source", checkpoint, *python_path)
+    assert result.exit_code == 0, result.stderr
+    assert "live tiny.pt, fresh inputs" in result.stdout
+
+
+def test_an_unknown_precision_exits_with_2_and_lists_those_there_are(invoke, checkpoint, tmp_path):
+    result = invoke(checkpoint, "-o", tmp_path / "b.moe", "--precision", "int3")
+    assert result.exit_code == 2
+    assert "at: --precision" in result.stderr
+    assert "hint: precisions: f32, bf16" in result.stderr
+
+
+def test_an_export_for_kernels_that_are_not_here_exits_with_5_before_it_begins(invoke, tmp_path):
+    gone = str(tmp_path / "gone.so")
+    words = ("never_looked_for.pt", "-o", tmp_path / "b.moe")
+    result = invoke(*words, MOE_EXPORT_ORT_LIBRARY=gone)
+    assert result.exit_code == 5
+    assert "--target standard" in result.stderr
+    result = invoke(*words, "--target", "standard", MOE_EXPORT_ORT_LIBRARY=gone)
+    assert result.exit_code == 2
 
 
 def test_nothing_is_coloured_and_no_stage_announced_where_nobody_watches(exported):

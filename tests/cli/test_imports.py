@@ -38,6 +38,10 @@ def test_looking_at_a_bundle_imports_neither_torch_nor_onnx(command, bundle):
     assert not modules_after(command, bundle) & WORKSHOP
 
 
+def test_measuring_a_bundle_imports_neither_torch_nor_onnx(bundle):
+    assert not modules_after("bench", bundle, "--seconds", 0.05) & WORKSHOP
+
+
 def test_running_a_bundle_imports_neither_torch_nor_onnx(bundle, tmp_path):
     inputs = tmp_path / "in.npz"
     np.savez(inputs, image=np.ones((1, 2, 2), np.float32), tokens=np.ones((1, 3), np.int64))

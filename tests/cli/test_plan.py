@@ -9,6 +9,7 @@ import torch
 from moe_export import plan
 from moe_export.cli import plan as command
 from moe_export.load import load
+from moe_export.moe.quantize import parse_precision
 from moe_export.spec import export_spec
 
 
@@ -25,6 +26,40 @@ def test_the_export_s_peak_memory_and_disk_were_foreseen(planned, exported):
     assert planned["disk_bytes"]["low"] <= disk <= planned["disk_bytes"]["high"]
     peak = planned["peak_bytes"]
     assert peak["low"] <= exported.peak_bytes <= peak["high"]
+
+
+def test_the_disk_of_a_precision_was_foreseen(rounded, invoke, named):
+    output, _ = rounded
+    result = invoke("plan", *named, "--precision", "int8:64", "--json")
+    assert result.exit_code == 0, result.stderr
+    disk = sum(path.stat().st_size for path in output.rglob("*") if path.is_file())
+    foreseen = json.loads(result.stdout)["disk_bytes"]
+    assert foreseen["low"] <= disk <= foreseen["high"]
+
+
+def test_fewer_bits_take_less_of_the_disk():
+    block = plan.BlockFacts(
+        path="a",
+        experts=8,
+        hidden_size=64,
+        elements=10**8,
+        matrices=((8, 1024, 4096),),
+        matrix_bytes=4 * 8 * 1024 * 4096,
+    )
+    facts = plan.Facts(
+        weight_bytes=4 * 10**8,
+        elements=10**8,
+        tensors=50,
+        blocks=(block,),
+        tokens=32,
+        output_size=99,
+    )
+    lows = [
+        plan.plan(facts, parse_precision(text)).disk_bytes.low
+        for text in ("f32", "bf16", "int8", "int4")
+    ]
+    assert lows == sorted(lows, reverse=True)
+    assert lows[0] - lows[2] == 3 * 8 * 1024 * 4096
 
 
 def test_blocks_are_counted_by_structure(planned):

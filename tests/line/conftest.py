@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -18,11 +19,36 @@ def model() -> torch.nn.Module:
     return tiny.build()
 
 
+class Made:
+    """The tiny model as bundles, each exported once for all tests that only read."""
+
+    def __init__(self, folder: Path, model: torch.nn.Module) -> None:
+        self._folder = folder
+        self._model = model
+        self._bundles: dict[str, Bundle] = {}
+
+    def __call__(self, target: str, precision: str = "f32") -> Bundle:
+        name = f"{target} {precision}".replace(":", "_")
+        if name not in self._bundles:
+            self._bundles[name] = moe_export.export(
+                self._model,
+                output=self._folder / name,
+                example_inputs=tiny.example_inputs(),
+                target=target,
+                precision=precision,
+            )
+        return self._bundles[name]
+
+
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory, model: torch.nn.Module) -> Bundle:
-    """The tiny model, exported once for all tests that only read."""
-    output = tmp_path_factory.mktemp("line") / "tiny"
-    return moe_export.export(model, output=output, example_inputs=tiny.example_inputs())
+def made(tmp_path_factory: pytest.TempPathFactory, model: torch.nn.Module) -> Made:
+    return Made(tmp_path_factory.mktemp("line"), model)
+
+
+@pytest.fixture(scope="session", params=["ort", "standard"])
+def bundle(request: pytest.FixtureRequest, made: Made) -> Bundle:
+    """The tiny model for each target."""
+    return made(request.param)
 
 
 def inputs_of(batch: int, sequence: int, seed: int = 0) -> dict[str, np.ndarray]:
@@ -41,8 +67,6 @@ def eager(model: torch.nn.Module, inputs: Mapping[str, np.ndarray]) -> dict[str,
 
 
 @pytest.fixture
-def copied(bundle: Bundle, tmp_path: Path) -> Path:
-    """A copy of the bundle that a test may spoil."""
-    import shutil
-
-    return Path(shutil.copytree(bundle.path, tmp_path / "copy"))
+def copied(made: Made, tmp_path: Path) -> Path:
+    """A copy of the bundle for ``standard``, whose weights lie in rows, that a test may spoil."""
+    return Path(shutil.copytree(made("standard").path, tmp_path / "copy"))

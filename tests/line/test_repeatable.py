@@ -9,6 +9,7 @@ import moe_export
 from moe_export import Bundle
 
 from . import tiny
+from .conftest import Made
 
 
 def contents(root: Path) -> dict[str, bytes]:
@@ -21,9 +22,26 @@ def contents(root: Path) -> dict[str, bytes]:
 
 def test_a_repeated_export_has_the_same_bytes(bundle: Bundle, tmp_path: Path) -> None:
     again = moe_export.export(
-        tiny.build(), output=tmp_path / "elsewhere", example_inputs=tiny.example_inputs()
+        tiny.build(),
+        output=tmp_path / "elsewhere",
+        example_inputs=tiny.example_inputs(),
+        target=bundle.manifest.target,
     )
-    first, second = contents(bundle.path), contents(again.path)
+    _require_equal(contents(bundle.path), contents(again.path))
+
+
+def test_a_repeated_export_in_a_precision_has_the_same_bytes(made: Made, tmp_path: Path) -> None:
+    first = made("ort", "int4+zeros")
+    again = moe_export.export(
+        tiny.build(),
+        output=tmp_path / "elsewhere",
+        example_inputs=tiny.example_inputs(),
+        precision="int4:32+zeros",
+    )
+    _require_equal(contents(first.path), contents(again.path))
+
+
+def _require_equal(first: dict[str, bytes], second: dict[str, bytes]) -> None:
     assert first.keys() == second.keys()
     assert [name for name in first if first[name] != second[name]] == []
 

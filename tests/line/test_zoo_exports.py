@@ -12,9 +12,10 @@ from moe_export.bundle import bundle as write_bundle
 from moe_export.capture import capture
 from moe_export.capture.golden import record
 from moe_export.capture.trace import output_names
-from moe_export.forms import Golden, MarkedModel
+from moe_export.forms import Golden, MarkedModel, PortableModel
 from moe_export.load import load
 from moe_export.lower import lower
+from moe_export.moe.quantize import Precision, parse_precision
 from moe_export.rewrite import rewrite
 from moe_export.spec import export_spec
 from moe_export.validate import validate
@@ -51,9 +52,23 @@ def marked() -> MarkedModel:
     return rewrite(load(export_spec(Zoo().eval(), example_inputs=(tokens(2, 9),))))
 
 
+@pytest.fixture(scope="module", params=["f32", "int8"])
+def precision(request: pytest.FixtureRequest) -> Precision:
+    return parse_precision(request.param)
+
+
 @pytest.fixture(scope="module")
-def zoo(tmp_path_factory: pytest.TempPathFactory, marked: MarkedModel) -> Bundle:
-    return write_bundle(lower(capture(marked), "standard"), tmp_path_factory.mktemp("zoo"))
+def portable(marked: MarkedModel, precision: Precision) -> PortableModel:
+    return capture(marked, precision)
+
+
+@pytest.fixture(scope="module", params=["ort", "standard"])
+def zoo(
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    portable: PortableModel,
+) -> Bundle:
+    return write_bundle(lower(portable, request.param), tmp_path_factory.mktemp("zoo"))
 
 
 def test_every_block_is_proven_inside_a_model(marked: MarkedModel) -> None:
@@ -61,10 +76,11 @@ def test_every_block_is_proven_inside_a_model(marked: MarkedModel) -> None:
 
 
 @pytest.fixture(scope="module")
-def elsewhere(marked: MarkedModel) -> Golden:
+def elsewhere(marked: MarkedModel, precision: Precision) -> Golden:
     """The eager model on token counts and numbers that the tracer never saw."""
     inputs = {f"T = {b * s}": {"x": tokens(b, s)} for b, s in [(1, 1), (1, 7), (1, 257), (7, 90)]}
-    return record(marked, inputs, output_names(marked.loaded.module, marked.loaded.example_inputs))
+    names = output_names(marked.loaded.module, marked.loaded.example_inputs)
+    return record(marked, inputs, names, precision)
 
 
 def test_other_token_counts_agree_with_eager_within_earned_tolerances(

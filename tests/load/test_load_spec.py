@@ -11,7 +11,7 @@ from moe_export import MissingEnvironmentError, UnsupportedError, UsageError
 from moe_export.spec import TARGETS, export_spec
 
 
-@pytest.mark.parametrize("name", ["ort", "trt", "trt-rtx"])
+@pytest.mark.parametrize("name", ["trt", "trt-rtx"])
 def test_a_target_that_is_not_built_says_so(name, tmp_path):
     with pytest.raises(UnsupportedError, match=f"target '{name}' is not built yet") as error:
         export_spec("model.pt", target=name, output=tmp_path / "bundle")
@@ -29,6 +29,21 @@ def test_a_misspelt_target_is_guessed():
     with pytest.raises(UsageError) as error:
         export_spec("model.pt", target="standart")
     assert "'standard'" in error.value.hint
+
+
+@pytest.mark.parametrize("text", ["int2", "int8:48", "INT8", "f32+zeros", "bf16:32", "", None])
+def test_a_precision_that_cannot_be_meant_lists_those_there_are(text):
+    with pytest.raises(UsageError, match="precision") as error:
+        export_spec("model.pt", precision=text)
+    assert error.value.where == "--precision"
+    assert all(
+        name in error.value.hint for name in ("f32", "bf16", "f16", "int8", "int4", "+zeros")
+    )
+
+
+@pytest.mark.parametrize("text", ["f32", "bf16", "f16", "int8", "int8:64", "int4:32+zeros"])
+def test_a_precision_reads_back_as_it_was_named(text):
+    assert str(export_spec("model.pt", precision=text).precision) == text
 
 
 @pytest.mark.parametrize("source", ["", None, b"model.pt"])

@@ -9,13 +9,23 @@ from hypothesis import strategies as st
 
 from moe_export.forms import LayerTensors
 from moe_export.validate.routing import compare_routing
-from moe_export.validate.tensors import EAGER_FACTOR, compare
+from moe_export.validate.tensors import EAGER_FACTOR, EDGE_FACTOR, compare
 
 EPS = float(np.finfo(np.float32).eps)
 
 
-def parity(bundle: np.ndarray, eager: np.ndarray, reference: np.ndarray) -> bool:
-    return compare("c", "t", "output", bundle=bundle, eager=eager, reference=reference).passed
+def parity(
+    bundle: np.ndarray, eager: np.ndarray, reference: np.ndarray, edge_error: float = 0.0
+) -> bool:
+    return compare(
+        "c",
+        "t",
+        "output",
+        bundle=bundle,
+        eager=eager,
+        reference=reference,
+        edge_error=edge_error,
+    ).passed
 
 
 REFERENCE = np.linspace(-2.0, 2.0, 9)
@@ -41,6 +51,14 @@ def test_where_eager_is_exact_half_a_unit_in_the_last_place_is_the_yardstick() -
     assert not parity(REFERENCE + 16 * EPS, REFERENCE, REFERENCE)
 
 
+def test_what_moved_edges_cost_is_allowed_where_it_is_more() -> None:
+    exact, off = REFERENCE, REFERENCE + 4e-3
+    assert not parity(off, exact, exact)
+    assert parity(off, exact, exact, edge_error=1.01 * 4e-3 / EDGE_FACTOR)
+    assert not parity(off, exact, exact, edge_error=0.99 * 4e-3 / EDGE_FACTOR)
+    assert parity(off, exact + 1.01 * 4e-3 / EAGER_FACTOR, exact, edge_error=1e-9)
+
+
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_a_value_that_is_no_number_fails_where_the_reference_has_one(bad: float) -> None:
     broken = REFERENCE.copy()
@@ -57,7 +75,13 @@ def test_nan_must_stand_where_the_reference_has_it() -> None:
 
 def test_another_shape_fails() -> None:
     result = compare(
-        "c", "t", "output", bundle=REFERENCE[:-1], eager=REFERENCE, reference=REFERENCE
+        "c",
+        "t",
+        "output",
+        bundle=REFERENCE[:-1],
+        eager=REFERENCE,
+        reference=REFERENCE,
+        edge_error=1.0,
     )
     assert not result.passed
     assert result.max_error == float("inf")
@@ -79,6 +103,8 @@ def layer(margins: list[float], noise: float) -> LayerTensors:
         topk_weights_reference=rows[:, :2],
         margin=np.array(margins),
         noise=np.full(tokens, noise),
+        x_edge_error=np.zeros(()),
+        y_edge_error=np.zeros(()),
     )
 
 

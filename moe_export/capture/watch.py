@@ -1,0 +1,105 @@
+"""Run the eager model, or a twin of it, and see what its mixture-of-experts layers see."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any, cast
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
+
+from moe_export.errors import CaptureError
+from moe_export.forms import BlockRecord, MarkedModel, MoELayer
+from moe_export.moe.layer import LayerSpec
+from moe_export.moe.quantize import Precision
+
+Array = npt.NDArray[Any]
+Inputs = Mapping[str, Tensor]
+
+# What running a model may raise for sizes or values that it does not take.
+REFUSALS = (RuntimeError, ValueError, IndexError)
+
+
+def with_layers(model: MarkedModel, dtype: torch.dtype, precision: Precision) -> nn.Module:
+    """The eager model with each proven block as a layer in ``precision`` that can replay.
+
+    In float32 it shares all other tensors with the eager model; in another dtype it is a copy.
+    """
+    module = model.loaded.module
+    if dtype is torch.float32:
+        tensors = [*module.parameters(), *module.buffers()]
+        twin = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
+    else:
+        twin = copy.deepcopy(module).to(dtype)
+    for block in model.proven:
+        layer = model.real_layer(block.path, dtype, precision)
+        if not isinstance(layer, nn.Module):
+            raise TypeError(f"the layer at {block.path!r} is not a module")
+        if not block.path:
+            return layer
+        twin.set_submodule(block.path, layer)
+    return twin
+
+
+def layer_at(module: nn.Module, path: str) -> MoELayer:
+    """The layer that ``with_layers`` put there."""
+    return cast(MoELayer, module.get_submodule(path))
+
+
+def layer_spec(block: BlockRecord) -> LayerSpec:
+    """What a proven block is."""
+    if block.layer is None:
+        raise AssertionError(f"proven block {block.path!r} has no layer")
+    return block.layer
+
+
+def run_watched(
+    module: nn.Module, inputs: Inputs, paths: list[str]
+) -> tuple[list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
+    """The module's outputs, and what went in and out of each block.
+
+    Raises ``CaptureError`` where the module refuses the inputs.
+    """
+    calls: dict[str, tuple[Tensor, Tensor]] = {}
+
+    def watch(path: str) -> Any:
+        def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            (x,) = tensors_in((args, kwargs))
+            rows = x.shape[:-1].numel()
+            y = next(t for t in tensors_in(output) if t.dim() > 1 and t.shape[:-1].numel() == rows)
+            calls.setdefault(path, (x.clone(), y.clone()))
+
+        return hook
+
+    handles = [
+        module.get_submodule(p).register_forward_hook(watch(p), with_kwargs=True) for p in paths
+    ]
+    try:
+        with torch.no_grad():
+            return tensors_in(module(**inputs)), calls
+    except REFUSALS as error:
+        sizes = {key: list(x.shape) for key, x in inputs.items()}
+        raise CaptureError(
+            f"the eager model refuses sizes that its graph would allow: {error}",
+            where=f"inputs of shape {sizes}",
+            hint="pass dynamic_shapes with the axes that really vary",
+        ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def tensors_in(tree: Any) -> list[Tensor]:
+    """The tensors of what a module takes or returns, in order."""
+    return [leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor)]
+
+
+def array_of(tensor: Tensor) -> Array:
+    """A NumPy copy; half precision is widened, which loses nothing."""
+    if tensor.is_floating_point() and tensor.dtype is not torch.float64:
+        tensor = tensor.float()
+    return np.array(tensor.detach().numpy(), copy=True)

@@ -1,0 +1,175 @@
+"""The ``ort`` target: ONNX Runtime with this project's kernels, the experts' weights in panels.
+
+The graph carries no function for a ``moe_export`` node: the library has a kernel for each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+
+import numpy as np
+import onnx_ir as ir
+
+from moe_export.forms import Array, Component, KernelNeeds, Weight
+from moe_export.lower.standard import Lowered
+from moe_export.lower.watching import expert_graph, probe_graph
+from moe_export.moe import packing
+from moe_export.moe.layer import WeightFormat
+from moe_export.moe.schema import DOMAIN, OPS
+from moe_export.runtime import kernels
+
+NEEDS = KernelNeeds(abi=kernels.ABI, panels=packing.VERSION)
+
+# The matrices of each op by the input that has them, with the inputs of their scales and zeros.
+_MATRICES = {
+    "Experts": {"up": ("up_scales", "up_zeros"), "down": ("down_scales", "down_zeros")},
+    "GroupedMatMul": {"weights": ("scales", "zeros")},
+    "Linear": {"weight": ("scales", "zeros")},
+}
+_FORMATS: Mapping[str, WeightFormat] = {
+    "float32": "f32",
+    "bfloat16": "bf16",
+    "float16": "f16",
+    "int8": "int8",
+    "int4": "int4",
+}
+
+
+def lower_component(component: Component) -> Lowered:
+    """*Requires* that the matrices of ``moe_export`` nodes are weights of the component.
+
+    *Ensures* that each is one weight in panels (``docs/panels.md``), packed when it is read; that
+    scales and zeros are inside it and no weights any more; and that every other weight is as it
+    was.
+    """
+    graph = component.graph.clone()
+    lowered = replace(component, graph=graph, weights=give_panels(graph, component.weights))
+    return Lowered(
+        component=lowered,
+        probe_graph=probe_graph(lowered),
+        expert_graph=expert_graph(lowered),
+        functions={},
+    )
+
+
+def give_panels(graph: ir.Model, weights: Mapping[str, Weight]) -> dict[str, Weight]:
+    """The weights of the graph with the matrices of ``moe_export`` nodes in panels.
+
+    A second run does nothing.
+    """
+    made = dict(weights)
+    packed: dict[str, _Matrix] = {}
+    for node in _nodes_in_rows(graph):
+        inputs = [given.name for given in OPS[node.op_type].inputs]
+        node.resize_inputs(len(inputs))
+        values = dict(zip(inputs, node.inputs, strict=True))
+        formats = set()
+        for name, stored in _MATRICES[node.op_type].items():
+            value = values[name]
+            if value is None:
+                continue
+            matrix = _matrix(node, name, value, [values[part] for part in stored])
+            if packed.setdefault(str(value.name), matrix) != matrix:
+                raise AssertionError(f"{value.name!r} is stored in one way and read in two")
+            formats.add(_FORMATS[weights[matrix.values].dtype.name])
+            made[matrix.values] = matrix.weight(weights)
+            for part in stored:
+                node.replace_input_with(inputs.index(part), None)
+        _trim(node)
+        (weight_format,) = formats
+        node.attributes.add(ir.AttrString("weight_format", weight_format))
+        node.attributes.add(ir.AttrString("weight_layout", "panels"))
+    for matrix in packed.values():
+        _replace_initializers(graph, matrix, made)
+    return made
+
+
+@dataclass(frozen=True)
+class _Matrix:
+    """A matrix of a node: its tensors by name, and what its rows are."""
+
+    values: str
+    scales: str | None
+    zeros: str | None
+    block_size: int
+    gated: bool
+    interleaved: bool
+
+    def weight(self, weights: Mapping[str, Weight]) -> Weight:
+        """The same in panels; every part is read when it is."""
+        values = weights[self.values]
+        experts = values.shape if len(values.shape) == 3 else (1, *values.shape)
+        size = packing.packed_size(
+            (experts[0], experts[1], experts[2]),
+            _FORMATS[values.dtype.name],
+            block_size=self.block_size,
+            gated=self.gated,
+            zeros=self.zeros is not None,
+        )
+
+        def read() -> Array:
+            parts = (None if name is None else weights[name] for name in (self.scales, self.zeros))
+            stored = values.read()
+            scales, zeros = (None if part is None else part.read() for part in parts)
+            return packing.pack(
+                stored.reshape(experts),
+                gated=self.gated,
+                interleaved=self.interleaved,
+                scales=None if scales is None else scales.reshape(*experts[:2], -1),
+                zeros=None if zeros is None else zeros.reshape(*experts[:2], -1),
+                block_size=self.block_size,
+            )
+
+        return replace(values, shape=(size,), dtype=np.dtype(np.uint8), read=read)
+
+
+def _nodes_in_rows(graph: ir.Model) -> Iterator[ir.Node]:
+    for node in graph.graph.all_nodes():
+        ours = node.domain == DOMAIN and node.op_type in _MATRICES
+        if ours and _attribute(node, "weight_layout") == "rows":
+            yield node
+
+
+def _matrix(node: ir.Node, name: str, value: ir.Value, stored: list[ir.Value | None]) -> _Matrix:
+    scales, zeros = (None if part is None else str(part.name) for part in stored)
+    gated = name == "up" and bool(_attribute(node, "gated"))
+    return _Matrix(
+        values=str(value.name),
+        scales=scales,
+        zeros=zeros,
+        block_size=int(_attribute(node, "block_size")),
+        gated=gated,
+        interleaved=gated and _attribute(node, "gate_layout") == "interleaved",
+    )
+
+
+def _attribute(node: ir.Node, name: str) -> int | float | str:
+    """An attribute of the node, or its default."""
+    given = node.attributes.get(name)
+    if given is not None:
+        value: int | float | str = given.value
+        return value
+    default = next(a.default for a in OPS[node.op_type].attributes if a.name == name)
+    if default is None:
+        raise AssertionError(f"{node.name!r} has no {name!r}")
+    return default
+
+
+def _replace_initializers(graph: ir.Model, matrix: _Matrix, made: dict[str, Weight]) -> None:
+    """The values become the panels, scales and zeros leave graph and weights."""
+    value = graph.graph.initializers[matrix.values]
+    value.type = ir.TensorType(ir.DataType.UINT8)
+    value.shape = ir.Shape(made[matrix.values].shape)
+    for name in (matrix.scales, matrix.zeros):
+        if name is not None:
+            del graph.graph.initializers[name]
+            del made[name]
+
+
+def _trim(node: ir.Node) -> None:
+    """Absent inputs behind the last one present are not written down."""
+    given = len(node.inputs)
+    while given and node.inputs[given - 1] is None:
+        given -= 1
+    node.resize_inputs(given)

@@ -1,0 +1,183 @@
+// Stands in for the compiler's <immintrin.h> where the AVX-512 levels are to run on a CPU that has
+// only AVX2.  What is tested then is what their sources say, not the library's machine code.
+//
+// An instruction on 512 bits is here two of AVX2 on 256, done by the CPU itself; the two that AVX2
+// lacks altogether are written out as Intel's manual has them (Intel 64 and IA-32 Architectures
+// Software Developer's Manual, volume 2).  An intrinsic that is missing here does not compile: add
+// a line.  Nothing is inlined: the kernels' unrolled tiles would take minutes to compile.
+#pragma once
+#include_next <immintrin.h>
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace emulated {
+
+// 512 bits as two halves.
+struct Floats {
+  __m256 half[2];
+  Floats(__m256 low, __m256 high) : half{low, high} {}
+  explicit Floats(const __m512& x) { std::memcpy(this, &x, 64); }
+  operator __m512() const {
+    __m512 x;
+    std::memcpy(&x, this, 64);
+    return x;
+  }
+};
+
+struct Integers {
+  __m256i half[2];
+  Integers(__m256i low, __m256i high) : half{low, high} {}
+  explicit Integers(const __m512i& x) { std::memcpy(this, &x, 64); }
+  operator __m512i() const {
+    __m512i x;
+    std::memcpy(&x, this, 64);
+    return x;
+  }
+};
+
+#define EMULATED static __attribute__((noinline, unused))
+
+#define EMULATED_BINARY(Whole, Halves, name, operation)                                        \
+  EMULATED Whole name(Whole a, Whole b) {                                                      \
+    const Halves x(a), y(b);                                                                   \
+    return Halves(operation(x.half[0], y.half[0]), operation(x.half[1], y.half[1]));           \
+  }
+
+EMULATED_BINARY(__m512, Floats, add_ps, _mm256_add_ps)
+EMULATED_BINARY(__m512, Floats, mul_ps, _mm256_mul_ps)
+EMULATED_BINARY(__m512i, Integers, add_epi16, _mm256_add_epi16)
+EMULATED_BINARY(__m512i, Integers, add_epi32, _mm256_add_epi32)
+EMULATED_BINARY(__m512i, Integers, sub_epi32, _mm256_sub_epi32)
+EMULATED_BINARY(__m512i, Integers, mullo_epi32, _mm256_mullo_epi32)
+EMULATED_BINARY(__m512i, Integers, madd_epi16, _mm256_madd_epi16)
+EMULATED_BINARY(__m512i, Integers, maddubs_epi16, _mm256_maddubs_epi16)
+EMULATED_BINARY(__m512i, Integers, and_si512, _mm256_and_si256)
+EMULATED_BINARY(__m512i, Integers, or_si512, _mm256_or_si256)
+
+#define EMULATED_SHIFT(name, operation)                                       \
+  EMULATED __m512i name(__m512i a, int by) {                                  \
+    const Integers x(a);                                                      \
+    return Integers(operation(x.half[0], by), operation(x.half[1], by));      \
+  }
+
+EMULATED_SHIFT(slli_epi32, _mm256_slli_epi32)
+EMULATED_SHIFT(srli_epi32, _mm256_srli_epi32)
+EMULATED_SHIFT(srli_epi16, _mm256_srli_epi16)
+
+EMULATED __m512 fmadd_ps(__m512 a, __m512 b, __m512 c) {
+  const Floats x(a), y(b), z(c);
+  return Floats(_mm256_fmadd_ps(x.half[0], y.half[0], z.half[0]),
+                _mm256_fmadd_ps(x.half[1], y.half[1], z.half[1]));
+}
+
+EMULATED __m512 cvtepi32_ps(__m512i a) {
+  const Integers x(a);
+  return Floats(_mm256_cvtepi32_ps(x.half[0]), _mm256_cvtepi32_ps(x.half[1]));
+}
+
+EMULATED __m512i cvtepu16_epi32(__m256i x) {
+  return Integers(_mm256_cvtepu16_epi32(_mm256_castsi256_si128(x)),
+                  _mm256_cvtepu16_epi32(_mm256_extracti128_si256(x, 1)));
+}
+
+EMULATED __m512i cvtepu8_epi32(__m128i x) {
+  return Integers(_mm256_cvtepu8_epi32(x), _mm256_cvtepu8_epi32(_mm_unpackhi_epi64(x, x)));
+}
+
+EMULATED __m512 cvtph_ps(__m256i x) {
+  return Floats(_mm256_cvtph_ps(_mm256_castsi256_si128(x)),
+                _mm256_cvtph_ps(_mm256_extracti128_si256(x, 1)));
+}
+
+EMULATED __m512 set1_ps(float x) { return Floats(_mm256_set1_ps(x), _mm256_set1_ps(x)); }
+EMULATED __m512i set1_epi8(int x) {
+  return Integers(_mm256_set1_epi8(char(x)), _mm256_set1_epi8(char(x)));
+}
+EMULATED __m512i set1_epi16(int x) {
+  return Integers(_mm256_set1_epi16(short(x)), _mm256_set1_epi16(short(x)));
+}
+EMULATED __m512i set1_epi32(int x) { return Integers(_mm256_set1_epi32(x), _mm256_set1_epi32(x)); }
+
+// VPDPBUSD: to each 32-bit sum four products of an unsigned byte of a and a signed one of b, without
+// saturation.
+EMULATED __m512i dpbusd(__m512i sum, __m512i a, __m512i b) {
+  uint32_t sums[16];
+  uint8_t left[64];
+  int8_t right[64];
+  std::memcpy(sums, &sum, 64);
+  std::memcpy(left, &a, 64);
+  std::memcpy(right, &b, 64);
+  for (int i = 0; i < 64; ++i) sums[i / 4] += uint32_t(int32_t(left[i]) * int32_t(right[i]));
+  std::memcpy(&sum, sums, 64);
+  return sum;
+}
+
+EMULATED float flushed(float x) {
+  return std::fabs(x) < 1.17549435e-38f ? std::copysign(0.0f, x) : x;
+}
+
+// VDPBF16PS: of each pair the odd product is added first, then the even one, each fused with its
+// addition and rounded to nearest even; subnormal numbers count as 0 and become 0.
+EMULATED __m512 dpbf16(__m512 sum, __m512bh a, __m512bh b) {
+  float sums[16];
+  uint16_t halves[2][32];
+  std::memcpy(sums, &sum, 64);
+  std::memcpy(halves[0], &a, 64);
+  std::memcpy(halves[1], &b, 64);
+  for (int i = 0; i < 16; ++i)
+    for (int odd = 1; odd >= 0; --odd) {
+      float factors[2];
+      for (int f = 0; f < 2; ++f) {
+        const uint32_t bits = uint32_t(halves[f][2 * i + odd]) << 16;
+        std::memcpy(&factors[f], &bits, 4);
+      }
+      sums[i] = flushed(std::fma(flushed(factors[0]), flushed(factors[1]), flushed(sums[i])));
+    }
+  std::memcpy(&sum, sums, 64);
+  return sum;
+}
+
+template <class Whole>
+static inline Whole loaded(const void* at) {
+  Whole x;
+  std::memcpy(&x, at, 64);
+  return x;
+}
+
+static inline void stored(float* at, __m512 x) { std::memcpy(at, &x, 64); }
+
+}  // namespace emulated
+
+#define _mm512_add_ps emulated::add_ps
+#define _mm512_mul_ps emulated::mul_ps
+#define _mm512_fmadd_ps emulated::fmadd_ps
+#define _mm512_add_epi16 emulated::add_epi16
+#define _mm512_add_epi32 emulated::add_epi32
+#define _mm512_sub_epi32 emulated::sub_epi32
+#define _mm512_mullo_epi32 emulated::mullo_epi32
+#define _mm512_madd_epi16 emulated::madd_epi16
+#define _mm512_maddubs_epi16 emulated::maddubs_epi16
+#define _mm512_and_si512 emulated::and_si512
+#define _mm512_or_si512 emulated::or_si512
+#define _mm512_slli_epi32 emulated::slli_epi32
+#define _mm512_srli_epi32 emulated::srli_epi32
+#define _mm512_srli_epi16 emulated::srli_epi16
+#define _mm512_cvtepi32_ps emulated::cvtepi32_ps
+#define _mm512_cvtepu16_epi32 emulated::cvtepu16_epi32
+#define _mm512_cvtepu8_epi32 emulated::cvtepu8_epi32
+#define _mm512_cvtph_ps emulated::cvtph_ps
+#define _mm512_set1_ps emulated::set1_ps
+#define _mm512_set1_epi8 emulated::set1_epi8
+#define _mm512_set1_epi16 emulated::set1_epi16
+#define _mm512_set1_epi32 emulated::set1_epi32
+#define _mm512_dpbusd_epi32 emulated::dpbusd
+#define _mm512_dpbf16_ps emulated::dpbf16
+#define _mm512_setzero_ps() (__m512{})
+#define _mm512_setzero_si512() (__m512i{})
+#define _mm512_loadu_ps(at) emulated::loaded<__m512>(at)
+#define _mm512_loadu_si512(at) emulated::loaded<__m512i>(at)
+#define _mm512_storeu_ps(at, x) emulated::stored(at, x)
+#define _mm512_castsi512_ps(x) ((__m512)(x))
+#define _mm512_castps_si512(x) ((__m512i)(x))
