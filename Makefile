@@ -42,8 +42,9 @@ types: setup ## Types (mypy --strict)
 	$(BIN)/mypy
 
 .PHONY: test-native
-test-native: setup ## Native tests, built with the address and undefined-behaviour sanitizers
+test-native: setup ## Native tests, plain and built with the address and undefined-behaviour sanitizers
 	@tools/native.sh tests
+	@tools/native.sh sanitized-tests
 
 .PHONY: unit
 unit: native ## Tests (pytest); ARGS='-k name' runs some

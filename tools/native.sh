@@ -2,18 +2,20 @@
 # Build the native library.  Installs what is missing for it; quick when nothing changed.
 #
 # usage: tools/native.sh library          into moe_export/native/
-#        tools/native.sh tests            with sanitizers, and run the native tests
+#        tools/native.sh tests            the native tests, and run them
+#        tools/native.sh sanitized-tests  the same with the address and undefined-behaviour sanitizers
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly what=${1:?usage: tools/native.sh library|tests}
+readonly what=${1:?usage: tools/native.sh library|tests|sanitized-tests}
 case $what in
   library) build=build/native options=() ;;
-  tests)
-    build=build/native-tests
+  tests) build=build/native-tests options=(-D MOE_EXPORT_TESTS=ON) ;;
+  sanitized-tests)
+    build=build/native-sanitized
     options=(-D MOE_EXPORT_TESTS=ON -D 'MOE_EXPORT_SANITIZE=address,undefined')
     ;;
-  *) echo "error: $what is neither library nor tests" >&2; exit 2 ;;
+  *) echo "error: $what is not library, tests or sanitized-tests" >&2; exit 2 ;;
 esac
 
 # A compiler is the system's affair.  CMake and Ninja come from the package index where they are
@@ -50,5 +52,5 @@ fi
 quietly cmake --build "$build" --parallel "${MOE_EXPORT_JOBS:-$(nproc)}"
 case $what in
   library) quietly cmake --install "$build" --prefix "$PWD" --strip ;;
-  tests) ctest --test-dir "$build" --output-on-failure ;;
+  *) ctest --test-dir "$build" --output-on-failure --parallel "$(nproc)" ;;
 esac

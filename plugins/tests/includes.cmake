@@ -1,5 +1,6 @@
 # The kernels know no framework: they include each other and the standard library, nothing else.
 # usage: cmake -D KERNELS=plugins/kernels -P includes.cmake
+cmake_minimum_required(VERSION 3.20)
 file(GLOB_RECURSE sources ${KERNELS}/*.h ${KERNELS}/*.cc)
 list(LENGTH sources count)
 if(count LESS 5)

@@ -18,6 +18,9 @@ bool has_avx2() {
          __builtin_cpu_supports("f16c");
 }
 
+#endif
+
+#if MOE_EXPORT_AVX512
 bool has_avx512() {
   return has_avx2() && __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
          __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq");
@@ -31,9 +34,11 @@ bool has_avx512_bf16() {
 
 // From the best to the plainest.
 constexpr Level kLevels[] = {
-#if MOE_EXPORT_X86
+#if MOE_EXPORT_AVX512
     {&kAvx512Bf16, has_avx512_bf16},
     {&kAvx512, has_avx512},
+#endif
+#if MOE_EXPORT_X86
     {&kAvx2, has_avx2},
 #endif
     {&kPortable, [] { return true; }},

@@ -35,7 +35,10 @@ struct Isa {
 
 extern const Isa kPortable;
 #if MOE_EXPORT_X86
-extern const Isa kAvx2, kAvx512, kAvx512Bf16;
+extern const Isa kAvx2;
+#endif
+#if MOE_EXPORT_AVX512
+extern const Isa kAvx512, kAvx512Bf16;
 #endif
 
 }  // namespace moe
