@@ -1,4 +1,4 @@
-#include "kernels/probe.h"
+#include "../probe.h"
 
 #include <atomic>
 #include <chrono>
