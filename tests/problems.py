@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from itertools import product
 from typing import Any, get_args
 
 import ml_dtypes
@@ -38,6 +39,7 @@ STORAGES = [
     *((weights, rows) for weights in ("f32", "bf16", "f16") for rows in ("f32", "bf16")),
     *((weights, "f32") for weights in ("int8", "int4:64+zeros")),
     *((weights, "int8") for weights in ("int8", "int8+zeros", "int8:64+zeros", "int4", "int4:128")),
+    *((weights, "int16") for weights in ("int8", "int8:64+zeros", "int4")),
 ]
 QUANTISED = {"int8": (np.int8, 127), "int4": (ml_dtypes.int4, 7)}
 
@@ -278,7 +280,7 @@ def _routings() -> list[Problem]:
 
 
 def _rounded_rows() -> list[Problem]:
-    """Rows rounded to bfloat16 and int8, with every weight format that they go with."""
+    """Rows rounded to bfloat16, int8 and int16, with every weight format that they go with."""
     wide = replace(SMALL, hidden_size=136, intermediate_size=40, output_size=24)
     biased = {"has_up_bias": True, "has_down_bias": True}
     problems = []
@@ -286,19 +288,23 @@ def _rounded_rows() -> list[Problem]:
         for base, title in ((SMALL, ""), (wide, "-wide")):
             spec = replace(base, weight_format=name, row_format="bf16")
             problems.append(experts_problem(f"rows-bf16-{name}{title}", spec))
-    for text in INTEGERS:
+    for text, row_format in product(INTEGERS, ("int8", "int16")):
         precision = parse_precision(text)
         how: dict[str, Any] = {
             "weight_format": precision.format,
             "block_size": precision.block_size,
-            "row_format": "int8",
+            "row_format": row_format,
         }
-        title, zeros = f"rows-int8-{text}", precision.zeros
+        title, zeros = f"rows-{row_format}-{text}", precision.zeros
         problems.append(experts_problem(title, replace(SMALL, **how), zeros=zeros))
         if text in ("int8+zeros", "int8:64", "int4:64+zeros", "int4:128"):
             in_bf16 = experts_problem(f"{title}-wide", replace(wide, **how), zeros=zeros)
             problems.append(_own_scales(in_bf16, precision))
-    for name, row_format, block_size in (("bf16", "bf16", 0), ("int4", "int8", 32)):
+    for name, row_format, block_size in (
+        ("bf16", "bf16", 0),
+        ("int4", "int8", 32),
+        ("int8", "int16", 0),
+    ):
         spec = replace(
             SMALL, weight_format=name, row_format=row_format, block_size=block_size, **biased
         )
@@ -416,7 +422,12 @@ def stored_weight_problems() -> list[Problem]:
             grouped = _matmul(title, parse_precision(text), row_format, (rows, columns))
             problems.append(grouped)
             problems += [_linear(grouped, f"{title}-rank{len(s) + 1}", s) for s in shapes]
-    for text, row_format in (("f32", "f32"), ("bf16", "bf16"), ("int4+zeros", "int8")):
+    for text, row_format in (
+        ("f32", "f32"),
+        ("bf16", "bf16"),
+        ("int4+zeros", "int8"),
+        ("int8", "int16"),
+    ):
         title = f"{text}-rows-{row_format}"
         grouped = _matmul(title, parse_precision(text), row_format, (9, 70))
         spoilt = grouped.inputs["x_sorted"].copy()

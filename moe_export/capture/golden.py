@@ -53,8 +53,8 @@ EDGE_SHIFTS = (2.0**-17, -(2.0**-17))
 
 64 units of float32 rounding: the noise of a sum of 4096 products is some 8 of them, relative to
 the largest of its row, and what lies before the first rounded layer (embedding, norm, attention)
-adds as much again.  Of 127 steps, it is a thousandth of one.  Moved up and moved down, the two runs
-hold every fall that such noise can cause where rows are first rounded.
+adds as much again.  Of 127 steps, it is a thousandth of one, of 32767 a quarter.  Moved up and
+moved down, the two runs hold every fall that such noise can cause where rows are first rounded.
 """
 
 

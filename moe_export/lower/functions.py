@@ -17,7 +17,7 @@ import numpy as np
 import onnx.parser
 import onnx_ir as ir
 
-from moe_export.moe.layer import AttributeValue
+from moe_export.moe.layer import ROW_STEPS, AttributeValue
 from moe_export.moe.schema import OPS, OpSchema
 
 OPSET_VERSION = 21
@@ -168,8 +168,10 @@ def _require_inputs(
             "weight": "scales",
         }
         required |= {scales for name, scales in scales_of.items() if name in present}
-    elif given.get("row_format") == "int8":
-        raise ValueError(f"{schema.name} with int8 rows needs int8 or int4 weights")
+    elif given.get("row_format") in ROW_STEPS:
+        raise ValueError(
+            f"{schema.name} with {given['row_format']} rows needs int8 or int4 weights"
+        )
     if missing := sorted(required - set(present)):
         raise ValueError(f"{schema.name} with {dict(given)} needs the inputs {missing}")
 

@@ -6,6 +6,7 @@ The attributes have the meaning that ``docs/ops.md`` gives them; ``moe/reference
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
@@ -15,7 +16,10 @@ Activation = Literal["silu", "gelu", "gelu_tanh", "relu", "relu2", "identity", "
 GateLayout = Literal["concatenated", "interleaved"]
 WeightOn = Literal["output", "input"]
 WeightFormat = Literal["f32", "bf16", "f16", "int8", "int4"]
-RowFormat = Literal["f32", "bf16", "int8"]
+RowFormat = Literal["f32", "bf16", "int8", "int16"]
+
+ROW_STEPS: Mapping[str, int] = {"int8": 127, "int16": 32767}
+"""Rows of whole numbers: the steps between 0 and the largest number of a block."""
 
 AttributeValue = int | float | str
 
@@ -136,8 +140,10 @@ class ExpertsSpec:
             raise ValueError(f"weight_format must be one of {get_args(WeightFormat)}")
         if self.row_format not in get_args(RowFormat):
             raise ValueError(f"row_format must be one of {get_args(RowFormat)}")
-        if self.row_format == "int8" and self.weight_format not in ("int8", "int4"):
-            raise ValueError(f"row_format 'int8' does not go with {self.weight_format!r} weights")
+        if self.row_format in ROW_STEPS and self.weight_format not in ("int8", "int4"):
+            raise ValueError(
+                f"row_format {self.row_format!r} does not go with {self.weight_format!r} weights"
+            )
         if self.intermediate_size == 0 and (self.gated or self.activation != "identity"):
             raise ValueError("a single linear layer per expert is gated=False, 'identity'")
         if self.activation == "swiglu_clamped" and not self.gated:

@@ -24,7 +24,7 @@ _ROW_FORMATS: dict[WeightFormat, RowFormat] = {
     "f32": "f32",
     "f16": "f32",
     "bf16": "bf16",
-    "int8": "int8",
+    "int8": "int16",
     "int4": "int8",
 }
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from moe_export.moe.layer import RowFormat
+from moe_export.moe.layer import ROW_STEPS, RowFormat
 from moe_export.moe.reference import quantize_rows, round_rows
 from moe_export.moe.reference.rows import ROW_BLOCK, SMALLEST_SCALE
 
@@ -31,7 +31,7 @@ def rounded_rows(
     error = np.broadcast_to(error, rows.shape)
     if row_format == "bf16":
         return _bfloat16(rows, error)
-    return _int8(rows, error, eps)
+    return _integers(rows, error, row_format, eps)
 
 
 def _bfloat16(rows: Array, error: Array) -> tuple[Array, Array]:
@@ -45,12 +45,12 @@ def _bfloat16(rows: Array, error: Array) -> tuple[Array, Array]:
     return exact, np.maximum(above, below) + SMALLEST_SCALE
 
 
-def _int8(rows: Array, error: Array, eps: float) -> tuple[Array, Array]:
+def _integers(rows: Array, error: Array, row_format: RowFormat, eps: float) -> tuple[Array, Array]:
     """A number moves with its block's scale, and by whole steps where an edge is near.
 
     With ``t = r/s`` and ``q = rint(t)``, and with a hat what is computed::
 
-        |s^ - s| <= max d / 127 + eps s                      =: ds     d over the block of 32
+        |s^ - s| <= max d / steps + eps s                    =: ds     d over the block of 32
         |t^ - t| <= (d + |t| ds) / (s - ds) + 2 eps |t|      =: dt     divided, or times 1/s^
         |q^ s^ - q s| <= |q^ - q| (s + ds) + |q| ds
 
@@ -58,8 +58,8 @@ def _int8(rows: Array, error: Array, eps: float) -> tuple[Array, Array]:
     product is one more rounding.  A block whose scale may count as 0, or may be off by half of
     itself, is bounded as a whole: neither side is larger than ``|r| + d`` and a step.
     """
-    q, scales = quantize_rows(rows)
-    scale_error = _max_of_blocks(error) / 127 + eps * scales
+    q, scales = quantize_rows(rows, row_format)
+    scale_error = _max_of_blocks(error) / ROW_STEPS[row_format] + eps * scales
     scale, ds = (_of_columns(a, rows.shape[-1]) for a in (scales, scale_error))
     is_safe = scale - ds > np.maximum(SMALLEST_SCALE, scale / 2)
     divisor = np.where(is_safe, scale, 1)

@@ -10,11 +10,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from moe_export.moe.layer import RowFormat
+from moe_export.moe.layer import ROW_STEPS, RowFormat
 
-# Columns that share a scale, and the steps between 0 and their largest number.
+# Columns that share a scale.
 _BLOCK = 32
-_STEPS = 127
 _SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 
 
@@ -22,20 +21,20 @@ def round_rows(rows: Tensor, row_format: RowFormat, shift: float = 0.0) -> Tenso
     """``rows [S, H]`` in float32, rounded as ``docs/ops.md`` says of ``row_format``.
 
     Every number is first moved up by ``shift`` times the largest of what it is rounded together
-    with: its row for ``bf16``, its block for ``int8``.  The scale stays where it was.
+    with: its row for ``bf16``, its block for ``int8`` and ``int16``.  The scale stays where it was.
     """
     if row_format == "f32":
         return rows
     if row_format == "bf16":
         moved: Tensor = rows + shift * _largest(rows)
         return moved.bfloat16().to(rows.dtype)
-    columns = rows.shape[-1]
+    columns, steps = rows.shape[-1], ROW_STEPS[row_format]
     blocks = F.pad(rows, (0, -columns % _BLOCK)).unflatten(-1, (-1, _BLOCK))
-    scale = blocks.abs().amax(-1, keepdim=True) / _STEPS
+    scale = blocks.abs().amax(-1, keepdim=True) / steps
     scale = scale.masked_fill(scale < _SMALLEST_SCALE, 0)
-    steps = (blocks / scale + shift * _STEPS).round().masked_fill(scale == 0, 0)
+    q = (blocks / scale + shift * steps).round().masked_fill(scale == 0, 0)
     # A block that is not finite has a scale that is not: NaN, or infinite and then NaN times 0.
-    rounded: Tensor = (steps * scale).masked_fill(~scale.isfinite(), torch.nan)
+    rounded: Tensor = (q * scale).masked_fill(~scale.isfinite(), torch.nan)
     return rounded.flatten(-2)[..., :columns]
 
 

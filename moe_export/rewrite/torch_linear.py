@@ -9,7 +9,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-# Rows that are int8: the numbers that share a scale, and the least scale that is not 0.
+from moe_export.moe.layer import ROW_STEPS
+
+# Rows of whole numbers: the numbers that share a scale, and the least scale that is not 0.
 ROW_BLOCK = 32
 SMALLEST_SCALE = torch.finfo(torch.float32).tiny
 
@@ -59,11 +61,11 @@ def _rounded(rows: Tensor, row_format: str) -> Tensor:
         return rows
     if row_format == "bf16":
         return _to_bfloat16(rows)
-    if row_format != "int8":
+    if row_format not in ROW_STEPS:
         raise ValueError(f"unknown row_format {row_format!r}")
     columns = rows.shape[-1]
     by_block = F.pad(rows, (0, -columns % ROW_BLOCK)).unflatten(-1, (-1, ROW_BLOCK))
-    scales = by_block.abs().amax(dim=-1, keepdim=True) / 127
+    scales = by_block.abs().amax(dim=-1, keepdim=True) / ROW_STEPS[row_format]
     scales = scales.masked_fill(scales < SMALLEST_SCALE, 0)
     q = (by_block / scales.masked_fill(scales == 0, math.inf)).round()
     not_finite = ~by_block.isfinite().all(dim=-1, keepdim=True)

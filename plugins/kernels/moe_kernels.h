@@ -42,7 +42,7 @@ const char* isa_name(const Isa* isa);
 enum class Format : uint32_t { f32 = 0, bf16 = 1, f16 = 2, int8 = 3, int4 = 4 };
 
 // What rows are rounded to before a matrix multiplies them.
-enum class RowFormat : uint32_t { f32 = 0, bf16 = 1, int8 = 2 };
+enum class RowFormat : uint32_t { f32 = 0, bf16 = 1, int8 = 2, int16 = 3 };
 
 // The weights of E experts as docs/ops.md stores them.  A value is (q - zero) * scale.
 struct RowsWeight {

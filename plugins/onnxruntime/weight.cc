@@ -22,6 +22,7 @@ constexpr Choice<moe::RowFormat> kRowFormats[] = {
     {"f32", moe::RowFormat::f32},
     {"bf16", moe::RowFormat::bf16},
     {"int8", moe::RowFormat::int8},
+    {"int16", moe::RowFormat::int16},
 };
 constexpr Choice<bool> kLayouts[] = {{"rows", false}, {"panels", true}};
 
@@ -38,12 +39,17 @@ ONNXTensorElementDataType element_type(Format format) {
   return ort_abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT;
 }
 
-const char* text_of(Format format) {
-  for (const auto& choice : kFormats) {
-    if (choice.meaning == format) return choice.text;
+template <class Meaning, size_t kCount>
+const char* text_of(Meaning meaning, const Choice<Meaning> (&choices)[kCount]) {
+  for (const auto& choice : choices) {
+    if (choice.meaning == meaning) return choice.text;
   }
   return "unknown";
 }
+
+const char* text_of(Format format) { return text_of(format, kFormats); }
+
+const char* text_of(moe::RowFormat format) { return text_of(format, kRowFormats); }
 
 bool is_aligned(const void* data) {
   return reinterpret_cast<uintptr_t>(data) % kPanelAlignment == 0;
@@ -63,9 +69,12 @@ Storage read_storage(const Node& node) {
                                             (blocks ? ", expected 0 or a multiple of 32"
                                                     : ", expected 0: floats have no scales"));
   }
-  if (storage.row_format == moe::RowFormat::int8 && !blocks) {
-    node.refuse_attribute("row_format", std::string("is 'int8', expected f32 or bf16 with ") +
-                                            "weight_format '" + text_of(storage.format) + "'");
+  const bool floats =
+      storage.row_format == moe::RowFormat::f32 || storage.row_format == moe::RowFormat::bf16;
+  if (!floats && !blocks) {
+    node.refuse_attribute("row_format", std::string("is '") + text_of(storage.row_format) +
+                                            "', expected f32 or bf16 with weight_format '" +
+                                            text_of(storage.format) + "'");
   }
   return storage;
 }

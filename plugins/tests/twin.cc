@@ -36,8 +36,8 @@ void round_to_bfloat16(const Judged& row, Judged* out) {
   }
 }
 
-// One block of at most 32 numbers, from `first` on.
-void round_to_int8(const Judged& row, size_t first, size_t count, Judged* out) {
+// One block of at most 32 numbers, from `first` on, to whole steps of which the largest takes `steps`.
+void round_to_integers(double steps, const Judged& row, size_t first, size_t count, Judged* out) {
   double largest = 0, error = 0;
   bool finite = true;
   for (size_t i = first; i < first + count; ++i) {
@@ -45,10 +45,10 @@ void round_to_int8(const Judged& row, size_t first, size_t count, Judged* out) {
     error = std::max(error, row.bound[i]);
     finite = finite && std::isfinite(row.exact[i]);
   }
-  double scale = largest / 127;
+  double scale = largest / steps;
   if (scale < kUnderflow) scale = 0;
   if (!finite) scale = std::numeric_limits<double>::quiet_NaN();
-  const double ds = error / 127 + kEps * scale;
+  const double ds = error / steps + kEps * scale;
   const bool is_safe = scale - ds > std::max(kUnderflow, scale / 2);
   for (size_t i = first; i < first + count; ++i) {
     const double x = row.exact[i], d = row.bound[i];
@@ -172,8 +172,9 @@ Judged rounded(const Judged& row, RowFormat format) {
   if (format == RowFormat::bf16) {
     round_to_bfloat16(row, &out);
   } else {
+    const double steps = format == RowFormat::int8 ? 127 : 32767;
     for (size_t first = 0; first < columns; first += kRowBlock)
-      round_to_int8(row, first, std::min(kRowBlock, columns - first), &out);
+      round_to_integers(steps, row, first, std::min(kRowBlock, columns - first), &out);
   }
   settle(&out);
   return out;

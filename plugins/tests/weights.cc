@@ -14,7 +14,7 @@ const char* name_of(Format format) {
 }
 
 const char* name_of(RowFormat format) {
-  static const char* const names[] = {"f32", "bf16", "int8"};
+  static const char* const names[] = {"f32", "bf16", "int8", "int16"};
   return names[uint32_t(format)];
 }
 
@@ -81,7 +81,8 @@ std::vector<Storage> all_storages() {
     for (const size_t block : {0, 32, 64, 128})
       for (const bool zeros : {false, true})
         for (const bool wide : {false, true})
-          for (const RowFormat rows : {RowFormat::f32, RowFormat::bf16, RowFormat::int8})
+          for (const RowFormat rows :
+               {RowFormat::f32, RowFormat::bf16, RowFormat::int8, RowFormat::int16})
             if (block || wide) all.push_back({format, rows, block, zeros, wide});
   return all;
 }
@@ -92,10 +93,12 @@ std::vector<Storage> usual_storages() {
       {Format::bf16, RowFormat::bf16, 0, false, false},
       {Format::bf16, RowFormat::f32, 0, false, false},
       {Format::f16, RowFormat::f32, 0, false, false},
-      {Format::int8, RowFormat::int8, 0, false, true},
+      {Format::int8, RowFormat::int16, 0, false, true},
+      {Format::int8, RowFormat::int16, 32, false, false},
       {Format::int8, RowFormat::int8, 64, true, false},
       {Format::int4, RowFormat::int8, 32, false, false},
       {Format::int4, RowFormat::int8, 128, true, false},
+      {Format::int4, RowFormat::int16, 64, false, false},
       {Format::int4, RowFormat::f32, 32, true, false},
   };
 }

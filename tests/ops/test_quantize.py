@@ -95,7 +95,12 @@ def test_rows_are_rounded_as_the_weights_ask() -> None:
     rounded = {text: parse_precision(text).row_format for text in TEXTS}
     assert {rounded["f32"], rounded["f16"]} == {"f32"}
     assert rounded["bf16"] == "bf16"
-    assert {precision.row_format for precision in INTEGERS} == {"int8"}
+    assert {precision.row_format for precision in INTEGERS if precision.format == "int8"} == {
+        "int16"
+    }
+    assert {precision.row_format for precision in INTEGERS if precision.format == "int4"} == {
+        "int8"
+    }
 
 
 @few

@@ -12,6 +12,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from moe_export.moe.layer import ROW_STEPS
 from moe_export.moe.reference import quantize_rows, round_rows
 from moe_export.moe.row_errors import rounded_rows
 from moe_export.moe.tolerance import FLOAT32_EPS
@@ -62,29 +63,35 @@ def torch_rounded(x: torch.Tensor, row_format: str) -> Array:
 
 
 @FLOATS
+@pytest.mark.parametrize(("row_format", "steps"), [("int8", 127), ("int16", 32767)])
 @pytest.mark.parametrize("columns", [1, 31, 32, 33, 64, 70])
-def test_int8_rows_are_127_steps_of_each_block(dtype: Any, columns: int) -> None:
+def test_rows_of_integers_are_steps_of_each_block(
+    dtype: Any, columns: int, row_format: Any, steps: int
+) -> None:
     rng = np.random.default_rng(columns)
     rows = (rng.normal(size=(9, columns)) * np.exp2(rng.integers(-40, 40, (9, 1)))).astype(dtype)
-    rounded = round_rows(rows, "int8")
+    rounded = round_rows(rows, row_format)
     assert rounded.dtype == dtype
     for start in range(0, columns, 32):
         block, made = rows[:, start : start + 32], rounded[:, start : start + 32]
-        scale = np.abs(block).max(axis=1, keepdims=True) / dtype(127)
+        scale = np.abs(block).max(axis=1, keepdims=True) / dtype(steps)
         np.testing.assert_array_equal(made, np.rint(block / scale) * scale)
-    assert same(torch_rounded(torch.from_numpy(rows), "int8"), rounded)
+    assert same(torch_rounded(torch.from_numpy(rows), row_format), rounded)
 
 
 @FLOATS
-def test_a_block_with_a_nan_or_an_infinity_is_nan_and_its_neighbours_are_not(dtype: Any) -> None:
+@pytest.mark.parametrize("row_format", ["int8", "int16"])
+def test_a_block_with_a_nan_or_an_infinity_is_nan_and_its_neighbours_are_not(
+    dtype: Any, row_format: Any
+) -> None:
     rows = np.ones((4, 80), dtype)
     rows[0, 3], rows[1, 40], rows[2, 79], rows[3, :] = np.nan, np.inf, -np.inf, 0
-    rounded = round_rows(rows, "int8")
+    rounded = round_rows(rows, row_format)
     expected = np.zeros((4, 80), bool)
     expected[0, :32], expected[1, 32:64], expected[2, 64:] = True, True, True
     np.testing.assert_array_equal(np.isnan(rounded), expected)
     assert (rounded[:3][~expected[:3]] == 1).all()
-    assert same(torch_rounded(torch.from_numpy(rows), "int8"), rounded)
+    assert same(torch_rounded(torch.from_numpy(rows), row_format), rounded)
 
 
 def test_ties_go_to_even_steps() -> None:
@@ -96,6 +103,8 @@ def test_a_block_too_small_for_a_scale_is_0() -> None:
     tiny = np.finfo(np.float32).tiny
     rows = np.array([[126.9 * tiny, tiny], [127 * tiny, tiny]], np.float32)
     assert round_rows(rows, "int8").tolist() == [[0, 0], [127 * tiny, tiny]]
+    rows = np.array([[32766.0 * tiny, tiny], [32767 * tiny, tiny]], np.float32)
+    assert round_rows(rows, "int16").tolist() == [[0, 0], [32767 * tiny, tiny]]
 
 
 def test_nothing_is_rounded_in_f32() -> None:
@@ -112,7 +121,7 @@ def test_another_row_format_is_refused(unknown: Any) -> None:
 
 
 @pytest.mark.parametrize("shape", [(0, 40), (40,), (2, 3, 33), (2, 0, 5)])
-@pytest.mark.parametrize("row_format", ["bf16", "int8"])
+@pytest.mark.parametrize("row_format", ["bf16", "int8", "int16"])
 def test_rows_of_any_rank_are_rounded(shape: tuple[int, ...], row_format: Any) -> None:
     rows = np.random.default_rng(4).normal(size=shape).astype(np.float32)
     rounded = round_rows(rows, row_format)
@@ -125,7 +134,7 @@ def test_rows_of_any_rank_are_rounded(shape: tuple[int, ...], row_format: Any) -
 
 
 @few
-@given(st.sampled_from(["bf16", "int8"]), st.integers(0, 9999), st.integers(-24, -2))
+@given(st.sampled_from(["bf16", "int8", "int16"]), st.integers(0, 9999), st.integers(-24, -2))
 def test_whoever_is_off_by_less_than_d_rounds_to_within_the_bound(
     row_format: Any, seed: int, exponent: int
 ) -> None:
@@ -142,13 +151,13 @@ def test_whoever_is_off_by_less_than_d_rounds_to_within_the_bound(
         moved = (rows + share * inside).astype(np.float32)
         made = round_rows(moved, row_format)
         assert (np.abs(made - rounded) <= bound).all()
-        if row_format == "int8":
-            assert (np.abs(_by_reciprocal(moved) - rounded) <= bound).all()
+        if row_format in ROW_STEPS:
+            assert (np.abs(_by_reciprocal(moved, row_format) - rounded) <= bound).all()
 
 
-def _by_reciprocal(rows: Array) -> Array:
-    """int8 rows as a kernel may do it, which multiplies by ``1 / scale``."""
-    _, scales = quantize_rows(rows)
+def _by_reciprocal(rows: Array, row_format: Any) -> Array:
+    """Rows of integers as a kernel may do it, which multiplies by ``1 / scale``."""
+    _, scales = quantize_rows(rows, row_format)
     scale = np.repeat(scales, 32, axis=-1)[..., : rows.shape[-1]]
     inverse = np.where(scale > 0, np.float32(1) / np.where(scale > 0, scale, 1), 0)
     return np.rint(rows * inverse.astype(np.float32)) * scale
@@ -164,17 +173,18 @@ def test_exact_rows_carry_next_to_nothing_into_a_bound() -> None:
     assert small.mean() > 1 - 2.0**-12
 
 
+@pytest.mark.parametrize("row_format", ["int8", "int16"])
 @pytest.mark.parametrize("runtime", runtimes.RUNTIMES)
-def test_every_step_of_a_row_is_the_one_of_the_oracle(runtime: str) -> None:
+def test_every_step_of_a_row_is_the_one_of_the_oracle(runtime: str, row_format: Any) -> None:
     """A matrix that changes nothing shows the rows as they were rounded."""
     columns = 96
     rng = np.random.default_rng(9)
     x = (rng.normal(size=(33, columns)) * np.exp2(rng.integers(-9, 9, (33, 1)))).astype(np.float32)
     identity = np.eye(columns, dtype=np.int8)
     inputs = {"x": x, "weight": identity, "scales": np.ones((columns, 1), np.float32)}
-    attributes = {"weight_format": "int8", "block_size": 0, "row_format": "int8"}
+    attributes = {"weight_format": "int8", "block_size": 0, "row_format": row_format}
     problem = Problem(name="steps", op="Linear", inputs=inputs, attributes=attributes)
-    steps, scales = quantize_rows(x)
+    steps, scales = quantize_rows(x, row_format)
     of_columns = np.repeat(scales, 32, axis=-1)
     (got,) = runtimes.RUNTIMES[runtime](problem)
     np.testing.assert_array_equal(np.rint(got / of_columns), steps)

@@ -11,7 +11,7 @@ from moe_export.moe.reference.rows import round_rows as oracle
 from moe_export.rewrite.edges import round_rows
 
 SHIFT = 2.0**-17
-FORMATS: tuple[RowFormat, ...] = ("f32", "bf16", "int8")
+FORMATS: tuple[RowFormat, ...] = ("f32", "bf16", "int8", "int16")
 
 
 def rows(seed: int, columns: int = 77) -> np.ndarray:
@@ -31,7 +31,7 @@ def test_unmoved_edges_are_those_of_the_ops(row_format: RowFormat) -> None:
     np.testing.assert_array_equal(made, oracle(given, row_format))
 
 
-@pytest.mark.parametrize("row_format", ["bf16", "int8"])
+@pytest.mark.parametrize("row_format", ["bf16", "int8", "int16"])
 def test_what_less_noise_than_the_shift_rounds_otherwise_one_of_the_two_shifts_does_too(
     row_format: RowFormat,
 ) -> None:
@@ -59,7 +59,7 @@ def test_what_less_noise_than_the_shift_rounds_otherwise_one_of_the_two_shifts_d
 
 def test_a_shift_reaches_nothing_that_is_not_finite() -> None:
     given = rows(2)
-    for row_format in ("bf16", "int8"):
+    for row_format in ("bf16", "int8", "int16"):
         made = round_rows(torch.from_numpy(given), row_format, SHIFT).numpy()
         kept = np.isfinite(oracle(given, row_format))
         np.testing.assert_array_equal(np.isfinite(made), kept)

@@ -22,9 +22,9 @@ struct Simd {
 
   static constexpr int panels_of(int rows) { return rows <= 6 ? 4 : 2; }
 
-  // Without dot products of bytes, int8 rows are 16-bit integers, as for AVX2.
-  static constexpr size_t kIntegerBytes(Format weights) {
-    return weights == Format::int8 && !MOE_EXPORT_AVX512_DOT ? 2 : 1;
+  // Without VNNI only int4 has one, as with AVX2.
+  static constexpr bool has_byte_dot(Format weights) {
+    return weights == Format::int4 || MOE_EXPORT_AVX512_DOT;
   }
 
   static F zero() { return _mm512_setzero_ps(); }
@@ -65,103 +65,97 @@ struct Simd {
     return _mm512_mullo_epi32(_mm512_cvtepu8_epi32(sixteen), _mm512_set1_epi32(factor));
   }
 
-  // As 16-bit integers, each four columns c are in the order c, c + 2, c + 1, c + 3.
-  static void store_integers(Format weights, const int32_t* q, uint8_t* to) {
-    if (kIntegerBytes(weights) == 1) {
-      for (size_t c = 0; c < kRowBlock; ++c) to[c] = uint8_t(q[c]);
-      return;
-    }
-    int16_t words[kRowBlock];
-    for (size_t c = 0; c < kRowBlock; ++c) {
-      const size_t place = (c & 1) * 2 + (c >> 1 & 1);
-      words[c / 4 * 4 + place] = int16_t(q[c]);
-    }
-    __builtin_memcpy(to, words, sizeof words);
-  }
-
   static I broadcast_four_bytes(const uint8_t* at) {
     int32_t four;
     __builtin_memcpy(&four, at, 4);
     return _mm512_set1_epi32(four);
   }
 
-  // dot [m] += 32 columns of a panel's 16 rows times those of row m.
-  template <Format kFormat, int MR>
-  static void dot_block(const uint8_t* panel, const uint8_t* const (&integers)[MR],
-                        I (&dot)[MR][1]) {
-    if constexpr (kFormat == Format::int8)
-      dot_int8<MR>(panel, integers, dot);
-    else
-      dot_int4<MR>(panel, integers, dot);
+  // sum + the products of pairs of 16-bit integers.
+  static I add_products(I sum, I a, I b) {
+#if MOE_EXPORT_AVX512_DOT
+    return _mm512_dpwssd_epi32(sum, a, b);
+#else
+    return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b));
+#endif
+  }
+
+  // Four columns of a panel, bytes, times words of rows, `offset` bytes from their place.  Bytes 0 and
+  // 2 of each four are the low bytes of two words, 1 and 3 the high ones.
+  template <int MR>
+  static MOE_INLINE void add_words(I bytes, const uint8_t* const (&integers)[MR], size_t offset,
+                                   I (&dot)[MR][1]) {
+    const I even = _mm512_and_si512(bytes, _mm512_set1_epi16(0xff));
+    const I odd = _mm512_srli_epi16(bytes, 8);
+    unrolled<MR>([&](auto m) MOE_INLINE {
+      const uint8_t* x = integers[m] + offset;
+      dot[m][0] = add_products(dot[m][0], even, broadcast_four_bytes(x));
+      dot[m][0] = add_products(dot[m][0], odd, broadcast_four_bytes(x + 4));
+    });
+  }
+
+  // dot [p][m] += 32 columns of the 16 rows of panel p times those of row m.
+  template <Format kFormat, int MR, int NP>
+  static MOE_INLINE void dot_words(const uint8_t* const (&panels)[NP],
+                                   const uint8_t* const (&integers)[MR], I (&dot)[NP][MR][1]) {
+    const I nibble = _mm512_set1_epi8(15);
+    for (size_t line = 0; line < (kFormat == Format::int8 ? 8 : 4); ++line)
+      unrolled<NP>([&](auto p) MOE_INLINE {
+        const I bytes = load_int(panels[p] + line * 64);
+        if constexpr (kFormat == Format::int8) {
+          add_words<MR>(bytes, integers, line * 8, dot[p]);
+        } else {
+          const I high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble);
+          add_words<MR>(_mm512_and_si512(bytes, nibble), integers, line * 16, dot[p]);
+          add_words<MR>(high, integers, line * 16 + 8, dot[p]);
+        }
+      });
   }
 
 #if MOE_EXPORT_AVX512_DOT
-  template <int MR>
-  static MOE_INLINE void dot_int8(const uint8_t* panel, const uint8_t* const (&integers)[MR],
-                                  I (&dot)[MR][1]) {
-    for (size_t four = 0; four < 8; ++four) {
-      const I bytes = load_int(panel + four * 64);
-      unrolled<MR>([&](auto m) MOE_INLINE {
-        dot[m][0] =
-            _mm512_dpbusd_epi32(dot[m][0], bytes, broadcast_four_bytes(integers[m] + four * 4));
-      });
-    }
-  }
-
-  template <int MR>
-  static MOE_INLINE void dot_int4(const uint8_t* panel, const uint8_t* const (&integers)[MR],
-                                  I (&dot)[MR][1]) {
+  // The same with bytes of rows.
+  template <Format kFormat, int MR, int NP>
+  static MOE_INLINE void dot_bytes(const uint8_t* const (&panels)[NP],
+                                   const uint8_t* const (&integers)[MR], I (&dot)[NP][MR][1]) {
     const I nibble = _mm512_set1_epi8(15);
-    for (size_t eight = 0; eight < 4; ++eight) {
-      const I bytes = load_int(panel + eight * 64);
-      const I low = _mm512_and_si512(bytes, nibble);
-      const I high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble);
-      unrolled<MR>([&](auto m) MOE_INLINE {
-        const uint8_t* x = integers[m] + eight * 8;
-        dot[m][0] = _mm512_dpbusd_epi32(dot[m][0], low, broadcast_four_bytes(x));
-        dot[m][0] = _mm512_dpbusd_epi32(dot[m][0], high, broadcast_four_bytes(x + 4));
+    for (size_t line = 0; line < (kFormat == Format::int8 ? 8 : 4); ++line)
+      unrolled<NP>([&](auto p) MOE_INLINE {
+        const I bytes = load_int(panels[p] + line * 64);
+        const I low = kFormat == Format::int8 ? bytes : _mm512_and_si512(bytes, nibble);
+        const I high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble);
+        unrolled<MR>([&](auto m) MOE_INLINE {
+          const uint8_t* x = integers[m] + line * (kFormat == Format::int8 ? 4 : 8);
+          I& sum = dot[p][m][0];
+          sum = _mm512_dpbusd_epi32(sum, low, broadcast_four_bytes(x));
+          if constexpr (kFormat == Format::int4)
+            sum = _mm512_dpbusd_epi32(sum, high, broadcast_four_bytes(x + 4));
+        });
       });
-    }
   }
 #else
-  // sum + the products of pairs of 16-bit integers.
-  static I add_products(I sum, I a, I b) { return _mm512_add_epi32(sum, _mm512_madd_epi16(a, b)); }
-
-  // Bytes 0 and 2 of each four are the low bytes of two words, 1 and 3 the high ones.
-  template <int MR>
-  static MOE_INLINE void dot_int8(const uint8_t* panel, const uint8_t* const (&integers)[MR],
-                                  I (&dot)[MR][1]) {
-    const I low = _mm512_set1_epi16(0xff);
-    for (size_t four = 0; four < 8; ++four) {
-      const I bytes = load_int(panel + four * 64);
-      const I even = _mm512_and_si512(bytes, low), odd = _mm512_srli_epi16(bytes, 8);
-      unrolled<MR>([&](auto m) MOE_INLINE {
-        const uint8_t* x = integers[m] + four * 8;
-        dot[m][0] = add_products(dot[m][0], even, broadcast_four_bytes(x));
-        dot[m][0] = add_products(dot[m][0], odd, broadcast_four_bytes(x + 4));
-      });
-    }
-  }
-
-  // Eight pairs of products, each at most 15 * 127 * 2, stay within 16 bits: 30480.
-  template <int MR>
-  static MOE_INLINE void dot_int4(const uint8_t* panel, const uint8_t* const (&integers)[MR],
-                                  I (&dot)[MR][1]) {
+  // The same with bytes of rows.  Eight pairs of products, each at most 15 * 127 * 2, stay within 16
+  // bits: 30480.
+  template <Format kFormat, int MR, int NP>
+  static MOE_INLINE void dot_bytes(const uint8_t* const (&panels)[NP],
+                                   const uint8_t* const (&integers)[MR], I (&dot)[NP][MR][1]) {
     const I nibble = _mm512_set1_epi8(15), one = _mm512_set1_epi16(1);
-    I pairs[MR];
-    unrolled<MR>([&](auto m) MOE_INLINE { pairs[m] = _mm512_setzero_si512(); });
-    for (size_t eight = 0; eight < 4; ++eight) {
-      const I bytes = load_int(panel + eight * 64);
-      const I low = _mm512_and_si512(bytes, nibble);
-      const I high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble);
-      unrolled<MR>([&](auto m) MOE_INLINE {
-        const uint8_t* x = integers[m] + eight * 8;
-        pairs[m] = _mm512_add_epi16(pairs[m], _mm512_maddubs_epi16(low, broadcast_four_bytes(x)));
-        pairs[m] =
-            _mm512_add_epi16(pairs[m], _mm512_maddubs_epi16(high, broadcast_four_bytes(x + 4)));
+    I pairs[NP][MR] = {};
+    for (size_t line = 0; line < 4; ++line)
+      unrolled<NP>([&](auto p) MOE_INLINE {
+        const I bytes = load_int(panels[p] + line * 64);
+        const I low = _mm512_and_si512(bytes, nibble);
+        const I high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble);
+        unrolled<MR>([&](auto m) MOE_INLINE {
+          const uint8_t* x = integers[m] + line * 8;
+          I& sum = pairs[p][m];
+          sum = _mm512_add_epi16(sum, _mm512_maddubs_epi16(low, broadcast_four_bytes(x)));
+          sum = _mm512_add_epi16(sum, _mm512_maddubs_epi16(high, broadcast_four_bytes(x + 4)));
+        });
       });
-    }
-    unrolled<MR>([&](auto m) MOE_INLINE { dot[m][0] = add_products(dot[m][0], pairs[m], one); });
+    unrolled<NP * MR>([&](auto i) MOE_INLINE {
+      I& sum = dot[i / MR][i % MR][0];
+      sum = add_products(sum, pairs[i / MR][i % MR], one);
+    });
   }
 #endif
 };

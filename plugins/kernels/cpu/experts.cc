@@ -207,8 +207,8 @@ const char* experts_fault(const ExpertsSpec& spec) {
   const size_t inner = spec.up ? spec.up->rows / (gated ? 2 : 1) : spec.down->columns;
   if (inner != spec.down->columns) return "the rows of up are not the columns of down";
   for (const Panels* weights : {spec.up, spec.down})
-    if (weights && spec.row_format == RowFormat::int8 && !is_quantized(weights->format))
-      return "row_format int8 goes with weights in int8 or int4";
+    if (weights && is_integer(spec.row_format) && !is_quantized(weights->format))
+      return "row_format int8 or int16 goes with weights in int8 or int4";
   return nullptr;
 }
 

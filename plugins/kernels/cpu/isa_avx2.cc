@@ -22,9 +22,9 @@ struct Simd {
   // FMA takes 4 cycles and two start in each: 8 sums at least must be under way.
   static constexpr int panels_of(int rows) { return rows == 1 ? 4 : rows == 2 ? 2 : 1; }
 
-  // int8: pairs of 16-bit integers, for there is no exact product of bytes: the sum of two
-  // products of an unsigned and a signed byte saturates at 16 bits.  int4: 15 * 127 * 2 does not.
-  static constexpr size_t kIntegerBytes(Format weights) { return weights == Format::int8 ? 2 : 1; }
+  // The sum of two products of an unsigned and a signed byte saturates at 16 bits, but for int4:
+  // 15 * 127 * 2 does not.
+  static constexpr bool has_byte_dot(Format weights) { return weights == Format::int4; }
 
   static F zero() { return _mm256_setzero_ps(); }
   static F broadcast(const float& x) { return _mm256_broadcast_ss(&x); }
@@ -77,80 +77,87 @@ struct Simd {
     return _mm256_mullo_epi32(_mm256_cvtepu8_epi32(eight), _mm256_set1_epi32(factor));
   }
 
-  // int8: each four columns c as 16-bit integers in the order c, c + 2, c + 1, c + 3.
-  static void store_integers(Format weights, const int32_t* q, uint8_t* to) {
-    if (weights == Format::int4) {
-      for (size_t c = 0; c < kRowBlock; ++c) to[c] = uint8_t(q[c]);
-      return;
-    }
-    int16_t words[kRowBlock];
-    for (size_t c = 0; c < kRowBlock; ++c) {
-      const size_t place = (c & 1) * 2 + (c >> 1 & 1);
-      words[c / 4 * 4 + place] = int16_t(q[c]);
-    }
-    __builtin_memcpy(to, words, sizeof words);
-  }
-
   static I broadcast_four_bytes(const uint8_t* at) {
     int32_t four;
     __builtin_memcpy(&four, at, 4);
     return _mm256_set1_epi32(four);
   }
 
-  template <Format kFormat, int MR>
-  static void dot_block(const uint8_t* panel, const uint8_t* const (&integers)[MR],
-                        I (&dot)[MR][2]) {
-    if constexpr (kFormat == Format::int8)
-      dot_int8<MR>(panel, integers, dot);
-    else
-      dot_int4<MR>(panel, integers, dot);
-  }
-
   // sum + the products of pairs of 16-bit integers.
   static I add_products(I sum, I a, I b) { return _mm256_add_epi32(sum, _mm256_madd_epi16(a, b)); }
 
-  // Bytes 0 and 2 of each four are the low bytes of two words, 1 and 3 the high ones.  Half a panel
-  // at a time: the rows' integers are read twice, and the sums stay in registers.
-  template <int MR>
-  static MOE_INLINE void dot_int8(const uint8_t* panel, const uint8_t* const (&integers)[MR],
-                                  I (&dot)[MR][2]) {
-    const I low = _mm256_set1_epi16(0xff);
-    unrolled<2>([&](auto v) MOE_INLINE {
+  // Calls part(v, line) for the `lines` lines of 64 bytes and their halves.  Several rows take one
+  // half after the other: the rows' integers are read twice, and the sums stay in registers.
+  template <bool kHalves, int kLines, class Part>
+  static MOE_INLINE void for_lines(const Part& part) {
+    if constexpr (kHalves) {
+      unrolled<2>([&](auto v) MOE_INLINE {
 #pragma GCC unroll 1
-      for (size_t four = 0; four < 8; ++four) {
-        const I bytes = load_int(panel + four * 64 + v * 32);
-        const I even = _mm256_and_si256(bytes, low), odd = _mm256_srli_epi16(bytes, 8);
-        unrolled<MR>([&](auto m) MOE_INLINE {
-          const uint8_t* x = integers[m] + four * 8;
-          dot[m][v] = add_products(dot[m][v], even, broadcast_four_bytes(x));
-          dot[m][v] = add_products(dot[m][v], odd, broadcast_four_bytes(x + 4));
-        });
-      }
+        for (size_t line = 0; line < kLines; ++line) part(std::integral_constant<int, v>{}, line);
+      });
+    } else {
+#pragma GCC unroll 1
+      for (size_t line = 0; line < kLines; ++line)
+        unrolled<2>([&](auto v) MOE_INLINE { part(v, line); });
+    }
+  }
+
+  // Four columns of half a panel, bytes, times words of rows, `offset` bytes from their place.  Bytes
+  // 0 and 2 of each four are the low bytes of two words, 1 and 3 the high ones.
+  template <int MR>
+  static MOE_INLINE void add_words(I bytes, const uint8_t* const (&integers)[MR], size_t offset,
+                                   size_t v, I (&dot)[MR][2]) {
+    const I even = _mm256_and_si256(bytes, _mm256_set1_epi16(0xff));
+    const I odd = _mm256_srli_epi16(bytes, 8);
+    unrolled<MR>([&](auto m) MOE_INLINE {
+      const uint8_t* x = integers[m] + offset;
+      dot[m][v] = add_products(dot[m][v], even, broadcast_four_bytes(x));
+      dot[m][v] = add_products(dot[m][v], odd, broadcast_four_bytes(x + 4));
     });
   }
 
-  // Eight pairs of products, each at most 15 * 127 * 2, stay within 16 bits: 30480.
-  template <int MR>
-  static MOE_INLINE void dot_int4(const uint8_t* panel, const uint8_t* const (&integers)[MR],
-                                  I (&dot)[MR][2]) {
+  // dot [p][m] += 32 columns of the 16 rows of panel p times those of row m.
+  template <Format kFormat, int MR, int NP>
+  static MOE_INLINE void dot_words(const uint8_t* const (&panels)[NP],
+                                   const uint8_t* const (&integers)[MR], I (&dot)[NP][MR][2]) {
+    const I nibble = _mm256_set1_epi8(15);
+    for_lines<NP == 1, kFormat == Format::int8 ? 8 : 4>([&](auto v, size_t line) MOE_INLINE {
+      unrolled<NP>([&](auto p) MOE_INLINE {
+        const I bytes = load_int(panels[p] + line * 64 + v * 32);
+        if constexpr (kFormat == Format::int8) {
+          add_words<MR>(bytes, integers, line * 8, v, dot[p]);
+        } else {
+          const I high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
+          add_words<MR>(_mm256_and_si256(bytes, nibble), integers, line * 16, v, dot[p]);
+          add_words<MR>(high, integers, line * 16 + 8, v, dot[p]);
+        }
+      });
+    });
+  }
+
+  // The same with bytes of rows.  Eight pairs of products, each at most 15 * 127 * 2, stay within 16
+  // bits: 30480.
+  template <Format kFormat, int MR, int NP>
+  static MOE_INLINE void dot_bytes(const uint8_t* const (&panels)[NP],
+                                   const uint8_t* const (&integers)[MR], I (&dot)[NP][MR][2]) {
     const I nibble = _mm256_set1_epi8(15), one = _mm256_set1_epi16(1);
-    unrolled<2>([&](auto v) MOE_INLINE {
-      I pairs[MR];
-      unrolled<MR>([&](auto m) MOE_INLINE { pairs[m] = _mm256_setzero_si256(); });
-#pragma GCC unroll 1
-      for (size_t eight = 0; eight < 4; ++eight) {
-        const I bytes = load_int(panel + eight * 64 + v * 32);
+    I pairs[NP][MR][2] = {};
+    for_lines<NP == 1, 4>([&](auto v, size_t line) MOE_INLINE {
+      unrolled<NP>([&](auto p) MOE_INLINE {
+        const I bytes = load_int(panels[p] + line * 64 + v * 32);
         const I low = _mm256_and_si256(bytes, nibble);
         const I high = _mm256_and_si256(_mm256_srli_epi16(bytes, 4), nibble);
         unrolled<MR>([&](auto m) MOE_INLINE {
-          const uint8_t* x = integers[m] + eight * 8;
-          pairs[m] = _mm256_add_epi16(pairs[m],
-                                      _mm256_maddubs_epi16(low, broadcast_four_bytes(x)));
-          pairs[m] = _mm256_add_epi16(pairs[m],
-                                      _mm256_maddubs_epi16(high, broadcast_four_bytes(x + 4)));
+          const uint8_t* x = integers[m] + line * 8;
+          I& sum = pairs[p][m][v];
+          sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(low, broadcast_four_bytes(x)));
+          sum = _mm256_add_epi16(sum, _mm256_maddubs_epi16(high, broadcast_four_bytes(x + 4)));
         });
-      }
-      unrolled<MR>([&](auto m) MOE_INLINE { dot[m][v] = add_products(dot[m][v], pairs[m], one); });
+      });
+    });
+    unrolled<NP * MR * 2>([&](auto i) MOE_INLINE {
+      constexpr int p = i / (MR * 2), m = i / 2 % MR, v = i % 2;
+      dot[p][m][v] = add_products(dot[p][m][v], pairs[p][m][v], one);
     });
   }
 };

@@ -17,7 +17,7 @@ struct Simd {
   static constexpr bool kHasBf16 = false;
 
   static constexpr int panels_of(int) { return 1; }
-  static constexpr size_t kIntegerBytes(Format) { return 1; }
+  static constexpr bool has_byte_dot(Format) { return false; }
 
   static F zero() { return F{}; }
   static F broadcast(float x) { return F{} + x; }
@@ -51,22 +51,24 @@ struct Simd {
     return x;
   }
 
-  static void store_integers(Format, const int32_t* q, uint8_t* to) {
-    for (size_t c = 0; c < kRowBlock; ++c) to[c] = uint8_t(q[c]);
-  }
-
-  // dot [m] += 32 columns of a panel's 16 rows times those of row m.
-  template <Format kFormat, int MR>
-  static void dot_block(const uint8_t* panel, const uint8_t* const (&integers)[MR],
-                        I (&dot)[MR][1]) {
-    for (size_t c = 0; c < kRowBlock; ++c) {
-      constexpr bool kInt8 = kFormat == Format::int8;
-      const uint8_t* at = panel + c / (kInt8 ? 4 : 8) * 64 + c % 4;
-      const int shift = c % 8 >= 4 ? 4 : 0;
-      I w;
-      for (int i = 0; i < 16; ++i) w[i] = kInt8 ? at[4 * i] : at[4 * i] >> shift & 15;
-      for (int m = 0; m < MR; ++m) dot[m][0] += w * int32_t(int8_t(integers[m][c]));
-    }
+  // dot [p][m] += 32 columns of the 16 rows of panel p times those of row m.
+  template <Format kFormat, int MR, int NP>
+  static void dot_words(const uint8_t* const (&panels)[NP], const uint8_t* const (&integers)[MR],
+                        I (&dot)[NP][MR][1]) {
+    for (int p = 0; p < NP; ++p)
+      for (size_t c = 0; c < kRowBlock; ++c) {
+        constexpr bool kInt8 = kFormat == Format::int8;
+        const uint8_t* at = panels[p] + c / (kInt8 ? 4 : 8) * 64 + c % 4;
+        const int shift = c % 8 >= 4 ? 4 : 0;
+        I w;
+        for (int i = 0; i < 16; ++i) w[i] = kInt8 ? at[4 * i] : at[4 * i] >> shift & 15;
+        const size_t place = c / 4 * 4 + (c & 1) * 2 + (c >> 1 & 1);
+        for (int m = 0; m < MR; ++m) {
+          int16_t x;
+          __builtin_memcpy(&x, integers[m] + 2 * place, 2);
+          dot[p][m][0] += w * int32_t(x);
+        }
+      }
   }
 };
 

@@ -11,13 +11,15 @@ namespace moe {
 constexpr size_t kPanelRows = 16;
 constexpr size_t kAlignment = 64;
 constexpr size_t kHeaderBytes = 64;
-// Rows of RowFormat::int8 are rounded in blocks of this many columns, whatever the weight's blocks.
+// Rows of integers are rounded in blocks of this many columns, whatever the weight's blocks.
 constexpr size_t kRowBlock = 32;
 
 // Static: this header is compiled for several CPUs, whose copies must not be merged by the linker.
 static inline size_t round_up(size_t n, size_t to) { return (n + to - 1) / to * to; }
 
 static inline bool is_quantized(Format f) { return f == Format::int8 || f == Format::int4; }
+
+static inline bool is_integer(RowFormat f) { return f == RowFormat::int8 || f == RowFormat::int16; }
 
 // What stands for zero where a weight has no zeros of its own.
 static constexpr int32_t middle(Format f) { return f == Format::int8 ? 128 : 8; }

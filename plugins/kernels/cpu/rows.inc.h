@@ -3,7 +3,13 @@
 
 // ------------------------------------------------------------------------------- preparation
 
-inline size_t integer_bytes(Format weights) { return Simd::kIntegerBytes(weights); }
+// Whether integers of a row lie as 16-bit words: where they need them, and where the level has no
+// exact dot product of such bytes.
+inline bool is_wide(Format weights, RowFormat rows) {
+  return rows == RowFormat::int16 || !Simd::has_byte_dot(weights);
+}
+
+inline size_t integer_bytes(Format weights, RowFormat rows) { return is_wide(weights, rows) ? 2 : 1; }
 
 inline bool is_narrow(Format weights, RowFormat rows) {
   return Simd::kHasBf16 && weights == Format::bf16 && rows == RowFormat::bf16;
@@ -11,8 +17,8 @@ inline bool is_narrow(Format weights, RowFormat rows) {
 
 size_t row_bytes(Format weights, RowFormat rows, size_t columns) {
   const size_t padded = padded_columns(weights, columns);
-  if (rows == RowFormat::int8)
-    return round_up(padded * integer_bytes(weights) + padded / kRowBlock * 8, 64);
+  if (is_integer(rows))
+    return round_up(padded * integer_bytes(weights, rows) + padded / kRowBlock * 8, 64);
   return round_up(padded * (is_narrow(weights, rows) ? 2 : 4), 64);
 }
 
@@ -21,11 +27,28 @@ bool row_is_plain(Format weights, RowFormat rows, size_t columns) {
          (is_quantized(weights) || padded_columns(weights, columns) == columns);
 }
 
-// One block of 32 columns as integers: a scale of max|x| / 127, x / scale rounded, ties to even.
-void prepare_int8(Format weights, size_t padded, size_t first, size_t count, const float* x,
-                  uint8_t* row) {
+// The integers of one block, in order as bytes.  Words lie so that a pair of them meets bytes 0 and 2
+// or 1 and 3 of the four that hold four columns of a weight: c, c + 2, c + 1, c + 3.
+inline void store_integers(bool wide, const int32_t* q, uint8_t* to) {
+  if (!wide) {
+    for (size_t c = 0; c < kRowBlock; ++c) to[c] = uint8_t(q[c]);
+    return;
+  }
+  int16_t words[kRowBlock];
+  for (size_t c = 0; c < kRowBlock; ++c) {
+    const size_t place = (c & 1) * 2 + (c >> 1 & 1);
+    words[c / 4 * 4 + place] = int16_t(q[c]);
+  }
+  __builtin_memcpy(to, words, sizeof words);
+}
+
+// One block of 32 columns as integers: a scale of max|x| over the number of steps, x / scale rounded,
+// ties to even.
+void prepare_integers(Format weights, RowFormat rows, size_t padded, size_t first, size_t count,
+                      const float* x, uint8_t* row) {
+  const float steps = rows == RowFormat::int8 ? 127.0f : 32767.0f;
   const size_t block = first / kRowBlock, blocks = padded / kRowBlock;
-  float* scales = reinterpret_cast<float*>(row + padded * integer_bytes(weights));
+  float* scales = reinterpret_cast<float*>(row + padded * integer_bytes(weights, rows));
   int32_t* offsets = reinterpret_cast<int32_t*>(scales + blocks);
   float values[kRowBlock];
   for (size_t c = 0; c < kRowBlock; ++c) values[c] = c < count ? x[c] : 0.0f;
@@ -36,7 +59,7 @@ void prepare_int8(Format weights, size_t padded, size_t first, size_t count, con
     largest = magnitude > largest ? magnitude : largest;
   }
   int32_t q[kRowBlock] = {};
-  float scale = float_of_bits(largest) / 127.0f;
+  float scale = float_of_bits(largest) / steps;
   const bool is_number = largest < 0x7f800000;
   if (!is_number) scale = float_of_bits(0x7fc00000);
   if (is_number && scale < 1.17549435e-38f) scale = 0.0f;
@@ -50,16 +73,17 @@ void prepare_int8(Format weights, size_t padded, size_t first, size_t count, con
   for (size_t c = 0; c < kRowBlock; ++c) sum += q[c];
   scales[block] = scale;
   offsets[block] = -middle(weights) * sum;
-  Simd::store_integers(weights, q, row + first * integer_bytes(weights));
+  store_integers(is_wide(weights, rows), q, row + first * integer_bytes(weights, rows));
 }
 
 void prepare(Format weights, RowFormat rows, size_t columns, size_t first, size_t count,
              const float* x, void* row) {
   const size_t padded = padded_columns(weights, columns);
-  if (rows == RowFormat::int8) {
+  if (is_integer(rows)) {
     for (size_t c = 0; c < count; c += kRowBlock)
-      prepare_int8(weights, padded, first + c, count - c < kRowBlock ? count - c : kRowBlock, x + c,
-                   static_cast<uint8_t*>(row));
+      prepare_integers(weights, rows, padded, first + c,
+                       count - c < kRowBlock ? count - c : kRowBlock, x + c,
+                       static_cast<uint8_t*>(row));
     return;
   }
   const size_t end = first + count == columns ? padded : first + count;

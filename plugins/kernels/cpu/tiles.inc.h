@@ -147,7 +147,7 @@ void float_tile(const FloatCall& call) {
 
 // ------------------------------------------------------------------------------- integers
 
-// A prepared row of RowFormat::int8: its integers, then for each block of 32 a scale and, times
+// A prepared row of integers: these, then for each block of 32 a scale and, times
 // minus the format's middle, the sum.
 struct IntRow {
   const uint8_t* integers;
@@ -165,22 +165,35 @@ struct IntCall {
   Ahead ahead;
 };
 
-// The scales of one block of a panel's 16 rows.
-inline void load_scales(const Panels& w, const uint8_t* panel, size_t block, F (&scales)[kVectors]) {
-  const uint8_t* at = panel + scales_offset(w);
-  if (w.wide_scales)
+// The scales of one block of a panel's 16 rows; `at` is where those of block 0 lie.
+inline void load_scales(const uint8_t* at, bool wide, size_t block, F (&scales)[kVectors]) {
+  if (wide)
     Simd::load_f32(at + block * 64, scales);
   else
     Simd::load_narrow(at + block * 32, scales);
 }
 
-template <Format kFormat, int MR, int NP>
+// dot [NP][MR] += 32 columns of the rows of NP panels times those of MR rows.  S is Simd, named late:
+// not every level has a dot product of bytes.
+template <class S, Format kFormat, bool kWide, int MR, int NP>
+MOE_INLINE inline void dot_block(const uint8_t* const (&panels)[NP],
+                                 const uint8_t* const (&integers)[MR],
+                                 I (&dot)[NP][MR][kVectors]) {
+  if constexpr (kWide)
+    S::template dot_words<kFormat, MR, NP>(panels, integers, dot);
+  else
+    S::template dot_bytes<kFormat, MR, NP>(panels, integers, dot);
+}
+
+template <Format kFormat, bool kWide, int MR, int NP>
 void int_tile(const IntCall& call) {
   const Panels& weights = *call.weights;
   constexpr size_t kBlockBytes = kFormat == Format::int8 ? 512 : 256;
   constexpr int32_t kMiddle = middle(kFormat);
   const size_t row_blocks_per_scale = weights.block_size / kRowBlock;  // 0: one scale for all
   const size_t last = padded_columns(kFormat, weights.columns) / kRowBlock;
+  const size_t scales_at = scales_offset(weights), zeros_at = zeros_offset(weights);
+  const bool has_zeros = weights.has_zeros, wide_scales = weights.wide_scales;
   F sum[MR][NP][kVectors];
   float* const out = call.out;
   const size_t stride = call.stride;
@@ -190,36 +203,51 @@ void int_tile(const IntCall& call) {
     });
   else
     for_registers<MR, NP>([&](auto m, auto p, auto v) MOE_INLINE { sum[m][p][v] = Simd::zero(); });
-  for (size_t b = call.first_block; b < call.end_block; ++b) {
+  // The scale's block, and how many blocks of rows it has left: a division costs as much as a panel.
+  size_t block = row_blocks_per_scale ? call.first_block / row_blocks_per_scale : 0;
+  size_t left = row_blocks_per_scale - (call.first_block - block * row_blocks_per_scale);
+  for (size_t b = call.first_block; b < call.end_block; ++b, --left) {
+    if (row_blocks_per_scale && !left) {
+      ++block;
+      left = row_blocks_per_scale;
+    }
     const uint8_t* integers[MR];
     unrolled<MR>([&](auto m) MOE_INLINE {
-      integers[m] = call.rows[m].integers + b * kRowBlock * Simd::kIntegerBytes(kFormat);
+      integers[m] = call.rows[m].integers + b * kRowBlock * (kWide ? 2 : 1);
     });
-    const size_t block = row_blocks_per_scale ? b / row_blocks_per_scale : 0;
-    unrolled<NP>([&](auto p) MOE_INLINE {
-      const uint8_t* const panel = call.panels[p];
-      const uint8_t* const at = panel + b * kBlockBytes;
-      // sum (q - zero) x = sum q x - zero sum x, the second term first.  Without zeros the zero is
-      // the middle, and the term lies ready in the row.
-      I dot[MR][kVectors];
-      for_registers<MR, 1>([&](auto m, auto, auto v) MOE_INLINE {
-        const uint8_t* zeros = panel + zeros_offset(weights) + block * 16 + v * Simd::kLanes;
-        dot[m][v] = weights.has_zeros
-                        ? Simd::times_bytes(zeros, call.rows[m].offsets[b] / kMiddle)
-                        : Simd::broadcast_int(call.rows[m].offsets[b]);
+    // One row meets four panels at once, two meet two, and are loaded once for them.  More rows leave
+    // no registers for more than a panel.
+    constexpr int kTogether = MR == 1 ? NP : MR == 2 && NP % 2 == 0 ? 2 : 1;
+    unrolled<NP / kTogether>([&](auto group) MOE_INLINE {
+      const uint8_t* at[kTogether];
+      I dot[kTogether][MR][kVectors];
+      unrolled<kTogether>([&](auto t) MOE_INLINE {
+        const uint8_t* const panel = call.panels[group * kTogether + t];
+        at[t] = panel + b * kBlockBytes;
+        // sum (q - zero) x = sum q x - zero sum x, the second term first.  Without zeros the zero
+        // is the middle, and the term lies ready in the row.
+        for_registers<MR, 1>([&](auto m, auto, auto v) MOE_INLINE {
+          const uint8_t* zeros = panel + zeros_at + block * 16 + v * Simd::kLanes;
+          dot[t][m][v] = has_zeros
+                             ? Simd::times_bytes(zeros, call.rows[m].offsets[b] / kMiddle)
+                             : Simd::broadcast_int(call.rows[m].offsets[b]);
+        });
+        const uint8_t* const ahead = panel + call.first_block * kBlockBytes + call.ahead.offset +
+                                     (b - call.first_block) * (kBlockBytes / 64) * call.ahead.step;
+        unrolled<kBlockBytes / 64>(
+            [&](auto line) MOE_INLINE { Simd::prefetch(ahead + line * call.ahead.step); });
       });
-      const uint8_t* const ahead = panel + call.first_block * kBlockBytes + call.ahead.offset +
-                                   (b - call.first_block) * (kBlockBytes / 64) * call.ahead.step;
-      unrolled<kBlockBytes / 64>(
-          [&](auto line) MOE_INLINE { Simd::prefetch(ahead + line * call.ahead.step); });
-      Simd::template dot_block<kFormat, MR>(at, integers, dot);
-      F scales[kVectors] = {};
-      if (row_blocks_per_scale) load_scales(weights, panel, block, scales);
-      unrolled<MR>([&](auto m) MOE_INLINE {
-        const F row_scale = Simd::broadcast(call.rows[m].scales[b]);
-        unrolled<kVectors>([&](auto v) MOE_INLINE {
-          const F scale = row_blocks_per_scale ? Simd::mul(row_scale, scales[v]) : row_scale;
-          sum[m][p][v] = Simd::fma(Simd::to_float(dot[m][v]), scale, sum[m][p][v]);
+      dot_block<Simd, kFormat, kWide, MR, kTogether>(at, integers, dot);
+      unrolled<kTogether>([&](auto t) MOE_INLINE {
+        constexpr int p = group * kTogether + t;
+        F scales[kVectors] = {};
+        if (row_blocks_per_scale) load_scales(call.panels[p] + scales_at, wide_scales, block, scales);
+        unrolled<MR>([&](auto m) MOE_INLINE {
+          const F row_scale = Simd::broadcast(call.rows[m].scales[b]);
+          unrolled<kVectors>([&](auto v) MOE_INLINE {
+            const F scale = row_blocks_per_scale ? Simd::mul(row_scale, scales[v]) : row_scale;
+            sum[m][p][v] = Simd::fma(Simd::to_float(dot[t][m][v]), scale, sum[m][p][v]);
+          });
         });
       });
     });
@@ -227,7 +255,7 @@ void int_tile(const IntCall& call) {
   const bool scale_now = !row_blocks_per_scale && call.end_block == last;
   unrolled<NP>([&](auto p) MOE_INLINE {
     F scales[kVectors] = {};
-    if (scale_now) load_scales(weights, call.panels[p], 0, scales);
+    if (scale_now) load_scales(call.panels[p] + scales_at, wide_scales, 0, scales);
     for_registers<MR, 1>([&](auto m, auto, auto v) MOE_INLINE {
       Simd::store(out + m * stride + p * 16 + v * Simd::kLanes,
                   scale_now ? Simd::mul(sum[m][p][v], scales[v]) : sum[m][p][v]);
@@ -321,7 +349,7 @@ struct FloatTiles {
   }
 };
 
-template <Format kFormat>
+template <Format kFormat, bool kWide>
 struct IntTiles {
   static constexpr size_t kMaxRows = Simd::kMaxIntRows;
   const Panels* weights;
@@ -361,8 +389,8 @@ struct IntTiles {
   static void pick(const Place& place, const IntCall& call) {
     if (place.rows == MR) {
       if constexpr (MR <= kRowsOfStreams)
-        if (place.panels == kMaxStreams) return int_tile<kFormat, MR, kMaxStreams>(call);
-      return int_tile<kFormat, MR, 1>(call);
+        if (place.panels == kMaxStreams) return int_tile<kFormat, kWide, MR, kMaxStreams>(call);
+      return int_tile<kFormat, kWide, MR, 1>(call);
     }
     if constexpr (MR > 1) pick<MR - 1>(place, call);
   }
@@ -430,7 +458,7 @@ void widen(const Panels& w, const uint8_t* panel, size_t first, size_t end, floa
     const size_t block = w.block_size ? c / w.block_size : 0;
     float scales[16];
     F loaded[kVectors];
-    load_scales(w, panel, block, loaded);
+    load_scales(panel + scales_offset(w), w.wide_scales, block, loaded);
     for (int v = 0; v < kVectors; ++v) Simd::store(scales + v * Simd::kLanes, loaded[v]);
     const uint8_t* zeros = panel + zeros_offset(w) + block * 16;
     for (size_t r = 0; r < 16; ++r) {
@@ -469,7 +497,7 @@ void multiply_widened(const Job& job) {
   }
 }
 
-template <Format kFormat>
+template <Format kFormat, bool kWide>
 void multiply_integers(const Job& job) {
   const size_t columns = padded_columns(kFormat, job.weights->columns);
   const size_t blocks = columns / kRowBlock;
@@ -478,18 +506,26 @@ void multiply_integers(const Job& job) {
   for (size_t r = 0; r < job.num_rows; ++r) {
     const uint8_t* at = static_cast<const uint8_t*>(job.rows[r]);
     const float* scales =
-        reinterpret_cast<const float*>(at + columns * Simd::kIntegerBytes(kFormat));
+        reinterpret_cast<const float*>(at + columns * (kWide ? 2 : 1));
     rows[r] = {at, scales, reinterpret_cast<const int32_t*>(scales + blocks)};
   }
   for (size_t first = 0; first < blocks; first += step) {
-    const IntTiles<kFormat> tiles{job.weights, job.panels, job.count, rows, first,
+    const IntTiles<kFormat, kWide> tiles{job.weights, job.panels, job.count, rows, first,
                                   least(first + step, blocks), job.out, job.stride};
     for_tiles(tiles, job.num_rows, job.count);
   }
 }
 
+template <Format kFormat>
+void multiply_quantized(const Job& job, RowFormat format) {
+  if (!is_integer(format)) return multiply_widened<kFormat>(job);
+  if constexpr (Simd::has_byte_dot(kFormat)) {
+    if (format == RowFormat::int8) return multiply_integers<kFormat, false>(job);
+  }
+  multiply_integers<kFormat, true>(job);
+}
+
 void multiply_job(const Job& job, RowFormat format) {
-  const bool integers = format == RowFormat::int8;
   switch (job.weights->format) {
     case Format::f32:
       return multiply_floats<F32Step>(job);
@@ -498,9 +534,9 @@ void multiply_job(const Job& job, RowFormat format) {
     case Format::bf16:
       return multiply_bf16<Simd>(job, format);
     case Format::int8:
-      return integers ? multiply_integers<Format::int8>(job) : multiply_widened<Format::int8>(job);
+      return multiply_quantized<Format::int8>(job, format);
     case Format::int4:
-      return integers ? multiply_integers<Format::int4>(job) : multiply_widened<Format::int4>(job);
+      return multiply_quantized<Format::int4>(job, format);
   }
 }
 

@@ -114,6 +114,10 @@ EMULATED __m512i dpbusd(__m512i sum, __m512i a, __m512i b) {
   return sum;
 }
 
+EMULATED __m512i dpwssd(__m512i sum, __m512i a, __m512i b) {
+  return add_epi32(sum, madd_epi16(a, b));
+}
+
 EMULATED float flushed(float x) {
   return std::fabs(x) < 1.17549435e-38f ? std::copysign(0.0f, x) : x;
 }
@@ -173,6 +177,7 @@ static inline void stored(float* at, __m512 x) { std::memcpy(at, &x, 64); }
 #define _mm512_set1_epi16 emulated::set1_epi16
 #define _mm512_set1_epi32 emulated::set1_epi32
 #define _mm512_dpbusd_epi32 emulated::dpbusd
+#define _mm512_dpwssd_epi32 emulated::dpwssd
 #define _mm512_dpbf16_ps emulated::dpbf16
 #define _mm512_setzero_ps() (__m512{})
 #define _mm512_setzero_si512() (__m512i{})
