@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Prove that one library serves old and new: solve the problems of the test suite with the native
-# kernels in this environment's ONNX Runtime and in an old one, and compare bit for bit.
+# kernels in this environment's ONNX Runtime and in an old one, and compare bit for bit; then validate
+# a whole bundle on the old one, without PyTorch.
 #
 # usage: tools/old-ort.sh [VERSION]      (default: the oldest that the kernels are made for)
 set -euo pipefail
@@ -16,6 +17,8 @@ import sys
 from pathlib import Path
 
 sys.path[:0] = ["tests", "."]
+import moe_export
+from line import tiny
 from moe_export.moe.schema import OPS
 from moe_export.runtime import kernels
 from native import nodes
@@ -31,7 +34,12 @@ for problem in all_problems():
         model = nodes.model(problem.op, attributes, inputs, fed=fed)
         outputs = nodes.session(model).run(None, fed)
         cases.append((f"{problem} in {layout}", model, fed, outputs))
-(Path(sys.argv[1]) / "cases").write_bytes(pickle.dumps((str(kernels.library_path()), cases)))
+work = Path(sys.argv[1])
+(work / "cases").write_bytes(pickle.dumps((str(kernels.library_path()), cases)))
+for precision in ("f32", "int4"):
+    output = work / f"{precision}.moe"
+    model, inputs = tiny.build(), tiny.example_inputs()
+    moe_export.export(model, example_inputs=inputs, precision=precision, output=output)
 PYTHON
 
 echo "making an environment with ONNX Runtime $version ..." >&2
@@ -55,3 +63,6 @@ for name, model, fed, expected in cases:
         assert np.array_equal(a, b, equal_nan=a.dtype.kind == "f"), name
 print(f"ONNX Runtime {ort.__version__}: {len(cases)} problems solved to the same bits")
 PYTHON
+for precision in f32 int4; do
+  PYTHONPATH=$PWD "$work/venv/bin/python" -c "from moe_export.cli import main; main()" validate "$work/$precision.moe"
+done

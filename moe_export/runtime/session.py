@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -40,6 +41,9 @@ _DTYPES = {
 # Severity 4: only what ends the process is logged; everything else reaches the caller as an error.
 _LOG_FATAL_ONLY = 4
 
+# Before it some of the standard operators of a MoE layer end the process where there are no tokens.
+_FIRST_WITH_STANDARD_LAYERS = (1, 32)
+
 
 class Session:
     """One graph of a bundle, ready to run.
@@ -54,7 +58,8 @@ class Session:
     first that can run an operator taking it.  ``profile`` is the beginning of a path at which ONNX
     Runtime writes what each operator took, which slows runs down; ``end_profile`` gives the file.
 
-    Raises ``MissingEnvironmentError`` where the bundle needs kernels that are not here, or others.
+    Raises ``MissingEnvironmentError`` where the bundle needs kernels that are not here, or others, or
+    a newer ONNX Runtime.
     """
 
     def __init__(
@@ -207,6 +212,8 @@ def _load(
     options = make_options(onnxruntime)
     if needs is not None:
         _register(options, path, needs)
+    else:
+        _require_standard_layers(onnxruntime.__version__, path)
     return _create(onnxruntime, path, options, providers)
 
 
@@ -223,6 +230,17 @@ def _register(options: Any, path: Path, needs: KernelNeeds) -> None:
             hint="run it with the release that made it, or export the model again",
         )
     kernels.register(options)
+
+
+def _require_standard_layers(version: str, path: Path) -> None:
+    release = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
+    if release < _FIRST_WITH_STANDARD_LAYERS:
+        first = ".".join(map(str, _FIRST_WITH_STANDARD_LAYERS))
+        raise MissingEnvironmentError(
+            f"a bundle for the target 'standard' needs ONNX Runtime {first}, this is {version}",
+            where=str(path),
+            hint=f"pip install 'onnxruntime>={first}', or export with --target ort",
+        )
 
 
 def _create(ort: Any, path: Path, options: Any, providers: tuple[str, ...]) -> Any:

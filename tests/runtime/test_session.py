@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 import shutil
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -173,3 +174,21 @@ def test_what_is_no_bundle_is_a_usage_error(tmp_path, what):
         Bundle.open(path)
     assert refusal.value.where == str(path)
     assert refusal.value.exit_code == 2
+
+
+@pytest.mark.parametrize("version", ["1.24.4", "1.31.0", "0.9"])
+def test_a_standard_bundle_is_refused_by_an_onnx_runtime_that_would_end_the_process(
+    linear: Bundle, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    needs = rf"'standard' needs ONNX Runtime 1\.32, this is {re.escape(version)}"
+    with pytest.raises(MissingEnvironmentError, match=needs):
+        Session(linear)
+
+
+@pytest.mark.parametrize("version", ["1.32.0", "1.33.1+cpu", "2.0"])
+def test_a_standard_bundle_runs_on_any_newer_one(
+    linear: Bundle, monkeypatch: pytest.MonkeyPatch, version: str
+) -> None:
+    monkeypatch.setattr("onnxruntime.__version__", version)
+    Session(linear).close()
