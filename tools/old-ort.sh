@@ -44,7 +44,14 @@ PYTHON
 
 echo "making an environment with ONNX Runtime $version ..." >&2
 .venv/bin/python -m venv "$work/venv"
-"$work/venv/bin/python" -m pip install --quiet --no-input "onnxruntime==$version"
+needed=$(.venv/bin/python - <<'PYTHON'
+import tomllib
+
+print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")
+PYTHON
+)
+mapfile -t needed <<<"$needed"
+"$work/venv/bin/python" -m pip install --quiet --no-input "${needed[@]}" "onnxruntime==$version"
 "$work/venv/bin/python" - "$work" <<'PYTHON'
 import pickle
 import sys

@@ -58,8 +58,8 @@ class Session:
     first that can run an operator taking it.  ``profile`` is the beginning of a path at which ONNX
     Runtime writes what each operator took, which slows runs down; ``end_profile`` gives the file.
 
-    Raises ``MissingEnvironmentError`` where the bundle needs kernels that are not here, or others, or
-    a newer ONNX Runtime.
+    Raises ``MissingEnvironmentError`` where the bundle needs kernels that are not here, or others,
+    or a newer ONNX Runtime.
     """
 
     def __init__(
