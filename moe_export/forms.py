@@ -40,9 +40,17 @@ class Source:
     """SHA-256 over names, dtypes, shapes and bytes of the parameters and buffers."""
 
 
+MAIN_COMPONENT = "model"
+"""What the graph of a model is called that is one graph."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
-    """An eager model in eval mode on the CPU, with inputs that it accepts."""
+    """An eager model in eval mode on the CPU, with inputs that it accepts.
+
+    A model that becomes several graphs has one of these for each: this one, and those ``beside``.
+    Each of their modules holds all the tensors of the source, under the source's names.
+    """
 
     module: torch.nn.Module
     example_inputs: Mapping[str, torch.Tensor]
@@ -55,6 +63,11 @@ class LoadedModel:
     """Files that travel into the bundle unchanged (tokenizer, preprocessor, generation config)."""
 
     source: Source
+    component: str = MAIN_COMPONENT
+    cases: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
+    """Inputs of other sizes than the example's, by what to call them; none: the example resized."""
+
+    beside: tuple[LoadedModel, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,6 +157,14 @@ class MarkedModel:
     """The proven block at a path with its weights built, in a dtype of choice, its experts' in a
     precision."""
 
+    beside: tuple[MarkedModel, ...] = ()
+    """The models beside this one, as ``loaded`` has them."""
+
+    @property
+    def parts(self) -> tuple[MarkedModel, ...]:
+        """What becomes one graph each."""
+        return (self, *self.beside)
+
     @property
     def proven(self) -> tuple[BlockRecord, ...]:
         """The blocks that were replaced."""
@@ -181,6 +202,7 @@ class GoldenCase:
     """One run of the eager model: its inputs, outputs, and what its MoE layers saw and chose."""
 
     name: str
+    component: str = MAIN_COMPONENT
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
     outputs_reference: Mapping[str, Array]

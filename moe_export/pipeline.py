@@ -80,7 +80,8 @@ def run_live(
     """
     announce("load")
     loaded = load(spec)
-    _require_same_inputs(bundle, loaded)
+    for part in (loaded, *loaded.beside):
+        _require_same_inputs(bundle, part)
     announce("rewrite")
     marked = rewrite(loaded)
     _require_same_layers(bundle, marked)
@@ -95,7 +96,7 @@ def run_live(
 
 
 def _require_same_inputs(bundle: Bundle, loaded: LoadedModel) -> None:
-    wanted = {info.name: info for info in bundle.component().inputs}
+    wanted = {info.name: info for info in bundle.component(loaded.component).inputs}
     given = loaded.example_inputs
     if wanted.keys() != given.keys():
         raise _another_model(
@@ -123,7 +124,7 @@ def _fits(given: TensorInfo, wanted: TensorInfo) -> bool:
 
 def _require_same_layers(bundle: Bundle, marked: MarkedModel) -> None:
     wanted = {b.path: b.layer for b in bundle.manifest.blocks if b.status == "proven"}
-    given = {block.path: block.layer for block in marked.proven}
+    given = {block.path: block.layer for part in marked.parts for block in part.proven}
     for path in dict.fromkeys((*wanted, *given)):
         if wanted.get(path) != given.get(path):
             where = path or "the model"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 
 from moe_export.capture.clean import clean, name_nodes, take_probes
@@ -12,45 +14,90 @@ from moe_export.capture.rounding import rounding_cost
 from moe_export.capture.trace import output_names, trace
 from moe_export.capture.weights import take_weights
 from moe_export.errors import CaptureError
-from moe_export.forms import OWN_NUMBERS, Component, Golden, MarkedModel, PortableModel
+from moe_export.forms import (
+    MAIN_COMPONENT,
+    OWN_NUMBERS,
+    Component,
+    Golden,
+    MarkedModel,
+    PortableModel,
+    RoundingCost,
+)
 from moe_export.moe.quantize import Precision
-
-COMPONENT = "model"
 
 
 def capture(model: MarkedModel, precision: Precision = OWN_NUMBERS) -> PortableModel:
-    """One graph in ``moe_export`` ops and standard ONNX, with golden tensors.
+    """Graphs in ``moe_export`` ops and standard ONNX, one for each part, with golden tensors.
 
-    *Requires* a marked model whose ``forward`` runs on the example inputs.
+    *Requires* marked parts whose ``forward`` runs on their example inputs.
     *Ensures* that batch, sequence and every other axis the model lets vary are symbolic; that the
-    eager model ran on sizes the tracer did not see; that every parameter and buffer is in the
-    graph or listed as unused with the reason; and that the experts of the graph and those of the
+    eager model ran on sizes the tracer did not see; that every parameter and buffer is in a
+    graph or listed as unused with the reason; and that the experts of the graphs and those of the
     golden tensors are in ``precision``.  Raises ``CaptureError``, ``RewriteError``,
     ``CompletenessError``, or ``UnsupportedError`` for a weight that the precision does not hold.
     """
+    parts = [_part(part, precision) for part in model.parts]
+    blocks = tuple(block for part in model.parts for block in part.blocks)
+    weights = [weight for part in parts for weight in part.component.weights.values()]
+    read = {name for part in model.parts for name in names_read(part.loaded)}
+    loaded = model.loaded
+    return PortableModel(
+        components={part.name: part.component for part in parts},
+        golden=_together([part.golden for part in parts]),
+        blocks=blocks,
+        unused=unused_tensors(loaded, weights, blocks, read),
+        parameters=sum(parameter.numel() for parameter in loaded.module.parameters()),
+        assets=loaded.assets,
+        source=loaded.source,
+        precision=precision,
+        rounding=_all_costs([part.rounding for part in parts if part.rounding is not None]),
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Part:
+    name: str
+    component: Component
+    golden: Golden
+    rounding: RoundingCost | None
+
+
+def _part(model: MarkedModel, precision: Precision) -> _Part:
+    """One graph and what the eager part does, on its own."""
     loaded = model.loaded
     _require_determinism(model)
     names = output_names(loaded.module, loaded.example_inputs)
     traced = trace(model, names)
     weights = take_weights(traced.graph, model)  # first: what has no bytes cannot be folded away
-    clean(traced.graph, traced.axes)
+    clean(traced.graph, traced.axes, loaded.component)
     probes = take_probes(traced.graph)
     name_nodes(traced.graph, probes)
-    unused = unused_tensors(loaded, weights.values(), model.blocks, names_read(loaded))
     stored = give_precision(traced.graph, weights, precision)
     inputs = golden_inputs(model, traced.axes)
     golden = record(model, inputs, names, precision)
     rounds = precision != OWN_NUMBERS and bool(model.proven)
-    return PortableModel(
-        components={COMPONENT: Component(graph=traced.graph, weights=stored, probes=probes)},
+    return _Part(
+        name=loaded.component,
+        component=Component(graph=traced.graph, weights=stored, probes=probes),
         golden=golden,
-        blocks=model.blocks,
-        unused=unused,
-        parameters=sum(parameter.numel() for parameter in loaded.module.parameters()),
-        assets=loaded.assets,
-        source=loaded.source,
-        precision=precision,
         rounding=rounding_cost(model, inputs, names, golden) if rounds else None,
+    )
+
+
+def _together(goldens: list[Golden]) -> Golden:
+    return Golden(
+        cases=tuple(case for golden in goldens for case in golden.cases),
+        experts={name: case for golden in goldens for name, case in golden.experts.items()},
+    )
+
+
+def _all_costs(costs: list[RoundingCost]) -> RoundingCost | None:
+    """The outputs and layers of all parts; those of one part are not another's."""
+    if not costs:
+        return None
+    return RoundingCost(
+        outputs={name: cost for each in costs for name, cost in each.outputs.items()},
+        routing={name: share for each in costs for name, share in each.routing.items()},
     )
 
 
@@ -58,8 +105,14 @@ def capture_live(
     model: MarkedModel, precision: Precision = OWN_NUMBERS, *, seeds: tuple[int, ...] = (1, 2)
 ) -> Golden:
     """Golden tensors of the eager model on inputs that no bundle has seen."""
-    names = output_names(model.loaded.module, model.loaded.example_inputs)
-    inputs = {f"fresh {seed}": fresh_inputs(model, seed) for seed in seeds}
+    return _together([_live(part, precision, seeds) for part in model.parts])
+
+
+def _live(model: MarkedModel, precision: Precision, seeds: tuple[int, ...]) -> Golden:
+    loaded = model.loaded
+    prefix = "" if loaded.component == MAIN_COMPONENT else f"{loaded.component}, "
+    names = output_names(loaded.module, loaded.example_inputs)
+    inputs = {f"{prefix}fresh {seed}": fresh_inputs(model, seed) for seed in seeds}
     return record(model, inputs, names, precision)
 
 

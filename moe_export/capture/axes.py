@@ -49,7 +49,11 @@ def requested_shapes(
             hint=f"the inputs are {list(inputs)}",
         )
     sizes = {size for axes in dynamic_shapes.values() for size in axes.values()}
-    dims = {size: torch.export.Dim(size) for size in sorted(sizes)}
+    # A size that follows from others, such as past+sequence, is for the tracer to derive.
+    dims = {
+        size: torch.export.Dim(size) if size.isidentifier() else torch.export.Dim.AUTO
+        for size in sorted(sizes)
+    }
     return {
         name: {axis: dims[size] for axis, size in dynamic_shapes.get(name, {}).items()}
         for name in inputs

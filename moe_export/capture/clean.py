@@ -10,13 +10,14 @@ from onnxscript import optimizer
 
 from moe_export.capture.axes import Axes
 from moe_export.capture.onnx_ops import PROBE
+from moe_export.forms import MAIN_COMPONENT
 from moe_export.moe.schema import DOMAIN
 
 # Constants up to this many bytes are folded; larger results would turn arithmetic into weights.
 _FOLD_BYTES = 4096
 
 
-def clean(graph: ir.Model, axes: Axes) -> None:
+def clean(graph: ir.Model, axes: Axes, name: str = MAIN_COMPONENT) -> None:
     """Fold shapes, drop what is unused, name the symbolic axes and forget where it was traced.
 
     *Requires* the exporter's graph.  *Ensures* that inputs, outputs and probes keep their names
@@ -34,7 +35,7 @@ def clean(graph: ir.Model, axes: Axes) -> None:
         passes.TopologicalSortPass(),
     )(graph)
     graph.producer_name, graph.producer_version = "moe-export", None
-    graph.graph.name = "model"
+    graph.graph.name = name
 
 
 def take_probes(graph: ir.Model) -> dict[str, dict[str, str]]:

@@ -103,6 +103,8 @@ def eager_model(model: MarkedModel, precision: Precision) -> nn.Module:
 def golden_inputs(model: MarkedModel, axes: Axes) -> dict[str, Inputs]:
     """The example, and inputs of other sizes than the example's in every varying axis."""
     example = model.loaded.example_inputs
+    if model.loaded.cases:
+        return {"example": example, **model.loaded.cases}
     inputs: dict[str, Inputs] = {"example": example}
     for name, sizes in other_sizes(example, axes):
         inputs[name] = resized(example, axes, sizes)
@@ -112,11 +114,15 @@ def golden_inputs(model: MarkedModel, axes: Axes) -> dict[str, Inputs]:
 def fresh_inputs(model: MarkedModel, seed: int) -> Inputs:
     """Inputs of the example's sizes that it did not hold: rows drawn anew, numbers perturbed.
 
-    Integers are shuffled within their input, so token ids stay ids the model knows.
+    Integers are shuffled within their input, so token ids stay ids the model knows; those of a model
+    with cases of its own stay where they are, for they may be positions, or sizes of other inputs.
     """
+    fixed = bool(model.loaded.cases)
     generator = torch.Generator().manual_seed(seed)
 
     def fresh(x: Tensor) -> Tensor:
+        if not x.numel() or (fixed and not x.is_floating_point()):
+            return x
         if not x.is_floating_point():
             order = torch.randperm(x.numel(), generator=generator)
             return x.reshape(-1)[order].reshape(x.shape)
@@ -139,6 +145,7 @@ def _case(runs: _Runs, name: str, inputs: Inputs, names: list[str]) -> GoldenCas
     moved = [_replayed(runs.eager, inputs, layers, shift) for shift in runs.shifts]
     return GoldenCase(
         name=name,
+        component=runs.model.loaded.component,
         inputs={key: array_of(x) for key, x in inputs.items()},
         outputs=_by_name(names, outputs),
         outputs_reference=_by_name(names, exact.outputs),

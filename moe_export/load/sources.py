@@ -5,13 +5,13 @@ from __future__ import annotations
 import copy
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from moe_export.errors import UnsupportedError, UsageError
+from moe_export.errors import UsageError
 from moe_export.forms import ExportSpec, LoadedModel, Source
 from moe_export.load.build import build, named_tensors
 from moe_export.load.factory import ModelSource
@@ -66,6 +66,8 @@ def load(spec: ExportSpec) -> LoadedModel:
     for a trust that it was not given.
     """
     add_python_path(spec.python_path)
+    if _is_pretrained(spec.source):
+        return _load_pretrained(spec)
     found = _door(spec.source)(spec)
     module = found.model.module
     module.eval().requires_grad_(requires_grad=False)
@@ -100,6 +102,10 @@ def _is_module(source: Any) -> bool:
     return isinstance(source, torch.nn.Module)
 
 
+def _is_pretrained(source: Any) -> bool:
+    return _is_folder(source) and (Path(source) / "config.json").is_file()
+
+
 def _is_folder(source: Any) -> bool:
     return isinstance(source, str | os.PathLike) and os.path.isdir(source)
 
@@ -120,12 +126,38 @@ def _from_module(spec: ExportSpec) -> _Found:
     )
 
 
+def _load_pretrained(spec: ExportSpec) -> LoadedModel:
+    """A Transformers directory: a decoder, and beside it the parts that feed it."""
+    from moe_export.load.pretrained import assemble, read_directory
+
+    folder = Path(spec.source)
+    if spec.example_inputs is not None or spec.dynamic_shapes is not None:
+        raise UsageError(
+            "a Transformers directory needs neither example inputs nor dynamic shapes",
+            where=str(folder),
+            hint="its configuration says what the model takes",
+        )
+    found = read_directory(folder)
+    parts = assemble(found)
+    source = Source(description=folder.resolve().name, fingerprint=fingerprint(found.model, {}))
+    found.model.requires_grad_(requires_grad=False)
+    decoder, *others = [
+        LoadedModel(
+            module=part.module,
+            example_inputs=part.inputs.example,
+            dynamic_shapes=part.inputs.axes,
+            assets=found.assets,
+            source=source,
+            component=part.name,
+            cases=part.inputs.cases,
+        )
+        for part in parts
+    ]
+    return replace(decoder, beside=tuple(others))
+
+
 def _from_folder(spec: ExportSpec) -> _Found:
     folder = Path(spec.source)
-    if (folder / "config.json").is_file():
-        raise UnsupportedError(
-            "Transformers directories are not supported yet", where=str(folder), hint=HOW_TO_SAVE
-        )
     raise UsageError(
         "the model is a folder without a config.json",
         where=str(folder),

@@ -27,7 +27,7 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
     *Requires* a module in eval mode that runs on ``loaded.example_inputs``.
     *Ensures* that ``loaded.module`` is unchanged, that the marked model shares its tensors, and
     that each block which looked like a mixture of experts has a record: proven, or unfused with
-    the reason.
+    the reason.  Models beside this one are rewritten alike.
     """
     marked = _structure_copy(loaded.module)
     proposals: dict[str, Proposal] = {}
@@ -69,6 +69,7 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
         blocks=tuple(sorted(records, key=lambda record: order[record.path])),
         layers=layers,
         real_layer=real_layer,
+        beside=tuple(rewrite(other) for other in loaded.beside),
     )
 
 

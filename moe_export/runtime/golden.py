@@ -2,7 +2,8 @@
 
 Keys: ``cases/<i>/<group>/<name>`` with the groups ``inputs``, ``outputs``, ``outputs_reference``
 and ``outputs_edge_error``, ``cases/<i>/layers/<layer>/<field of LayerTensors>`` and
-``experts/<layer>/<field of ExpertCase>``.  The names of the cases are in the metadata.
+``experts/<layer>/<field of ExpertCase>``.  The names of the cases are in the metadata, and the
+component that each is a run of.
 """
 
 from __future__ import annotations
@@ -34,14 +35,22 @@ T = TypeVar("T", LayerTensors, ExpertCase)
 @dataclass(frozen=True, kw_only=True)
 class _Metadata:
     cases: tuple[str, ...]
+    components: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.cases) != len(self.components):
+            raise ValueError(f"{len(self.cases)} cases have {len(self.components)} components")
 
 
 def golden_to_bytes(golden: Golden) -> bytes:
     """The safetensors file for ``golden``; equal tensors give equal bytes."""
     # safetensors copies memory as it lies: a transposed view would be written transposed.
     tensors = {key: np.asarray(value, order="C") for key, value in _flatten(golden)}
-    names = json.dumps({"cases": [case.name for case in golden.cases]})
-    content: bytes = safetensors.numpy.save(tensors, metadata={_METADATA: names})
+    facts = {
+        "cases": [case.name for case in golden.cases],
+        "components": [case.component for case in golden.cases],
+    }
+    content: bytes = safetensors.numpy.save(tensors, metadata={_METADATA: json.dumps(facts)})
     return content
 
 
@@ -70,9 +79,9 @@ def read_golden(path: Path) -> Golden:
     content = metadata.get(_METADATA)
     if content is None:
         raise UnsafeInputError(f"metadata {_METADATA!r} is missing", where=str(path))
-    names = decode(_Metadata, parse(content.encode(), str(path)), str(path)).cases
+    facts = decode(_Metadata, parse(content.encode(), str(path)), str(path))
     try:
-        return _unflatten(names, tensors)
+        return _unflatten(facts, tensors)
     except ValueError as error:
         raise UnsafeInputError(str(error), where=str(path)) from error
 
@@ -89,7 +98,7 @@ def _check_header(path: Path) -> None:
         )
 
 
-def _unflatten(names: tuple[str, ...], tensors: Mapping[str, Array]) -> Golden:
+def _unflatten(facts: _Metadata, tensors: Mapping[str, Array]) -> Golden:
     groups: dict[tuple[int, str], dict[str, Array]] = defaultdict(dict)
     layers: dict[int, dict[str, dict[str, Array]]] = defaultdict(lambda: defaultdict(dict))
     experts: dict[str, dict[str, Array]] = defaultdict(dict)
@@ -99,7 +108,7 @@ def _unflatten(names: tuple[str, ...], tensors: Mapping[str, Array]) -> Golden:
             layer, _, field = rest.rpartition("/")
             experts[layer][field] = tensor
             continue
-        index, group, name = _case_key(key, rest, len(names))
+        index, group, name = _case_key(key, rest, len(facts.cases))
         if group == "layers":
             layer, _, field = name.rpartition("/")
             layers[index][layer][field] = tensor
@@ -108,10 +117,11 @@ def _unflatten(names: tuple[str, ...], tensors: Mapping[str, Array]) -> Golden:
     cases = tuple(
         GoldenCase(
             name=name,
+            component=component,
             layers={layer: _record(LayerTensors, layers[i][layer], layer) for layer in layers[i]},
             **{group: groups[i, group] for group in _TENSOR_GROUPS},
         )
-        for i, name in enumerate(names)
+        for i, (name, component) in enumerate(zip(facts.cases, facts.components, strict=True))
     )
     for case in cases:
         _check_outputs(case)

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from moe_export.forms import Golden, GoldenCase, Report, RoutingParity, TensorParity
+from moe_export.errors import UnsafeInputError
+from moe_export.forms import ExpertCase, Golden, GoldenCase, Report, RoutingParity, TensorParity
 from moe_export.runtime.session import Session
 from moe_export.validate.routing import compare_routing
 from moe_export.validate.tensors import compare
@@ -18,8 +19,6 @@ if TYPE_CHECKING:
 
 Array = npt.NDArray[Any]
 Probes = Mapping[str, Mapping[str, str]]
-
-_COMPONENT = "model"
 
 
 def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "golden") -> Report:
@@ -34,23 +33,29 @@ def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "go
     listed as not run, and its routing still counts.
     """
     golden = bundle.golden() if golden is None else golden
-    probes = bundle.component(_COMPONENT).probes
     tensors: list[TensorParity] = []
     routing: list[RoutingParity] = []
     not_run: dict[str, str] = {}
-    with Session(bundle, graph="probe") as session:
-        for case in golden.cases:
-            made = session.run(case.inputs, outputs=_outputs(case, probes))
-            routed = list(_routing(case, made, probes))
-            routing += routed
-            flips = [f"{parity.layer}, token {f.token}" for parity in routed for f in parity.flips]
-            if flips and all(parity.passed for parity in routed):
-                not_run[f"tensors of case {case.name!r}"] = f"explained flips: {'; '.join(flips)}"
-                continue
-            tensors += _tensors(case, made, probes)
-    if golden.experts:
-        with Session(bundle, graph="experts") as session:
-            tensors += _experts(golden, session)
+    for component, record in bundle.manifest.components.items():
+        probes = record.probes
+        cases = [case for case in golden.cases if case.component == component]
+        with Session(bundle, component=component, graph="probe") as session:
+            for case in cases:
+                made = session.run(case.inputs, outputs=_outputs(case, probes))
+                routed = list(_routing(case, made, probes))
+                routing += routed
+                flips = [f"{each.layer}, token {f.token}" for each in routed for f in each.flips]
+                if flips and all(parity.passed for parity in routed):
+                    not_run[f"tensors of case {case.name!r}"] = (
+                        f"explained flips: {'; '.join(flips)}"
+                    )
+                    continue
+                tensors += _tensors(case, made, probes)
+        experts = {layer: case for layer, case in golden.experts.items() if layer in probes}
+        if experts:
+            with Session(bundle, component=component, graph="experts") as session:
+                tensors += _experts(experts, session)
+    _require_all_run(bundle, golden)
     return Report(
         source=bundle.manifest.source.description,
         target=bundle.manifest.target,
@@ -61,6 +66,18 @@ def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "go
         precision=str(bundle.manifest.precision),
         rounding=bundle.manifest.rounding,
     )
+
+
+def _require_all_run(bundle: Bundle, golden: Golden) -> None:
+    """Golden tensors of a graph or a layer that the bundle has not would pass unseen."""
+    components = bundle.manifest.components
+    layers = {layer for record in components.values() for layer in record.probes}
+    odd = [case.component for case in golden.cases if case.component not in components]
+    odd += [layer for layer in golden.experts if layer not in layers]
+    if odd:
+        raise UnsafeInputError(
+            f"the golden tensors know {odd[0]!r}, the bundle does not", where=str(bundle.path)
+        )
 
 
 def _outputs(case: GoldenCase, probes: Probes) -> list[str]:
@@ -100,14 +117,14 @@ def _tensors(case: GoldenCase, made: Mapping[str, Array], probes: Probes) -> Ite
         )
 
 
-def _experts(golden: Golden, session: Session) -> Iterator[TensorParity]:
+def _experts(cases: Mapping[str, ExpertCase], session: Session) -> Iterator[TensorParity]:
     inputs = {
         f"{layer}/{role}": getattr(case, role)
-        for layer, case in golden.experts.items()
+        for layer, case in cases.items()
         for role in ("x", "topk_ids", "topk_weights")
     }
     made = session.run(inputs)
-    for layer, case in golden.experts.items():
+    for layer, case in cases.items():
         yield compare(
             "every expert",
             f"{layer}/experts",

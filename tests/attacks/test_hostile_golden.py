@@ -14,7 +14,7 @@ from moe_export.errors import UnsafeInputError
 from moe_export.runtime import Bundle
 
 NAME = "golden/golden.safetensors"
-METADATA = {"moe_export.golden": json.dumps({"cases": ["example"]})}
+METADATA = {"moe_export.golden": json.dumps({"cases": ["example"], "components": ["model"]})}
 
 
 def safetensors_file(header: bytes | dict, data: bytes = b"") -> bytes:
@@ -52,8 +52,12 @@ ATTACKS = {
     "no metadata": (saved(ONE, None), "metadata"),
     "metadata that is no JSON": (saved(ONE, {"moe_export.golden": "{"}), "not acceptable JSON"),
     "metadata with a key more": (
-        saved(ONE, {"moe_export.golden": '{"cases": [], "x": 1}'}),
+        saved(ONE, {"moe_export.golden": '{"cases": [], "components": [], "x": 1}'}),
         "unknown key 'x'",
+    ),
+    "a case of no component": (
+        saved(ONE, {"moe_export.golden": '{"cases": ["example"], "components": []}'}),
+        "1 cases have 0 components",
     ),
     "a case that is not named": (saved({"cases/1/inputs/x": ONE["cases/0/inputs/x"]}), "unknown g"),
     "a case number in disguise": (saved({"cases/00/inputs/x": np.zeros(1)}), "unknown golden"),

@@ -1,0 +1,6 @@
+"""Models of the Transformers library, from the directory that `save_pretrained` leaves."""
+
+from moe_export.load.pretrained.assemble import assemble
+from moe_export.load.pretrained.directory import read_directory
+
+__all__ = ["assemble", "read_directory"]

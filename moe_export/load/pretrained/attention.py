@@ -1,0 +1,44 @@
+"""Attention as a tracer can follow it: over packed segments, without a loop over them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+# Transformers hands segment borders to an implementation whose name says flash, and splits them
+# in Python for any other.
+SEGMENTS = "moe_export_flash_segments"
+
+
+def register() -> None:
+    """Make the implementation known to Transformers under its name; again is fine."""
+    from transformers import AttentionInterface
+
+    AttentionInterface.register(SEGMENTS, attend_in_segments)
+
+
+def attend_in_segments(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    scaling: float | None = None,
+    cu_seq_lens_q: Tensor,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """``[1, n, heads, d]`` of ``query``, ``key`` and ``value [1, heads, n, d]``.
+
+    ``cu_seq_lens_q [segments + 1]`` are the segments' borders; rows see those of their segment.
+    """
+    place = torch.arange(query.shape[2])
+    segment = (place[:, None] >= cu_seq_lens_q[None, 1:]).sum(-1)
+    mask = segment[:, None] == segment[None, :]
+    made = F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask[None, None], scale=scaling
+    )
+    return made.transpose(1, 2), None

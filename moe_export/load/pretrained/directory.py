@@ -1,0 +1,188 @@
+"""A Transformers directory: what may be read of it, the model it holds, and what travels on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from moe_export.errors import (
+    MissingEnvironmentError,
+    UnsafeInputError,
+    UnsupportedError,
+    UsageError,
+)
+from moe_export.load.usercode import run_user_code
+from moe_export.moe.families import FAMILIES, Family
+
+CONFIG = "config.json"
+
+# What an application may want beside the graphs.  Weights and code stay behind.
+_ASSETS = (
+    CONFIG,
+    "generation_config.json",
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "preprocessor_config.json",
+    "processor_config.json",
+)
+_MAX_ASSET_BYTES = 2**26
+_LAYER_TYPES = {"full_attention"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained:
+    """A model as Transformers builds it, in float32 on the CPU, and the files beside it."""
+
+    model: torch.nn.Module
+    family: Family | None
+    """``None`` for a model of text alone."""
+
+    assets: Mapping[str, bytes]
+
+
+def read_directory(folder: Path) -> Pretrained:
+    """The model in ``folder``, every tensor of it from the safetensors files there.
+
+    Only code of the installed Transformers runs, and nothing is downloaded.  Raises
+    ``UnsafeInputError`` for weights that are damaged, missing, misshapen or unknown, naming them, and
+    for files that would run code; ``UnsupportedError`` for a family or a kind of layer that this
+    release does not export; ``MissingEnvironmentError`` without Transformers.
+    """
+    config = _config(folder)
+    _require_safetensors(folder)
+    transformers = _transformers()
+    kind = _model_type(config, folder, transformers)
+    family = FAMILIES.get(kind)
+    loader = (
+        transformers.AutoModelForCausalLM
+        if family is None
+        else transformers.AutoModelForImageTextToText
+    )
+    _require_text_model(family, kind, folder, transformers)
+    model = _built(loader, folder)
+    _require_plain_attention(model.config.get_text_config(), folder)
+    return Pretrained(model=model, family=family, assets=_assets(folder))
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    path = folder / CONFIG
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise UnsafeInputError(f"not a configuration: {error}", where=str(path)) from error
+    if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
+        raise UnsafeInputError("the configuration names no model_type", where=str(path))
+    return config
+
+
+def _require_safetensors(folder: Path) -> None:
+    if any(folder.glob("*.safetensors")):
+        return
+    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
+        raise UnsafeInputError(
+            "the weights are pickled, and loading them could run any code",
+            where=str(folder),
+            hint="save them as safetensors, which save_pretrained does",
+        )
+    raise UsageError(
+        "there are no weights beside the configuration",
+        where=str(folder),
+        hint="the directory needs *.safetensors files",
+    )
+
+
+def _transformers() -> Any:
+    try:
+        import transformers
+    except ImportError as error:
+        raise MissingEnvironmentError(
+            f"a Transformers directory needs the transformers package: {error}",
+            hint="pip install 'moe-export[transformers]'",
+        ) from error
+    return transformers
+
+
+def _model_type(config: Mapping[str, Any], folder: Path, transformers: Any) -> str:
+    kind: str = config["model_type"]
+    if kind in transformers.CONFIG_MAPPING:
+        return kind
+    raise UnsupportedError(
+        f"Transformers {transformers.__version__} has no model_type {kind!r}"
+        + (", and code that comes with a model is not run" if "auto_map" in config else ""),
+        where=str(folder / CONFIG),
+        hint="a newer transformers may know it",
+    )
+
+
+def _require_text_model(
+    family: Family | None, kind: str, folder: Path, transformers: Any
+) -> None:
+    """Without a record only a model of text alone can be taken apart."""
+    if family is not None:
+        return
+    config = transformers.CONFIG_MAPPING[kind]
+    is_text = config in transformers.AutoModelForCausalLM._model_mapping
+    if not is_text or config in transformers.AutoModelForImageTextToText._model_mapping:
+        raise UnsupportedError(
+            f"the family {kind!r} is not built yet",
+            where=str(folder / CONFIG),
+            hint=f"built are {', '.join(sorted(FAMILIES))}, and language models without images",
+        )
+
+
+def _built(loader: Any, folder: Path) -> torch.nn.Module:
+    model, facts = run_user_code(
+        lambda: loader.from_pretrained(
+            folder,
+            dtype=torch.float32,
+            local_files_only=True,
+            use_safetensors=True,
+            trust_remote_code=False,
+            attn_implementation="sdpa",
+            experts_implementation="eager",  # the code that a proof can run in float64
+            output_loading_info=True,
+        ),
+        failure="Transformers cannot load the model",
+        where=str(folder),
+    )
+    for what, words in (
+        ("missing_keys", "is missing from the checkpoint"),
+        ("mismatched_keys", "has another shape in the checkpoint than in the model"),
+        ("unexpected_keys", "is in the checkpoint and not in the model"),
+    ):
+        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in facts[what])
+        if names:
+            more = f", and {len(names) - 1} more" if len(names) > 1 else ""
+            raise UnsafeInputError(f"the tensor {names[0]!r} {words}{more}", where=str(folder))
+    module: torch.nn.Module = model
+    return module
+
+
+def _require_plain_attention(config: Any, folder: Path) -> None:
+    """Refuse layers whose masks or states the decoder does not build."""
+    odd = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES)
+    if not odd and getattr(config, "sliding_window", None):
+        odd = [] if getattr(config, "use_sliding_window", True) is False else ["sliding_window"]
+    if odd:
+        raise UnsupportedError(
+            f"layers of the kind {odd[0]!r} are not built yet",
+            where=str(folder / CONFIG),
+            hint="layers that attend to all that came before them are",
+        )
+
+
+def _assets(folder: Path) -> dict[str, bytes]:
+    found = {}
+    for name in _ASSETS:
+        path = folder / name
+        if path.is_file() and path.stat().st_size <= _MAX_ASSET_BYTES:
+            found[name] = path.read_bytes()
+    return found

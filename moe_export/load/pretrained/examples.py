@@ -1,0 +1,175 @@
+"""Inputs for the parts of a Transformers model: tokens drawn at random, images of random patches.
+
+What a graph is traced with and held against must reach prefill, decoding, padding, several images
+and none.  Values come from the source's own code: embeddings from its table, caches from its layers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_export.load.pretrained.parts import Decoder, Part, Vision
+
+Inputs = dict[str, Tensor]
+
+_SEED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class PartInputs:
+    """What one part is traced with, its axes that vary, and what else it is run on."""
+
+    example: Inputs
+    axes: dict[str, dict[int, str]]
+    cases: dict[str, Inputs]
+
+
+class Examples:
+    """One source of random numbers, so that equal models get equal examples."""
+
+    def __init__(self, model: Any) -> None:
+        self.config = model.config
+        self._generator = torch.Generator().manual_seed(_SEED)
+
+    def tokens(self, batch: int, length: int) -> Tensor:
+        """Ids ``[batch, length]`` that mean nothing but text."""
+        size = self.config.get_text_config().vocab_size
+        special = {
+            value
+            for name, value in self.config.to_dict().items()
+            if name.endswith("token_id") and isinstance(value, int)
+        }
+        plain = torch.tensor([i for i in range(min(size, 4096)) if i not in special])
+        return plain[torch.randint(len(plain), (batch, length), generator=self._generator)]
+
+    def prompt(self, images: list[tuple[int, int]], length: int) -> Tensor:
+        """Ids ``[1, S]``: ``length`` of text around images of so many features."""
+        text = iter(self.tokens(1, length * (len(images) + 1)).split(length, dim=1))
+        token = torch.tensor([[self.config.image_token_id]])
+        parts = [next(text)]
+        for rows, columns in images:
+            parts += [token.expand(1, rows * columns), next(text)]
+        return torch.cat(parts, dim=1)
+
+    def patches(self, images: list[tuple[int, int]]) -> Inputs:
+        """Random patches of images that become ``rows x columns`` features each."""
+        vision = self.config.vision_config
+        merge = vision.spatial_merge_size
+        grid = torch.tensor([[1, rows * merge, columns * merge] for rows, columns in images])
+        numbers = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        count = int(grid.prod(dim=-1).sum())
+        pixels = torch.randn(count, numbers, generator=self._generator)
+        return {"pixel_values": pixels, "image_grid_thw": grid}
+
+
+def vision_inputs(examples: Examples) -> PartInputs:
+    patches = f"{examples.config.vision_config.spatial_merge_size**2}*features"
+    return PartInputs(
+        example=examples.patches([(2, 3), (4, 2)]),
+        axes={"pixel_values": {0: patches}, "image_grid_thw": {0: "images"}},
+        cases={
+            "one image": examples.patches([(3, 3)]),
+            "three images": examples.patches([(1, 1), (2, 4), (3, 1)]),
+        },
+    )
+
+
+def embed_inputs(examples: Examples, vision: Vision) -> PartInputs:
+    def case(ids: Tensor, images: list[tuple[int, int]]) -> Inputs:
+        if images:
+            return {"input_ids": ids, **_run(vision, examples.patches(images))}
+        made = _run(vision, examples.patches([(1, 1)]))
+        return {
+            "input_ids": ids,
+            "image_embeds": made["image_embeds"][:0],
+            "deepstack": made["deepstack"][:, :0],
+        }
+
+    size = [(2, 2)]
+    both = torch.cat([examples.prompt(size, 3), examples.prompt(size, 3)])
+    several = [(2, 2), (1, 3)]
+    return PartInputs(
+        example=case(both, size * 2),
+        axes={
+            "input_ids": {0: "batch", 1: "sequence"},
+            "image_embeds": {0: "features"},
+            "deepstack": {1: "features"},
+        },
+        cases={
+            "several images": case(examples.prompt(several, 2), several),
+            "text alone": case(examples.tokens(2, 5), []),
+        },
+    )
+
+
+def embed_text_inputs(examples: Examples) -> PartInputs:
+    return PartInputs(
+        example={"input_ids": examples.tokens(2, 5)},
+        axes={"input_ids": {0: "batch", 1: "sequence"}},
+        cases={"one token": {"input_ids": examples.tokens(1, 1)}},
+    )
+
+
+def decoder_inputs(decoder: Decoder, prompts: Mapping[str, Tensor], dimensions: int) -> PartInputs:
+    """A prompt, what follows it, and a prompt with padding on its left.
+
+    ``prompts`` are the part's own inputs for ``[B, S]`` tokens, all but the mask; ``position_ids``
+    have one axis more where positions have several ``dimensions``.
+    """
+    names = list(decoder.own_inputs)
+    embeds = prompts["inputs_embeds"]
+    batch, length = embeds.shape[:2]
+    half = length // 2
+
+    def case(start: int, end: int, padding: int = 0) -> Inputs:
+        if start:
+            past = _after(decoder, case(0, start, padding))
+        else:
+            past = decoder.empty_cache(embeds)
+        mask = torch.ones(batch, end, dtype=torch.int64)
+        mask[0, :padding] = 0
+        own = {
+            "inputs_embeds": embeds[:, start:end],
+            "position_ids": prompts["position_ids"][..., start:end],
+            "attention_mask": mask,
+        }
+        if "deepstack_embeds" in names:
+            own["deepstack_embeds"] = prompts["deepstack_embeds"][:, :, start:end]
+        own = {name: own[name].contiguous() for name in names}
+        return {**own, **past}
+
+    cache = {name: {0: "batch", 2: "past"} for name in decoder.cache_names("past")}
+    own_axes: dict[str, dict[int, str]] = {
+        "inputs_embeds": {0: "batch", 1: "sequence"},
+        "deepstack_embeds": {1: "batch", 2: "sequence"},
+        "position_ids": {1: "batch", 2: "sequence"} if dimensions > 1 else {0: "batch", 1: "sequence"},
+        "attention_mask": {0: "batch", 1: "past+sequence"},
+    }
+    return PartInputs(
+        example=case(half, length),
+        axes={**{name: own_axes[name] for name in names}, **cache},
+        cases={
+            "prompt": case(0, length),
+            "one token more": case(length - 1, length),
+            "padded prompt": case(0, length, padding=2),
+            "one token after padding": case(length - 1, length, padding=2),
+        },
+    )
+
+
+def _after(decoder: Decoder, before: Inputs) -> Inputs:
+    """The cache that a run leaves, as the next one takes it."""
+    made = _run(decoder, before)
+    names = zip(decoder.cache_names("past"), decoder.cache_names("present"), strict=True)
+    return {past: made[present] for past, present in names}
+
+
+def _run(part: Part, inputs: Inputs) -> Inputs:
+    with torch.no_grad():
+        made: Inputs = part(**inputs)
+    return made
