@@ -114,8 +114,8 @@ def golden_inputs(model: MarkedModel, axes: Axes) -> dict[str, Inputs]:
 def fresh_inputs(model: MarkedModel, seed: int) -> Inputs:
     """Inputs of the example's sizes that it did not hold: rows drawn anew, numbers perturbed.
 
-    Integers are shuffled within their input, so token ids stay ids the model knows; those of a model
-    with cases of its own stay where they are, for they may be positions, or sizes of other inputs.
+    Integers are shuffled within their input, so token ids stay ids the model knows.  Those of a
+    model with cases of its own stay as they are: they may be positions, or sizes of other inputs.
     """
     fixed = bool(model.loaded.cases)
     generator = torch.Generator().manual_seed(seed)

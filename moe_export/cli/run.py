@@ -66,9 +66,9 @@ def _answer(
     *,
     as_json: bool,
 ) -> None:
-    from moe_export.runtime.generate import Generator
+    from moe_export.runtime import generator
 
-    pieces = Generator(bundle).stream(image, prompt, max_new_tokens=max_new_tokens)
+    pieces = generator(bundle).stream(image, prompt, max_new_tokens=max_new_tokens)
     if as_json:
         console.json({"prompt": prompt, "image": image, "answer": "".join(pieces)})
         return

@@ -128,7 +128,7 @@ def _from_module(spec: ExportSpec) -> _Found:
 
 def _load_pretrained(spec: ExportSpec) -> LoadedModel:
     """A Transformers directory: a decoder, and beside it the parts that feed it."""
-    from moe_export.load.pretrained import assemble, read_directory
+    from moe_export.load.pretrained import assemble, dialogue_assets, read_directory
 
     folder = Path(spec.source)
     if spec.example_inputs is not None or spec.dynamic_shapes is not None:
@@ -138,6 +138,7 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
             hint="its configuration says what the model takes",
         )
     found = read_directory(folder)
+    assets = {**found.assets, **dialogue_assets(found, folder)}
     parts = assemble(found)
     source = Source(description=folder.resolve().name, fingerprint=fingerprint(found.model, {}))
     found.model.requires_grad_(requires_grad=False)
@@ -146,7 +147,7 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
             module=part.module,
             example_inputs=part.inputs.example,
             dynamic_shapes=part.inputs.axes,
-            assets=found.assets,
+            assets=assets,
             source=source,
             component=part.name,
             cases=part.inputs.cases,

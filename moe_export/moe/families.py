@@ -1,8 +1,8 @@
 """What differs between families of vision-language models, as data.
 
-A family is what a Transformers ``config.json`` calls ``model_type``.  That a record is right for a model
-is shown when it is loaded: the parts are run beside the whole.  Facts from the families' own code in
-Transformers 5.24.
+A family is what a Transformers ``config.json`` calls ``model_type``.  That a record is right for a
+model is shown when it is loaded: the parts are run beside the whole.  Facts from the families' own
+code in Transformers 5.24.
 """
 
 from __future__ import annotations

@@ -5,32 +5,20 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from typing import Self
 
 import numpy as np
 
-from moe_export.errors import (
-    MissingEnvironmentError,
-    UnsafeInputError,
-    UnsupportedError,
-    UsageError,
-)
+from moe_export.errors import UnsafeInputError, UnsupportedError, UsageError
 from moe_export.forms import Array
 from moe_export.runtime.bundle import Bundle
+from moe_export.runtime.images import ImageLike
 from moe_export.runtime.preprocess import ImagePreprocessor, refuse_unknown_keys
 from moe_export.runtime.session import Session
+from moe_export.runtime.text import asset, pieces_of, text_of, tokenizer_of
 from moe_export.strict_json import decode, parse
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
 CONFIG = "generation_config.json"
-TOKENIZER = "tokenizer.json"
-
-ImageLike = str | os.PathLike[str] | Array
-
-# What a tokenizer decodes bytes to that are not a whole letter yet.
-_HALF_LETTER = "\N{REPLACEMENT CHARACTER}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +44,7 @@ class GenerationConfig:
     @classmethod
     def from_bundle(cls, bundle: Bundle) -> Self:
         where = str(bundle.path / CONFIG)
-        value = parse(_asset(bundle, CONFIG), where)
+        value = parse(asset(bundle, CONFIG), where)
         refuse_unknown_keys(value, {field.name for field in fields(cls)}, where)
         return decode(cls, value, where, defaults=True)
 
@@ -73,7 +61,7 @@ class Generator:
         self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
         self.config = GenerationConfig.from_bundle(self.bundle)
         self.preprocessor = ImagePreprocessor.from_bundle(self.bundle)
-        self.tokenizer = _tokenizer(self.bundle)
+        self.tokenizer = tokenizer_of(self.bundle)
         self.session = Session(self.bundle, threads=threads)
         self._check_signature()
 
@@ -97,7 +85,7 @@ class Generator:
         """The same answer piece by piece, each as soon as its letters are whole."""
         images = None if image is None else [image]
         steps = self._steps(images, [prompt], max_new_tokens)
-        return self._pieces(steps)
+        return pieces_of(self.tokenizer, (step[0] for step in steps))
 
     def answer(
         self,
@@ -133,19 +121,7 @@ class Generator:
         for step in self._steps(images, prompts, max_new_tokens):
             for row, token in step.items():
                 tokens[row].append(token)
-        return [self._decode(row) for row in tokens]
-
-    def _pieces(self, steps: Iterator[Mapping[int, int]]) -> Iterator[str]:
-        tokens: list[int] = []
-        said = ""
-        for step in steps:
-            tokens.append(step[0])
-            text = self._decode(tokens)
-            if text.startswith(said) and text != said and not text.endswith(_HALF_LETTER):
-                yield text[len(said) :]
-                said = text
-        # A tokenizer may have held something back, such as half a letter at the end.
-        yield from filter(None, [self._decode(tokens)[len(said) :]])
+        return [text_of(self.tokenizer, row) for row in tokens]
 
     def _steps(
         self,
@@ -207,10 +183,6 @@ class Generator:
             )
         return ids
 
-    def _decode(self, tokens: list[int]) -> str:
-        text: str = self.tokenizer.decode(tokens, skip_special_tokens=True)
-        return text
-
     def _image_inputs(self, images: Sequence[ImageLike] | Array | None) -> dict[str, Array]:
         if self.preprocessor is None:
             if images is not None:
@@ -240,36 +212,3 @@ class Generator:
             )
         text = next(i for i in self.session.inputs if i.name == self.config.text_input)
         self._token_dtype = np.dtype(text.dtype)
-
-
-def _asset(bundle: Bundle, name: str) -> bytes:
-    content = bundle.asset(name)
-    if content is None:
-        raise UsageError(
-            f"the bundle has no {name}, so it cannot answer in text",
-            where=str(bundle.path),
-            hint="run it on arrays with moe_export.Session, or export with the model's assets",
-        )
-    return content
-
-
-def _tokenizer(bundle: Bundle) -> Tokenizer:
-    content = _asset(bundle, TOKENIZER)
-    try:
-        import tokenizers
-    except ImportError as error:
-        raise MissingEnvironmentError(
-            f"text needs the tokenizers package: {error}", hint="pip install tokenizers"
-        ) from error
-    return _parse_tokenizer(tokenizers, content, str(bundle.path / TOKENIZER))
-
-
-def _parse_tokenizer(tokenizers: Any, content: bytes, where: str) -> Tokenizer:
-    try:
-        tokenizer: Tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
-    except Exception as error:
-        # The library raises Exception itself; any child of it but this one is another matter.
-        if type(error) not in (Exception, UnicodeDecodeError):
-            raise
-        raise UnsafeInputError(f"not a tokenizer: {error}", where=where) from error
-    return tokenizer

@@ -2,5 +2,6 @@
 
 from moe_export.load.pretrained.assemble import assemble
 from moe_export.load.pretrained.directory import read_directory
+from moe_export.load.pretrained.talk import dialogue_assets
 
-__all__ = ["assemble", "read_directory"]
+__all__ = ["assemble", "dialogue_assets", "read_directory"]

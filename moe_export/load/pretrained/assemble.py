@@ -29,12 +29,14 @@ from moe_export.load.pretrained.parts import (
     VisionLanguageDecoder,
 )
 
-# Float32 rounding of two orders of the same sums, through all layers, in parts of the largest logit.
+# Float32 rounding of two orders of the same sums, through all layers, over the largest logit.
 _TOLERANCE = 1e-4
 
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedPart:
+    """What becomes one graph: its name, its module, and what to trace that with."""
+
     name: str
     module: Part
     inputs: PartInputs

@@ -41,7 +41,7 @@ _LAYER_TYPES = {"full_attention"}
 class Pretrained:
     """A model as Transformers builds it, in float32 on the CPU, and the files beside it."""
 
-    model: torch.nn.Module
+    model: Any
     family: Family | None
     """``None`` for a model of text alone."""
 
@@ -52,9 +52,9 @@ def read_directory(folder: Path) -> Pretrained:
     """The model in ``folder``, every tensor of it from the safetensors files there.
 
     Only code of the installed Transformers runs, and nothing is downloaded.  Raises
-    ``UnsafeInputError`` for weights that are damaged, missing, misshapen or unknown, naming them, and
-    for files that would run code; ``UnsupportedError`` for a family or a kind of layer that this
-    release does not export; ``MissingEnvironmentError`` without Transformers.
+    ``UnsafeInputError`` for weights that are damaged, missing, misshapen or unknown, naming them,
+    and for files that would run code; ``UnsupportedError`` for a family or a kind of layer that
+    this release does not export; ``MissingEnvironmentError`` without Transformers.
     """
     config = _config(folder)
     _require_safetensors(folder)
@@ -122,9 +122,7 @@ def _model_type(config: Mapping[str, Any], folder: Path, transformers: Any) -> s
     )
 
 
-def _require_text_model(
-    family: Family | None, kind: str, folder: Path, transformers: Any
-) -> None:
+def _require_text_model(family: Family | None, kind: str, folder: Path, transformers: Any) -> None:
     """Without a record only a model of text alone can be taken apart."""
     if family is not None:
         return
@@ -138,7 +136,7 @@ def _require_text_model(
         )
 
 
-def _built(loader: Any, folder: Path) -> torch.nn.Module:
+def _built(loader: Any, folder: Path) -> Any:
     model, facts = run_user_code(
         lambda: loader.from_pretrained(
             folder,
@@ -162,8 +160,7 @@ def _built(loader: Any, folder: Path) -> torch.nn.Module:
         if names:
             more = f", and {len(names) - 1} more" if len(names) > 1 else ""
             raise UnsafeInputError(f"the tensor {names[0]!r} {words}{more}", where=str(folder))
-    module: torch.nn.Module = model
-    return module
+    return model
 
 
 def _require_plain_attention(config: Any, folder: Path) -> None:

@@ -1,7 +1,8 @@
 """Inputs for the parts of a Transformers model: tokens drawn at random, images of random patches.
 
-What a graph is traced with and held against must reach prefill, decoding, padding, several images
-and none.  Values come from the source's own code: embeddings from its table, caches from its layers.
+What a graph is traced with and held against must reach prefill, decoding, padding, several
+images and none.  Values come from the source's own code: embeddings from its table, caches from its
+layers.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Examples:
 
     def prompt(self, images: list[tuple[int, int]], length: int) -> Tensor:
         """Ids ``[1, S]``: ``length`` of text around images of so many features."""
-        text = iter(self.tokens(1, length * (len(images) + 1)).split(length, dim=1))
+        text = iter(torch.split(self.tokens(1, length * (len(images) + 1)), length, dim=1))
         token = torch.tensor([[self.config.image_token_id]])
         parts = [next(text)]
         for rows, columns in images:
@@ -68,6 +69,7 @@ class Examples:
 
 
 def vision_inputs(examples: Examples) -> PartInputs:
+    """One, two and three images of several shapes."""
     patches = f"{examples.config.vision_config.spatial_merge_size**2}*features"
     return PartInputs(
         example=examples.patches([(2, 3), (4, 2)]),
@@ -80,6 +82,8 @@ def vision_inputs(examples: Examples) -> PartInputs:
 
 
 def embed_inputs(examples: Examples, vision: Vision) -> PartInputs:
+    """An image in each prompt of a batch, several in one, and none."""
+
     def case(ids: Tensor, images: list[tuple[int, int]]) -> Inputs:
         if images:
             return {"input_ids": ids, **_run(vision, examples.patches(images))}
@@ -108,6 +112,7 @@ def embed_inputs(examples: Examples, vision: Vision) -> PartInputs:
 
 
 def embed_text_inputs(examples: Examples) -> PartInputs:
+    """Some tokens, and one."""
     return PartInputs(
         example={"input_ids": examples.tokens(2, 5)},
         axes={"input_ids": {0: "batch", 1: "sequence"}},
@@ -127,10 +132,7 @@ def decoder_inputs(decoder: Decoder, prompts: Mapping[str, Tensor], dimensions: 
     half = length // 2
 
     def case(start: int, end: int, padding: int = 0) -> Inputs:
-        if start:
-            past = _after(decoder, case(0, start, padding))
-        else:
-            past = decoder.empty_cache(embeds)
+        past = _after(decoder, case(0, start, padding)) if start else decoder.empty_cache(embeds)
         mask = torch.ones(batch, end, dtype=torch.int64)
         mask[0, :padding] = 0
         own = {
@@ -147,7 +149,9 @@ def decoder_inputs(decoder: Decoder, prompts: Mapping[str, Tensor], dimensions: 
     own_axes: dict[str, dict[int, str]] = {
         "inputs_embeds": {0: "batch", 1: "sequence"},
         "deepstack_embeds": {1: "batch", 2: "sequence"},
-        "position_ids": {1: "batch", 2: "sequence"} if dimensions > 1 else {0: "batch", 1: "sequence"},
+        "position_ids": {1: "batch", 2: "sequence"}
+        if dimensions > 1
+        else {0: "batch", 1: "sequence"},
         "attention_mask": {0: "batch", 1: "past+sequence"},
     }
     return PartInputs(

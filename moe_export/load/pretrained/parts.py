@@ -10,7 +10,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from functools import cache
-from typing import Any
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -20,11 +20,15 @@ from torch import Tensor, nn
 class Part(nn.Module):
     """All modules of the source, by their names there; what ``forward`` runs is one part of it."""
 
+    model: Any
+    lm_head: Any
+    config: Any
+
     def __init__(self, source: nn.Module) -> None:
         super().__init__()
         for name, child in source.named_children():
             self.add_module(name, child)
-        self.config = source.config
+        self.config = cast(Any, source).config
 
 
 class Vision(Part):
@@ -55,7 +59,7 @@ class Vision(Part):
 
 
 class _Grid:
-    """Where each patch of all images lies, without a loop over images.  ``row, column [patches]``."""
+    """Where each patch lies in its image, without a loop: ``row`` and ``column [patches]``."""
 
     def __init__(self, thw: Tensor, patches: int, config: Any) -> None:
         merge = config.spatial_merge_size
@@ -113,10 +117,7 @@ class EmbedText(Part):
     """``input_ids [B, S]`` to ``inputs_embeds [B, S, H]``, where there is nothing but text."""
 
     def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
-        return {"inputs_embeds": self.get_decoder().embed_tokens(input_ids)}
-
-    def get_decoder(self) -> Any:
-        return self.model
+        return {"inputs_embeds": self.model.get_input_embeddings()(input_ids)}
 
 
 class Decoder(Part):
@@ -128,20 +129,19 @@ class Decoder(Part):
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__(source)
-        self.num_layers = self.text_config.num_hidden_layers
-        self.__class__ = _taking(type(self), (*self.own_inputs, *self.cache_names("past")))
+        self.num_layers: int = self.config.get_text_config().num_hidden_layers
+        kind: Any = type(self)
+        self.__class__ = _taking(kind, (*self.own_inputs, *self.cache_names("past")))
 
     own_inputs: tuple[str, ...] = ("inputs_embeds", "position_ids", "attention_mask")
 
     @property
-    def text_config(self) -> Any:
-        return self.config.get_text_config()
-
-    @property
     def text_model(self) -> Any:
+        """What maps embeddings to hidden states."""
         return self.model
 
     def cache_names(self, prefix: str) -> list[str]:
+        """Keys and values of each layer, as they are named when they go in or come out."""
         return [f"{prefix}_{kind}_{i}" for i in range(self.num_layers) for kind in ("key", "value")]
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
@@ -157,7 +157,7 @@ class Decoder(Part):
             use_cache=True,
             **self.further(inputs),
         )
-        present = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        present = _tensors_of(cache)
         logits = self.lm_head(made.last_hidden_state[:, -1:])
         return {"logits": logits, **dict(zip(self.cache_names("present"), present, strict=True))}
 
@@ -172,9 +172,8 @@ class Decoder(Part):
         cache = DynamicCache()
         with torch.no_grad():
             self.text_model(inputs_embeds=embeds, cache=cache, use_cache=True)
-        filled = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
-        names = self.cache_names("past")
-        return {name: x[:, :, :0].clone() for name, x in zip(names, filled, strict=True)}
+        filled = zip(self.cache_names("past"), _tensors_of(cache), strict=True)
+        return {name: x[:, :, :0].clone() for name, x in filled}
 
 
 class VisionLanguageDecoder(Decoder):
@@ -196,6 +195,10 @@ class VisionLanguageDecoder(Decoder):
             "visual_pos_masks": inputs["attention_mask"],
             "deepstack_visual_embeds": list(inputs["deepstack_embeds"].unbind(0)),
         }
+
+
+def _tensors_of(cache: Any) -> list[Tensor]:
+    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
 
 
 @cache

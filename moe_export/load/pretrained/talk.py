@@ -1,0 +1,114 @@
+"""How a Transformers model is talked to, found out from its tokenizer and processor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from moe_export.dialogue import FILE_NAME, Dialogue, PatchRecipe, Prompt
+from moe_export.errors import UnsupportedError
+from moe_export.load.pretrained.directory import Pretrained
+from moe_export.load.usercode import run_user_code
+from moe_export.strict_json import encode, render
+
+_TOKENIZER = "tokenizer.json"
+_PROCESSOR = "preprocessor_config.json"
+_MAX_NEW_TOKENS = 256  # where the model's own configuration names none
+
+# What stands for the user's words while a template is looked at.
+_WORDS = "moe-export asks"
+
+
+def dialogue_assets(source: Pretrained, folder: Path) -> dict[str, bytes]:
+    """``dialogue.json`` where the directory has a tokenizer, else nothing."""
+    if _TOKENIZER not in source.assets:
+        return {}
+    made = run_user_code(
+        lambda: _dialogue(source, folder),
+        failure="the tokenizer or the processor cannot be used",
+        where=str(folder),
+    )
+    return {FILE_NAME: render(encode(made)).encode()}
+
+
+def _dialogue(source: Pretrained, folder: Path) -> Dialogue:
+    from transformers import AutoTokenizer
+
+    model: Any = source.model
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    recipe = None
+    if source.family is not None and _PROCESSOR in source.assets:
+        recipe = _recipe(model.config, tokenizer, folder)
+    settings, text = model.generation_config, model.config.get_text_config()
+    return Dialogue(
+        positions="plain" if source.family is None else source.family.positions,
+        eos_token_ids=_ids(settings.eos_token_id, text.eos_token_id, tokenizer.eos_token_id),
+        max_length=int(text.max_position_embeddings),
+        max_new_tokens=int(settings.max_new_tokens or _MAX_NEW_TOKENS),
+        prompt=_prompt(tokenizer, _template(tokenizer, folder), images=recipe is not None),
+        patches=recipe,
+    )
+
+
+def _recipe(config: Any, tokenizer: Any, folder: Path) -> PatchRecipe:
+    from transformers import AutoImageProcessor
+
+    load: Any = AutoImageProcessor.from_pretrained
+    processor = load(folder, local_files_only=True)
+    return PatchRecipe(
+        token=tokenizer.convert_ids_to_tokens(config.image_token_id),
+        token_id=int(config.image_token_id),
+        patch_size=int(processor.patch_size),
+        temporal_patch_size=int(processor.temporal_patch_size),
+        merge_size=int(processor.merge_size),
+        min_pixels=int(processor.size["shortest_edge"]),
+        max_pixels=int(processor.size["longest_edge"]),
+        rescale_factor=float(processor.rescale_factor),
+        mean=tuple(map(float, processor.image_mean)),
+        std=tuple(map(float, processor.image_std)),
+    )
+
+
+def _ids(*candidates: int | list[int] | None) -> tuple[int, ...]:
+    for given in candidates:
+        if given is not None:
+            return tuple(given) if isinstance(given, list) else (int(given),)
+    return ()
+
+
+def _template(tokenizer: Any, folder: Path) -> str | None:
+    """The processor's own where it has one: a tokenizer's may know no images."""
+    beside = folder / "chat_template.jinja"
+    if beside.is_file():
+        return beside.read_text(encoding="utf-8")
+    template: str | None = tokenizer.chat_template
+    return template
+
+
+def _prompt(tokenizer: Any, template: str | None, *, images: bool) -> Prompt:
+    if template is None:
+        return Prompt(before="", after="")
+    plain, one, two = (_rendered(tokenizer, template, count, images) for count in range(3))
+    before, _, after = plain.partition(_WORDS)
+    if not images:
+        return Prompt(before=before, after=after)
+    image = one.removeprefix(before).removesuffix(_WORDS + after)
+    if one != before + image + _WORDS + after or two != before + image * 2 + _WORDS + after:
+        raise UnsupportedError(
+            "the chat template does not put images one by one in front of the words",
+            where="chat_template",
+        )
+    return Prompt(before=before, after=after, image=image)
+
+
+def _rendered(tokenizer: Any, template: str, images: int, parted: bool) -> str:
+    """One question with so many images, and what stands before the answer to it."""
+    text = {"type": "text", "text": _WORDS}
+    content: Any = [{"type": "image"}] * images + [text] if parted else _WORDS
+    rendered: str = tokenizer.apply_chat_template(
+        [{"role": "user", "content": content}],
+        chat_template=template,
+        add_generation_prompt=True,
+        tokenize=False,
+    )
+    return rendered

@@ -1,0 +1,39 @@
+"""The positions of tokens, for models that count them in other ways than one after the other."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from moe_export.forms import Array
+
+
+def plain_positions(start: int, count: int) -> Array:
+    """``[1, count]``, one after the other."""
+    return np.arange(start, start + count, dtype=np.int64)[np.newaxis]
+
+
+def mrope_positions(
+    token_ids: Sequence[int], image_token: int, grids: Sequence[Array], merge: int
+) -> Array:
+    """``[3, 1, S]``: time, height and width (Qwen2-VL, multimodal rotary position embedding).
+
+    Text counts on all three alike.  The features of an image stand on its grid, all at the time and
+    from the height and width where the image begins; text behind it goes on after the longest side.
+    """
+    rows: list[Array] = []
+    start = place = 0
+    images = iter(grids)
+    while place < len(token_ids):
+        if token_ids[place] != image_token:
+            rows.append(np.full((3, 1), start, np.int64))
+            start, place = start + 1, place + 1
+            continue
+        time, height, width = (int(size) for size in next(images))
+        sizes = (time, height // merge, width // merge)
+        rows.append(np.indices(sizes).reshape(3, -1) + start)
+        start += max(sizes[1:])
+        place += sizes[0] * sizes[1] * sizes[2]
+    made: Array = np.concatenate(rows, axis=1)[:, np.newaxis]
+    return made
