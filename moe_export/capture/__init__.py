@@ -69,7 +69,7 @@ def _part(model: MarkedModel, precision: Precision) -> _Part:
     names = output_names(loaded.module, loaded.example_inputs)
     traced = trace(model, names)
     weights = take_weights(traced.graph, model)  # first: what has no bytes cannot be folded away
-    clean(traced.graph, traced.axes, loaded.component)
+    clean(traced.graph, traced.axes, weights, loaded.component)
     probes = take_probes(traced.graph)
     name_nodes(traced.graph, probes)
     stored = give_precision(traced.graph, weights, precision)

@@ -9,15 +9,22 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
 from moe_export.capture.axes import Axes
+from moe_export.capture.fuse import fuse
+from moe_export.capture.linear import use_linear
 from moe_export.capture.onnx_ops import PROBE
-from moe_export.forms import MAIN_COMPONENT
+from moe_export.forms import MAIN_COMPONENT, Weight
 from moe_export.moe.schema import DOMAIN
 
 # Constants up to this many bytes are folded; larger results would turn arithmetic into weights.
 _FOLD_BYTES = 4096
 
 
-def clean(graph: ir.Model, axes: Axes, name: str = MAIN_COMPONENT) -> None:
+def clean(
+    graph: ir.Model,
+    axes: Axes,
+    weights: Mapping[str, Weight] | None = None,
+    name: str = MAIN_COMPONENT,
+) -> None:
     """Fold shapes, drop what is unused, name the symbolic axes and forget where it was traced.
 
     *Requires* the exporter's graph.  *Ensures* that inputs, outputs and probes keep their names
@@ -25,6 +32,8 @@ def clean(graph: ir.Model, axes: Axes, name: str = MAIN_COMPONENT) -> None:
     """
     _name_axes(graph, axes)
     optimizer.fold_constants(graph, input_size_limit=_FOLD_BYTES, output_size_limit=_FOLD_BYTES)
+    fuse(graph)
+    use_linear(graph, weights or {})
     ir.passes.Sequential(
         passes.IdentityEliminationPass(),
         passes.CommonSubexpressionEliminationPass(),

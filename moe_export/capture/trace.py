@@ -24,7 +24,7 @@ from moe_export.capture.onnx_ops import translations
 from moe_export.errors import CaptureError, RewriteError
 from moe_export.forms import BlockRecord, MarkedModel
 
-OPSET = 21
+OPSET = 23
 
 # What torch.export and the ONNX exporter raise for a model they cannot take; all else is a bug.
 _TRACING_ERRORS = (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError)

@@ -17,6 +17,9 @@ import onnxruntime
 import pytest
 
 from moe_export.capture.clean import clean, take_probes
+from moe_export.capture.fuse import fuse
+from moe_export.capture.linear import use_linear
+from moe_export.forms import Weight
 from moe_export.lower.standard import give_functions
 from moe_export.moe import reference
 from moe_export.moe.layer import ExpertsSpec, RouterSpec
@@ -25,6 +28,8 @@ HERE = Path(__file__).parent
 AXES = {("x", 0): "batch", ("x", 1): "sequence"}
 PASSES: dict[str, Callable[[ir.Model], object]] = {
     "clean": lambda model: clean(model, AXES),
+    "fuse": fuse,
+    "linear": lambda model: use_linear(model, weights_of(model)),
     "probes": take_probes,
     "functions": give_functions,
 }
@@ -57,6 +62,10 @@ def run(proto: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarra
     runnable.CopyFrom(proto)
     if any(node.op_type == "Probe" for node in proto.graph.node):
         runnable.functions.append(onnx.parser.parse_function(_PROBE))
+    if any(node.op_type == "Linear" for node in proto.graph.node):
+        model = ir.from_proto(proto)
+        give_functions(model)
+        runnable = ir.to_proto(model)
     session = onnxruntime.InferenceSession(
         runnable.SerializeToString(), providers=["CPUExecutionProvider"]
     )
@@ -65,12 +74,22 @@ def run(proto: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarra
 
 def inputs_for(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
     random = np.random.default_rng(6)
-    sizes = {"s0": 2, "s1": 3, "batch": 2, "sequence": 3, "T": 5}
+    sizes = {"s0": 2, "s1": 3, "batch": 2, "sequence": 3, "past": 4, "both": 7, "T": 5}
     return {
         value.name: random.standard_normal(
             [dim.dim_value or sizes[dim.dim_param] for dim in value.type.tensor_type.shape.dim]
         ).astype(np.float32)
         for value in proto.graph.input
+    }
+
+
+def weights_of(model: ir.Model) -> dict[str, Weight]:
+    """The initializers, as a capture would hold them."""
+    tensors = {name: value.const_value for name, value in model.graph.initializers.items()}
+    return {
+        name: Weight(shape=t.shape.numpy(), dtype=t.dtype.numpy(), sources=(name,), read=t.numpy)
+        for name, t in tensors.items()
+        if t is not None
     }
 
 
