@@ -45,10 +45,9 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 # Silent unless it fails: what was compiled is nobody's news.
 quietly() { "$@" >"$log" 2>&1 || { cat "$log" >&2; return 1; }; }
-if ! [ -e "$build/build.ninja" ]; then
+[ -e "$build/build.ninja" ] ||
   echo "building the native ${what} (a minute or two, once) ..." >&2
-  quietly cmake -S . -B "$build" -G Ninja "${options[@]}"
-fi
+quietly cmake -S . -B "$build" -G Ninja "${options[@]}"
 quietly cmake --build "$build" --parallel "${MOE_EXPORT_JOBS:-$(nproc)}"
 case $what in
   library) quietly cmake --install "$build" --prefix "$PWD" --strip ;;
