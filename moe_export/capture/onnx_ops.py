@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from onnx.defs import OpSchema as OnnxSchema
+from onnxscript import opset18
 from onnxscript.values import Op, Opset
 
 from moe_export.moe.schema import DOMAIN, OPS, VERSION, OpSchema
@@ -47,7 +48,29 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     }
     probe = Op(opset, PROBE, _probe_schema())
     table[torch.ops.moe_export.probe.default] = lambda x, name: probe(x, name=name)
+    table[torch.ops.aten.conv3d.default] = _conv3d
     return table
+
+
+def _conv3d(
+    x: Any,
+    weight: Any,
+    bias: Any = None,
+    stride: Sequence[int] = (1, 1, 1),
+    padding: Sequence[int] = (0, 0, 0),
+    dilation: Sequence[int] = (1, 1, 1),
+    groups: int = 1,
+) -> Any:
+    """The exporter's own (onnxscript 0.7) makes up a bias of a wrong shape where there is none."""
+    return opset18.Conv(
+        x,
+        weight,
+        bias,
+        strides=list(stride),
+        pads=[*padding, *padding],
+        dilations=list(dilation),
+        group=groups,
+    )
 
 
 def _node(op: Op, num_inputs: int, schema: OpSchema) -> Callable[..., Any]:
