@@ -20,7 +20,7 @@ from moe_export.bench.profile import OpTime, read_profile
 from moe_export.bench.timing import Times, alternate
 from moe_export.bench.work import work_of
 from moe_export.errors import MissingEnvironmentError, UsageError
-from moe_export.forms import Array
+from moe_export.forms import MAIN_COMPONENT, Array
 from moe_export.runtime import kernels
 from moe_export.runtime.bundle import Bundle
 from moe_export.runtime.session import Session
@@ -94,15 +94,16 @@ def bench(
     inputs: Mapping[str, Array],
     *,
     described: str,
+    component: str = MAIN_COMPONENT,
     against: Mapping[str, Contestant] | None = None,
     threads: int | None = None,
     seconds: float = 10.0,
 ) -> Bench:
-    """Measure ``bundle`` on ``inputs`` beside the contestants of ``against``, for some ``seconds``.
+    """Measure a component of ``bundle`` on ``inputs`` beside the contestants of ``against``.
 
-    ``described`` says where the inputs come from.  ``threads`` is one for each core by default.
-    Raises as ``Session`` does, and ``UsageError`` where ``seconds`` is no time to measure in or a
-    contestant is called as the bundle is.
+    All together take some ``seconds``.  ``described`` says where the inputs come from, ``threads``
+    is one for each core by default.  Raises as ``Session`` does, and ``UsageError`` where
+    ``seconds`` is no time to measure in or a contestant is called as the bundle is.
     """
     if not 0 < seconds < 3600:
         raise UsageError(f"seconds must be between 0 and 3600, got {seconds}", where="--seconds")
@@ -110,10 +111,10 @@ def bench(
     if bundle.path.name in others:
         raise UsageError("this names the bundle itself", where=f"--against {bundle.path.name}")
     count = threads or len(os.sched_getaffinity(0))
-    work = work_of(bundle, inputs)
-    ops = _profiled(bundle, inputs, count)
+    work = work_of(bundle, inputs, component)
+    ops = _profiled(bundle, inputs, component, count)
     began = time.perf_counter()
-    with Session(bundle, threads=count) as session:
+    with Session(bundle, component=component, threads=count) as session:
         load_seconds = time.perf_counter() - began
         contestants: dict[str, Contestant] = {bundle.path.name: session.run, **others}
         outputs = {name: dict(run(inputs)) for name, run in contestants.items()}
@@ -147,10 +148,14 @@ def bench(
     )
 
 
-def _profiled(bundle: Bundle, inputs: Mapping[str, Array], threads: int) -> tuple[OpTime, ...]:
+def _profiled(
+    bundle: Bundle, inputs: Mapping[str, Array], component: str, threads: int
+) -> tuple[OpTime, ...]:
     with (
         tempfile.TemporaryDirectory(prefix="moe-export-bench-") as folder,
-        Session(bundle, threads=threads, profile=Path(folder) / "profile") as session,
+        Session(
+            bundle, component=component, threads=threads, profile=Path(folder) / "profile"
+        ) as session,
     ):
         for _ in range(_WARM_UP_RUNS + _PROFILED_RUNS):
             session.run(inputs)

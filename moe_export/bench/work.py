@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_export.forms import Array
+from moe_export.forms import MAIN_COMPONENT, Array
 from moe_export.moe.packing import packed_size
 from moe_export.runtime.session import Session
 
@@ -33,13 +33,13 @@ class Work:
     """Multiplications and additions of the experts' matrices."""
 
 
-def work_of(bundle: Bundle, inputs: Mapping[str, Array]) -> Work:
-    """The work of the bundle's main graph on ``inputs``, from the choices that its routers make."""
-    probes = bundle.component().probes
+def work_of(bundle: Bundle, inputs: Mapping[str, Array], component: str = MAIN_COMPONENT) -> Work:
+    """The work of a component's graph on ``inputs``, from the choices that its routers make."""
+    probes = bundle.component(component).probes
     names = {layer: roles["topk_ids"] for layer, roles in probes.items() if "topk_ids" in roles}
     if not names:
         return Work(tokens=0, expert_bytes=0, operations=0)
-    with Session(bundle, graph="probe") as session:
+    with Session(bundle, component=component, graph="probe") as session:
         chosen = session.run(inputs, outputs=sorted(set(names.values())))
     parts = list(_parts(bundle.manifest, {layer: chosen[name] for layer, name in names.items()}))
     return Work(

@@ -88,15 +88,19 @@ def bench(
 
     opened = Bundle.open(bundle)
     described, arrays = _inputs(opened, inputs)
-    contestants = {name: _peer(name, threads) for name in against if name != EAGER}
+    component = opened.component_taking(arrays)
+    contestants = {name: _peer(name, component, threads) for name in against if name != EAGER}
     if source is not None:
-        contestants[EAGER] = _eager(source, python_path, threads, trust_pickle=trust_pickle)
+        contestants[EAGER] = _eager(
+            source, component, python_path, threads, trust_pickle=trust_pickle
+        )
     with console.stages(["measure"]) as stages:
         stages("measure")
         result = measure(
             opened,
             arrays,
             described=described,
+            component=component,
             against=contestants,
             threads=threads,
             seconds=seconds,
@@ -112,20 +116,28 @@ def _inputs(bundle: Bundle, path: str | None) -> tuple[str, dict[str, Array]]:
     """Where the inputs come from, and the inputs."""
     if path is not None:
         return path, read_arrays(path)
+    from moe_export.forms import MAIN_COMPONENT
+
     case = bundle.golden().cases[0]
-    return f"golden case {case.name}", dict(case.inputs)
+    of = "" if case.component == MAIN_COMPONENT else f" of {case.component}"
+    return f"golden case {case.name}{of}", dict(case.inputs)
 
 
-def _peer(path: str, threads: int | None) -> Contestant:
+def _peer(path: str, component: str, threads: int | None) -> Contestant:
     from moe_export.runtime.session import Session
 
-    return Session(path, threads=threads).run
+    return Session(path, component=component, threads=threads).run
 
 
 def _eager(
-    source: str, python_path: tuple[str, ...], threads: int | None, *, trust_pickle: bool
+    source: str,
+    component: str,
+    python_path: tuple[str, ...],
+    threads: int | None,
+    *,
+    trust_pickle: bool,
 ) -> Contestant:
-    """The model itself, in PyTorch."""
+    """The model itself, or the part of it that became the component, in PyTorch."""
     from moe_export.errors import UsageError
     from moe_export.spec import export_spec
 
@@ -134,7 +146,9 @@ def _eager(
 
     from moe_export.load import load
 
-    loaded = load(spec)
+    made_of = load(spec)
+    parts = {part.component: part for part in (made_of, *made_of.beside)}
+    loaded = parts.get(component, made_of)  # of another model: its inputs will say so
     if threads is not None:
         torch.set_num_threads(threads)
 
@@ -148,6 +162,8 @@ def _eager(
             )
         with torch.inference_mode():
             made = loaded.module(**{name: torch.from_numpy(inputs[name]) for name in inputs})
-        return {"output": made.numpy()} if isinstance(made, torch.Tensor) else {}
+        if isinstance(made, torch.Tensor):
+            return {"output": made.numpy()}
+        return {name: made[name].numpy() for name in made} if made_of.beside else {}
 
     return run

@@ -56,8 +56,8 @@ def export(
 ) -> None:
     """Export MODEL into a bundle and validate it against the eager model.
 
-    MODEL is a checkpoint that moe_export.save_checkpoint wrote, or PACKAGE.MODULE:FACTORY. The
-    bundle appears whole and validated, or not at all.
+    MODEL is a checkpoint that moe_export.save_checkpoint wrote, the folder of a Transformers model,
+    or PACKAGE.MODULE:FACTORY. The bundle appears whole and validated, or not at all.
     """
     from moe_export.spec import export_spec
 

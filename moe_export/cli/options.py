@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
@@ -76,5 +77,10 @@ output = click.option(
 
 
 def default_output(model: str) -> str:
-    """``model.moe`` for ``folder/model.pt``, ``tiny.moe`` for ``package.module:tiny``."""
+    """``model.moe`` for ``folder/model.pt``, ``tiny.moe`` for ``package.module:tiny``.
+
+    A folder keeps its whole name: what follows a dot there is a version, as a rule.
+    """
+    if Path(model).is_dir():
+        return (Path(os.path.abspath(model)).name or "model") + SUFFIX
     return Path(Path(model).name.rpartition(":")[2] or "model").stem + SUFFIX

@@ -24,7 +24,13 @@ Examples:
 
 @click.command(epilog=_EPILOG, short_help="Run a bundle on a question or on arrays.")
 @click.argument("bundle")
-@click.option("--image", metavar="FILE", help="The image that the prompt is about.")
+@click.option(
+    "--image",
+    "images",
+    multiple=True,
+    metavar="FILE",
+    help="The image that the prompt is about; may be given several times.",
+)
 @click.option("--prompt", metavar="TEXT", help="What to ask; the answer goes to standard output.")
 @click.option("--max-new-tokens", type=int, metavar="N", help="The longest answer, in tokens.")
 @click.option("--inputs", metavar="FILE", help="An .npz file with an array for each input.")
@@ -37,7 +43,7 @@ def run(
     /,
     *,
     bundle: str,
-    image: str | None,
+    images: tuple[str, ...],
     prompt: str | None,
     max_new_tokens: int | None,
     inputs: str | None,
@@ -48,19 +54,19 @@ def run(
     if (inputs is None) == (prompt is None):
         raise click.UsageError("one of --prompt and --inputs is needed")
     if inputs is not None:
-        if image is not None or max_new_tokens is not None:
+        if images or max_new_tokens is not None:
             raise click.UsageError("--image and --max-new-tokens go with --prompt")
         _run_arrays(console, bundle, inputs, output, as_json=as_json)
         return
     if output is not None:
         raise click.UsageError("--output goes with --inputs")
-    _answer(console, bundle, image, str(prompt), max_new_tokens, as_json=as_json)
+    _answer(console, bundle, images, str(prompt), max_new_tokens, as_json=as_json)
 
 
 def _answer(
     console: Console,
     bundle: str,
-    image: str | None,
+    images: tuple[str, ...],
     prompt: str,
     max_new_tokens: int | None,
     *,
@@ -68,6 +74,7 @@ def _answer(
 ) -> None:
     from moe_export.runtime import generator
 
+    image = list(images) if len(images) > 1 else next(iter(images), None)
     pieces = generator(bundle).stream(image, prompt, max_new_tokens=max_new_tokens)
     if as_json:
         console.json({"prompt": prompt, "image": image, "answer": "".join(pieces)})
@@ -80,10 +87,12 @@ def _answer(
 def _run_arrays(
     console: Console, bundle: str, inputs: str, output: str | None, *, as_json: bool
 ) -> None:
+    from moe_export.runtime.bundle import Bundle
     from moe_export.runtime.session import Session
 
-    with Session(bundle) as session:
-        outputs = session.run(read_arrays(inputs))
+    opened, arrays = Bundle.open(bundle), read_arrays(inputs)
+    with Session(opened, component=opened.component_taking(arrays)) as session:
+        outputs = session.run(arrays)
     if output is not None:
         write_arrays(output, outputs)
     if as_json:

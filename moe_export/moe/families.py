@@ -13,17 +13,67 @@ from typing import Literal
 
 
 @dataclass(frozen=True, kw_only=True)
+class Packed:
+    """Images of any shape: the patches of all of them in one axis, with a grid for each image."""
+
+    tower: str = "visual"
+    """The module of the model that takes patches and grids."""
+
+    projector: str | None = None
+    """The module behind it, where the tower's features are not those of the text."""
+
+    features: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
+    """Which of the tower's outputs goes on."""
+
+    order: Literal["blocks", "rows"] = "blocks"
+    """``blocks``: patches that become one feature follow one another; ``rows``: as in the image."""
+
+    patch: Literal["flat", "square"] = "flat"
+    """``flat``: a row of numbers; ``square``: ``[channels, height, width]``."""
+
+    position_axes: int = 2
+    """Of a patch in the tower: height and width, and 3 where time comes before them."""
+
+    deepstack: bool = False
+    """Whether the first layers of the decoder add features of the tower's inner layers."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tiles:
+    """Images as tiles of one size, ``[tiles, channels, height, width]``."""
+
+    unread: tuple[str, ...] = ()
+    """Modules of the model that run although nothing reads what they give; they are left out."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """How the parts of one family are put together."""
 
-    positions: Literal["mrope"]
+    positions: Literal["plain", "mrope"]
     """``mrope``: three positions for each token, time, height and width (Qwen2-VL, section 2.1)."""
 
-    patches: Literal["packed"]
-    """``packed``: the patches of all images in one axis, with a grid for each image."""
+    images: Packed | Tiles
 
 
 FAMILIES: Mapping[str, Family] = {
-    "qwen3_vl_moe": Family(positions="mrope", patches="packed"),
+    "aria": Family(positions="plain", images=Tiles(unread=("vision_tower.post_layernorm",))),
+    "glm4v_moe": Family(positions="mrope", images=Packed()),
+    "kimi_k25": Family(
+        positions="plain",
+        images=Packed(tower="vision_tower", projector="mm_projector", order="rows", patch="square"),
+    ),
+    "minimax_m3_vl": Family(
+        positions="plain",
+        images=Packed(
+            tower="vision_tower",
+            projector="multi_modal_projector",
+            features="last_hidden_state",
+            position_axes=3,
+        ),
+    ),
+    "qwen3_5_moe": Family(positions="mrope", images=Packed()),
+    "qwen3_omni_moe_thinker": Family(positions="mrope", images=Packed(deepstack=True)),
+    "qwen3_vl_moe": Family(positions="mrope", images=Packed(deepstack=True)),
 }
 """By ``model_type``."""

@@ -75,6 +75,14 @@ def tokens_of(observation: Observation) -> int:
     return x.numel() // x.shape[-1]
 
 
+# What these leave alone on the observed rows they may change on others: never a mere layout.
+_BOUNDS = {
+    f"aten::{name}{ending}"
+    for name in ("clamp", "clamp_min", "clamp_max", "relu", "threshold")
+    for ending in ("", "_")
+} | {"aten::maximum", "aten::minimum"}
+
+
 class _Cutter:
     def __init__(self, observation: Observation, start: int, given: int | None) -> None:
         self.observation = observation
@@ -127,7 +135,7 @@ class _Cutter:
     def _same_rows_as(self, value: Value, call: Call) -> int | None:
         """The input whose rows this call only lays out anew, if it is such a call."""
         rows = as_rows(value.data, self.tokens)
-        if rows is None or call.dtype is not None:
+        if rows is None or call.dtype is not None or call.op._schema.name in _BOUNDS:
             return None
         for index in call.inputs:
             before = self.observation.values[index]

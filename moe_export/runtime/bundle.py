@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
@@ -65,6 +66,22 @@ class Bundle:
                 hint=f"it has {', '.join(sorted(self.manifest.components))}",
             )
         return component
+
+    def component_taking(self, names: Iterable[str]) -> str:
+        """Of several components the one whose inputs are ``names``; the only one takes them all.
+
+        Raises ``UsageError`` where none does.
+        """
+        components = self.manifest.components
+        given = set(names)
+        for name, record in components.items():
+            if len(components) == 1 or given == {info.name for info in record.inputs}:
+                return name
+        raise UsageError(
+            f"no component takes {', '.join(sorted(given)) or 'nothing'}",
+            where=str(self.path),
+            hint=f"it has {', '.join(sorted(components))}; inspect shows what each takes",
+        )
 
     def graph_path(self, component: str = "model", graph: Graph = "main") -> Path:
         """Where the ONNX file of a component's graph lies."""

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from moe_export.dialogue import FILE_NAME, Dialogue
-from moe_export.errors import UsageError
+from moe_export.errors import UnsafeInputError, UnsupportedError, UsageError
 from moe_export.forms import Array
 from moe_export.runtime.bundle import Bundle
 from moe_export.runtime.images import ImageLike
@@ -38,11 +38,13 @@ class Conversation:
         content = asset(self.bundle, FILE_NAME)
         self.dialogue = decode(Dialogue, parse(content, where), where, defaults=True)
         self.tokenizer = tokenizer_of(self.bundle)
-        components = self.bundle.manifest.components
+        self._refuse_another_token()
+        names = ["embed", "decoder", *(["vision"] if self.dialogue.patches else [])]
         self._sessions = {
-            name: Session(self.bundle, component=name, threads=threads) for name in components
+            name: Session(self.bundle, component=name, threads=threads) for name in names
         }
         self._decoder = self._sessions["decoder"]
+        self._refuse_missing_outputs()
 
     def generate(
         self,
@@ -80,12 +82,17 @@ class Conversation:
         for grid in grids:
             if recipe is None or form.image is None:
                 raise UsageError("the model takes no image", where=str(self.bundle.path))
-            features = int(np.prod(grid)) // recipe.merge_size**2
-            text += form.image.replace(recipe.token, recipe.token * features)
+            text += form.image.replace(recipe.token, recipe.token * self._features_of(grid))
         text += prompt + form.after
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         if not ids:
             raise UsageError("the prompt holds no token", hint="ask something")
+        features = sum(map(self._features_of, grids))
+        if recipe is not None and ids.count(recipe.token_id) != features:
+            raise UsageError(
+                f"the prompt holds {recipe.token!r}, which stands for a part of an image",
+                hint="ask in other words; images stand in front of them",
+            )
         if len(ids) >= self.dialogue.max_length:
             raise UsageError(
                 f"the prompt has {len(ids)} tokens; with one for the answer the model takes"
@@ -154,9 +161,20 @@ class Conversation:
         return one if self.dialogue.positions == "plain" else np.stack([one] * 3)
 
     def _patches(self, image: ImageLike) -> tuple[Array, Array]:
+        if self.dialogue.patches is None and "vision" in self.bundle.manifest.components:
+            raise UnsupportedError(
+                "images are not made into patches as this model takes them yet",
+                where=str(self.bundle.path),
+                hint="run its vision, embed and decoder on arrays",
+            )
         if self.dialogue.patches is None:
             raise UsageError("the model takes no image", where=str(self.bundle.path))
         return patches_of(image, self.dialogue.patches)
+
+    def _features_of(self, grid: Array) -> int:
+        """How many features an image of ``grid`` becomes."""
+        merge = self.dialogue.patches.merge_size if self.dialogue.patches else 1
+        return int(np.prod(grid)) // merge**2
 
     def _features(self, images: Sequence[tuple[Array, Array]]) -> dict[str, Array]:
         if not images:
@@ -165,6 +183,25 @@ class Conversation:
         return self._sessions["vision"].run(
             {"pixel_values": np.concatenate(patches), "image_grid_thw": np.stack(grids)}
         )
+
+    def _refuse_another_token(self) -> None:
+        """Features go where ``token_id`` is: it must be what the tokenizer makes of ``token``."""
+        recipe = self.dialogue.patches
+        if recipe is not None and self.tokenizer.token_to_id(recipe.token) != recipe.token_id:
+            raise UnsafeInputError(
+                f"the tokenizer knows {recipe.token!r:.80} under another id than {recipe.token_id}",
+                where=str(self.bundle.path / FILE_NAME),
+            )
+
+    def _refuse_missing_outputs(self) -> None:
+        """What goes in as ``past_`` comes out as ``present_``, and logits beside it."""
+        taken = [name for name in self._decoder.input_names if name.startswith(_PAST)]
+        wanted = ["logits", *(_PRESENT + name.removeprefix(_PAST) for name in taken)]
+        missing = sorted(set(wanted) - set(self._decoder.output_names))
+        if missing:
+            raise UnsafeInputError(
+                f"the decoder gives no {missing[0]!r:.80}", where=str(self.bundle.path)
+            )
 
     @property
     def _no_features(self) -> dict[str, Array]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 
@@ -77,13 +77,18 @@ class Generator:
 
     def stream(
         self,
-        image: ImageLike | None = None,
+        image: ImageLike | Sequence[ImageLike] | None = None,
         prompt: str = "",
         *,
         max_new_tokens: int | None = None,
     ) -> Iterator[str]:
-        """The same answer piece by piece, each as soon as its letters are whole."""
-        images = None if image is None else [image]
+        """The same answer piece by piece, each as soon as its letters are whole.
+
+        Several images are what a bundle with a cache may take; here they are a ``UsageError``.
+        """
+        if isinstance(image, list | tuple):
+            raise UsageError("the model takes one image", where=str(self.bundle.path))
+        images: list[Any] | None = None if image is None else [image]
         steps = self._steps(images, [prompt], max_new_tokens)
         return pieces_of(self.tokenizer, (step[0] for step in steps))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from moe_export.errors import MissingEnvironmentError, UnsafeInputError, UsageError
 from moe_export.runtime.bundle import Bundle
@@ -32,13 +32,28 @@ def asset(bundle: Bundle, name: str) -> bytes:
 def tokenizer_of(bundle: Bundle) -> Tokenizer:
     """The bundle's own.  Raises ``UnsafeInputError`` for a file that is none."""
     content = asset(bundle, TOKENIZER)
+    return parse_tokenizer(content, str(bundle.path / TOKENIZER))
+
+
+def parse_tokenizer(content: bytes, where: str) -> Tokenizer:
+    """A tokenizer of the bytes of its file, which lies at ``where``.
+
+    Raises ``UnsafeInputError`` for bytes that are none.
+    """
     try:
         import tokenizers
     except ImportError as error:
         raise MissingEnvironmentError(
             f"text needs the tokenizers package: {error}", hint="pip install tokenizers"
         ) from error
-    return _parse(tokenizers, content, str(bundle.path / TOKENIZER))
+    try:
+        tokenizer: Tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
+    except Exception as error:
+        # The library raises Exception itself; any child of it but this one is another matter.
+        if type(error) not in (Exception, UnicodeDecodeError):
+            raise
+        raise UnsafeInputError(f"not a tokenizer: {error}", where=where) from error
+    return tokenizer
 
 
 def text_of(tokenizer: Tokenizer, tokens: list[int]) -> str:
@@ -59,14 +74,3 @@ def pieces_of(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
             said = text
     # A tokenizer may have held something back, such as half a letter at the end.
     yield from filter(None, [text_of(tokenizer, heard)[len(said) :]])
-
-
-def _parse(tokenizers: Any, content: bytes, where: str) -> Tokenizer:
-    try:
-        tokenizer: Tokenizer = tokenizers.Tokenizer.from_str(content.decode("utf-8"))
-    except Exception as error:
-        # The library raises Exception itself; any child of it but this one is another matter.
-        if type(error) not in (Exception, UnicodeDecodeError):
-            raise
-        raise UnsafeInputError(f"not a tokenizer: {error}", where=where) from error
-    return tokenizer

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from moe_export import ModelSource, UnsafeInputError, UnsupportedError, UsageError
+from moe_export import ModelSource, UnsafeInputError, UsageError
 from moe_export.load import load
 from moe_export.spec import export_spec
 
@@ -173,9 +173,9 @@ def test_trust_does_not_extend_to_a_damaged_file(tmp_path, loadable):
         load(export_spec(path, trust_pickle=True, example_inputs=(X,)))
 
 
-def test_a_transformers_folder_is_told_that_its_time_will_come(tmp_path):
+def test_a_folder_with_a_configuration_is_read_as_a_transformers_directory(tmp_path):
     (tmp_path / "config.json").write_text("{}")
-    with pytest.raises(UnsupportedError, match="Transformers directories are not supported yet"):
+    with pytest.raises(UnsafeInputError, match="names no model_type"):
         load(export_spec(tmp_path))
 
 

@@ -87,6 +87,11 @@ def test_a_request_that_cannot_be_served_is_refused_before_it_runs(generator, ar
         generator.stream(**arguments)
 
 
+def test_several_images_are_for_a_bundle_with_a_cache(generator):
+    with pytest.raises(UsageError, match="takes one image"):
+        generator.stream([np.zeros((2, 2), np.uint8)] * 2, "1")
+
+
 def test_images_and_prompts_go_together(generator):
     with pytest.raises(UsageError, match="1 images for 2 prompts"):
         generator.answer([DARK], ["digit", "digit"])

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from moe_export.errors import RewriteError
-from moe_export.load.pretrained import attention
+from moe_export.errors import RewriteError, UnsafeInputError
 from moe_export.load.pretrained.directory import Pretrained
 from moe_export.load.pretrained.examples import (
     Examples,
@@ -20,14 +21,18 @@ from moe_export.load.pretrained.examples import (
     embed_text_inputs,
     vision_inputs,
 )
+from moe_export.load.pretrained.masks import narrowed
 from moe_export.load.pretrained.parts import (
     Decoder,
+    DeepstackDecoder,
+    DeepstackEmbed,
     Embed,
     EmbedText,
     Part,
-    Vision,
-    VisionLanguageDecoder,
 )
+from moe_export.load.pretrained.vision import PackedVision, TileVision
+from moe_export.load.usercode import run_user_code
+from moe_export.moe.families import Family, Packed, Tiles
 
 # Float32 rounding of two orders of the same sums, through all layers, over the largest logit.
 _TOLERANCE = 1e-4
@@ -49,48 +54,101 @@ def assemble(source: Pretrained) -> list[LoadedPart]:
     prompt and for the token after it.
     """
     model: Any = source.model.eval()
-    examples = Examples(model)
     if source.family is None:
-        return _language(model, examples)
-    return _vision_language(model, examples)
+        return _language(model)
+    return _vision_language(model, source.family)
 
 
-def _language(model: Any, examples: Examples) -> list[LoadedPart]:
+def _language(model: Any) -> list[LoadedPart]:
+    examples = Examples(model)
     ids = examples.tokens(2, 12)
-    with torch.no_grad():
-        whole = model(input_ids=ids).logits
+    text = model.config.get_text_config()
+    with torch.no_grad(), narrowed(text):
+        whole = _logits(model, {"input_ids": ids})
     embed, decoder = EmbedText(model).eval(), Decoder(model).eval()
     prompts = _run(embed, {"input_ids": ids})
     prompts["position_ids"] = torch.arange(ids.shape[1]).expand_as(ids)
+    with narrowed(text):
+        _require_equal(decoder, decoder_inputs(decoder, prompts, dimensions=1), whole, model)
     inputs = decoder_inputs(decoder, prompts, dimensions=1)
-    _require_equal(decoder, inputs, whole, model)
     return [
         LoadedPart(name="decoder", module=decoder, inputs=inputs),
         LoadedPart(name="embed", module=embed, inputs=embed_text_inputs(examples)),
     ]
 
 
-def _vision_language(model: Any, examples: Examples) -> list[LoadedPart]:
-    images = [(2, 3), (3, 2)]
-    ids = torch.cat([examples.prompt([image], 3) for image in images])
-    seen = examples.patches(images)
-    is_image = (ids == model.config.image_token_id).int()
-    with torch.no_grad():
-        whole = model(input_ids=ids, mm_token_type_ids=is_image, **seen).logits
-        positions, _ = model.model.get_rope_index(ids, is_image, seen["image_grid_thw"])
-    attention.register()
-    model.model.visual.config._attn_implementation = attention.SEGMENTS
-    vision, embed = Vision(model).eval(), Embed(model).eval()
-    decoder = VisionLanguageDecoder(model).eval()
+def _vision_language(model: Any, family: Family) -> list[LoadedPart]:
+    images = family.images
+    examples = Examples(model, images)
+    shapes = [(2, 3), (3, 2)]
+    ids = torch.cat([examples.prompt([shape], 3) for shape in shapes])
+    seen = examples.seen(shapes)
+    whole, positions = _whole(model, {"input_ids": ids, **seen})
+    if positions.dim() != {"plain": 2, "mrope": 3}[family.positions]:
+        raise RewriteError(
+            f"the model gives its tokens positions {list(positions.shape)}, "
+            f"which are not those of {family.positions!r}",
+            where=type(model).__name__,
+            hint="the family's record is wrong; please report it",
+        )
+    vision, embed, decoder = _parts(model, images)
     prompts = _run(embed, {"input_ids": ids, **_run(vision, seen)})
     prompts["position_ids"] = positions
-    inputs = decoder_inputs(decoder, prompts, dimensions=3)
-    _require_equal(decoder, inputs, whole, model)
+    with narrowed(decoder.text_config):
+        _require_equal(decoder, decoder_inputs(decoder, prompts, positions.dim() - 1), whole, model)
+    inputs = decoder_inputs(decoder, prompts, positions.dim() - 1)
     return [
         LoadedPart(name="decoder", module=decoder, inputs=inputs),
         LoadedPart(name="embed", module=embed, inputs=embed_inputs(examples, vision)),
-        LoadedPart(name="vision", module=vision, inputs=vision_inputs(examples)),
+        LoadedPart(name="vision", module=vision, inputs=vision_inputs(examples, images)),
     ]
+
+
+def _whole(model: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
+    """The logits of the whole model, and the positions that it gives to the tokens."""
+    ids = inputs["input_ids"]
+    given = {**inputs, "attention_mask": torch.ones_like(ids)}
+    if "mm_token_type_ids" in inspect.signature(model.forward).parameters:
+        given["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
+    seen: list[Tensor | None] = []
+
+    def record(_: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
+        seen.append(kwargs.get("position_ids"))
+
+    handle = model.model.language_model.register_forward_pre_hook(record, with_kwargs=True)
+    try:
+        with torch.no_grad(), narrowed(model.config.get_text_config()):
+            logits = _logits(model, given)
+    finally:
+        handle.remove()
+    if seen[0] is None:
+        return logits, torch.arange(ids.shape[1]).expand_as(ids)
+    return logits, seen[0].long()  # a family counts in floats
+
+
+def _parts(model: Any, images: Packed | Tiles) -> tuple[Part, Embed, Decoder]:
+    """``vision``, ``embed`` and ``decoder``.  From here on attention is the parts' own."""
+    if isinstance(images, Tiles):
+        return TileVision(model, images).eval(), Embed(model).eval(), Decoder(model).eval()
+    vision = PackedVision(model, images).eval()
+    if images.deepstack:
+        return vision, DeepstackEmbed(model).eval(), DeepstackDecoder(model).eval()
+    return vision, Embed(model).eval(), Decoder(model).eval()
+
+
+def _logits(model: Any, inputs: Inputs) -> Tensor:
+    """Of the whole model, ``[B, S, V]``."""
+    where = type(model).__name__
+    logits: Tensor = run_user_code(
+        lambda: model(**inputs).logits, failure="the model does not run", where=where
+    )
+    if not logits.isfinite().all():
+        raise UnsafeInputError(
+            "the logits of the model are not finite numbers",
+            where=where,
+            hint="its weights may be damaged",
+        )
+    return logits
 
 
 def _require_equal(decoder: Decoder, inputs: PartInputs, whole: Tensor, model: Any) -> None:

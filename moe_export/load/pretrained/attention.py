@@ -11,13 +11,40 @@ from torch import Tensor
 # Transformers hands segment borders to an implementation whose name says flash, and splits them
 # in Python for any other.
 SEGMENTS = "moe_export_flash_segments"
+GROUPED = "moe_export_grouped"
 
 
 def register() -> None:
-    """Make the implementation known to Transformers under its name; again is fine."""
+    """Make the implementations known to Transformers under their names; again is fine."""
     from transformers import AttentionInterface
 
     AttentionInterface.register(SEGMENTS, attend_in_segments)
+    AttentionInterface.register(GROUPED, attend_in_groups)
+
+
+def attend_in_groups(
+    module: torch.nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None = None,
+    *,
+    scaling: float | None = None,
+    **_: Any,
+) -> tuple[Tensor, None]:
+    """``[B, S, heads, d]``; several heads of the query share one of ``key`` and ``value``.
+
+    They are not copied for that, as Transformers' own implementation does where there is a mask.
+    """
+    made = F.scaled_dot_product_attention(
+        query,
+        key,
+        value,
+        attn_mask=attention_mask,
+        scale=scaling,
+        enable_gqa=query.shape[1] > key.shape[1],
+    )
+    return made.transpose(1, 2), None
 
 
 def attend_in_segments(

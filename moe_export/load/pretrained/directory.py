@@ -14,9 +14,9 @@ from moe_export.errors import (
     MissingEnvironmentError,
     UnsafeInputError,
     UnsupportedError,
-    UsageError,
 )
-from moe_export.load.usercode import run_user_code
+from moe_export.load.pretrained.masks import KINDS
+from moe_export.load.pretrained.weights import read_whole, require_whole_files
 from moe_export.moe.families import FAMILIES, Family
 
 CONFIG = "config.json"
@@ -34,7 +34,6 @@ _ASSETS = (
     "processor_config.json",
 )
 _MAX_ASSET_BYTES = 2**26
-_LAYER_TYPES = {"full_attention"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,7 +56,7 @@ def read_directory(folder: Path) -> Pretrained:
     this release does not export; ``MissingEnvironmentError`` without Transformers.
     """
     config = _config(folder)
-    _require_safetensors(folder)
+    require_whole_files(folder)
     transformers = _transformers()
     kind = _model_type(config, folder, transformers)
     family = FAMILIES.get(kind)
@@ -76,27 +75,17 @@ def _config(folder: Path) -> dict[str, Any]:
     path = folder / CONFIG
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise UnsafeInputError(f"not a configuration: {error}", where=str(path)) from error
     if not isinstance(config, dict) or not isinstance(config.get("model_type"), str):
         raise UnsafeInputError("the configuration names no model_type", where=str(path))
-    return config
-
-
-def _require_safetensors(folder: Path) -> None:
-    if any(folder.glob("*.safetensors")):
-        return
-    if any(folder.glob("*.bin")) or any(folder.glob("*.pt")):
-        raise UnsafeInputError(
-            "the weights are pickled, and loading them could run any code",
-            where=str(folder),
-            hint="save them as safetensors, which save_pretrained does",
+    if config.get("quantization_config"):
+        raise UnsupportedError(
+            "the weights are quantised already, and such checkpoints are not built yet",
+            where=str(path),
+            hint="export the model they were made of; --precision quantises its experts",
         )
-    raise UsageError(
-        "there are no weights beside the configuration",
-        where=str(folder),
-        hint="the directory needs *.safetensors files",
-    )
+    return config
 
 
 def _transformers() -> Any:
@@ -137,42 +126,39 @@ def _require_text_model(family: Family | None, kind: str, folder: Path, transfor
 
 
 def _built(loader: Any, folder: Path) -> Any:
-    model, facts = run_user_code(
+    return read_whole(
         lambda: loader.from_pretrained(
             folder,
             dtype=torch.float32,
             local_files_only=True,
             use_safetensors=True,
             trust_remote_code=False,
-            attn_implementation="sdpa",
+            attn_implementation=_attention(loader, folder),
             experts_implementation="eager",  # the code that a proof can run in float64
+            ignore_mismatched_sizes=True,  # so that they are named; none is let through
             output_loading_info=True,
         ),
-        failure="Transformers cannot load the model",
-        where=str(folder),
+        folder,
     )
-    for what, words in (
-        ("missing_keys", "is missing from the checkpoint"),
-        ("mismatched_keys", "has another shape in the checkpoint than in the model"),
-        ("unexpected_keys", "is in the checkpoint and not in the model"),
-    ):
-        names = sorted(str(key[0] if isinstance(key, tuple) else key) for key in facts[what])
-        if names:
-            more = f", and {len(names) - 1} more" if len(names) > 1 else ""
-            raise UnsafeInputError(f"the tensor {names[0]!r} {words}{more}", where=str(folder))
-    return model
+
+
+def _attention(loader: Any, folder: Path) -> str:
+    """The implementation to trace: the fused one, where the family's layers can use it."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    kind = loader._model_mapping[type(config)]
+    return "sdpa" if kind._supports_sdpa else "eager"
 
 
 def _require_plain_attention(config: Any, folder: Path) -> None:
     """Refuse layers whose masks or states the decoder does not build."""
-    odd = sorted(set(getattr(config, "layer_types", None) or ()) - _LAYER_TYPES)
-    if not odd and getattr(config, "sliding_window", None):
-        odd = [] if getattr(config, "use_sliding_window", True) is False else ["sliding_window"]
+    odd = sorted(set(getattr(config, "layer_types", None) or ()) - KINDS)
     if odd:
         raise UnsupportedError(
             f"layers of the kind {odd[0]!r} are not built yet",
             where=str(folder / CONFIG),
-            hint="layers that attend to all that came before them are",
+            hint="built are layers whose state is keys and values: " + ", ".join(sorted(KINDS)),
         )
 
 

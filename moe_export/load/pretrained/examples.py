@@ -7,6 +7,7 @@ layers.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -14,9 +15,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_export.load.pretrained.parts import Decoder, Part, Vision
+from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part
+from moe_export.load.pretrained.vision import features_of_tiles, merge_of
+from moe_export.moe.families import Packed, Tiles
 
 Inputs = dict[str, Tensor]
+Shape = tuple[int, int]
 
 _SEED = 20
 
@@ -31,11 +35,19 @@ class PartInputs:
 
 
 class Examples:
-    """One source of random numbers, so that equal models get equal examples."""
+    """One source of random numbers, so that equal models get equal examples.
 
-    def __init__(self, model: Any) -> None:
+    Images of packed patches have so many ``rows x columns`` of features; tiles have them all alike.
+    """
+
+    def __init__(self, model: Any, images: Packed | Tiles | None = None) -> None:
         self.config = model.config
+        self._images = images
         self._generator = torch.Generator().manual_seed(_SEED)
+        if isinstance(images, Tiles):
+            with torch.no_grad():
+                made = features_of_tiles(model.model, self.seen([(0, 0)])["pixel_values"])
+            self._tile_features = made.shape[0]
 
     def tokens(self, batch: int, length: int) -> Tensor:
         """Ids ``[batch, length]`` that mean nothing but text."""
@@ -43,67 +55,76 @@ class Examples:
         special = {
             value
             for name, value in self.config.to_dict().items()
-            if name.endswith("token_id") and isinstance(value, int)
+            if name.endswith(("token_id", "token_index")) and isinstance(value, int)
         }
         plain = torch.tensor([i for i in range(min(size, 4096)) if i not in special])
         return plain[torch.randint(len(plain), (batch, length), generator=self._generator)]
 
-    def prompt(self, images: list[tuple[int, int]], length: int) -> Tensor:
-        """Ids ``[1, S]``: ``length`` of text around images of so many features."""
-        text = iter(torch.split(self.tokens(1, length * (len(images) + 1)), length, dim=1))
-        token = torch.tensor([[self.config.image_token_id]])
+    def prompt(self, shapes: list[Shape], length: int) -> Tensor:
+        """Ids ``[1, S]``: ``length`` of text around the features of so many images."""
+        text = iter(torch.split(self.tokens(1, length * (len(shapes) + 1)), length, dim=1))
+        start, token, end = (
+            torch.tensor([[i for i in [getattr(self.config, name, None)] if i is not None]]).long()
+            for name in ("vision_start_token_id", "image_token_id", "vision_end_token_id")
+        )
         parts = [next(text)]
-        for rows, columns in images:
-            parts += [token.expand(1, rows * columns), next(text)]
+        for shape in shapes:
+            parts += [start, token.expand(1, self.features(shape)), end, next(text)]
         return torch.cat(parts, dim=1)
 
-    def patches(self, images: list[tuple[int, int]]) -> Inputs:
-        """Random patches of images that become ``rows x columns`` features each."""
+    def features(self, shape: Shape) -> int:
+        """How many rows an image becomes."""
+        return self._tile_features if isinstance(self._images, Tiles) else shape[0] * shape[1]
+
+    def seen(self, shapes: list[Shape]) -> Inputs:
+        """What ``vision`` takes for random images."""
         vision = self.config.vision_config
-        merge = vision.spatial_merge_size
-        grid = torch.tensor([[1, rows * merge, columns * merge] for rows, columns in images])
-        numbers = vision.in_channels * vision.temporal_patch_size * vision.patch_size**2
+        if not isinstance(self._images, Packed):
+            size = (len(shapes), 3, vision.image_size, vision.image_size)
+            return {"pixel_values": torch.randn(size, generator=self._generator)}
+        merge = merge_of(self.config)
+        grid = torch.tensor([[1, rows * merge, columns * merge] for rows, columns in shapes])
+        patch: tuple[int, ...] = (3, vision.patch_size, vision.patch_size)
+        if self._images.patch == "flat":
+            patch = (math.prod(patch) * vision.temporal_patch_size,)
         count = int(grid.prod(dim=-1).sum())
-        pixels = torch.randn(count, numbers, generator=self._generator)
+        pixels = torch.randn(count, *patch, generator=self._generator)
         return {"pixel_values": pixels, "image_grid_thw": grid}
 
 
-def vision_inputs(examples: Examples) -> PartInputs:
-    """One, two and three images of several shapes."""
-    patches = f"{examples.config.vision_config.spatial_merge_size**2}*features"
+def vision_inputs(examples: Examples, images: Packed | Tiles) -> PartInputs:
+    """One, two and three images, of several shapes where they may differ."""
+    axes: dict[str, dict[int, str]] = {"pixel_values": {0: "tiles"}}
+    if isinstance(images, Packed):
+        patches = f"{merge_of(examples.config) ** 2}*features"
+        axes = {"pixel_values": {0: patches}, "image_grid_thw": {0: "images"}}
     return PartInputs(
-        example=examples.patches([(2, 3), (4, 2)]),
-        axes={"pixel_values": {0: patches}, "image_grid_thw": {0: "images"}},
+        example=examples.seen([(2, 3), (4, 2)]),
+        axes=axes,
         cases={
-            "one image": examples.patches([(3, 3)]),
-            "three images": examples.patches([(1, 1), (2, 4), (3, 1)]),
+            "one image": examples.seen([(3, 3)]),
+            "three images": examples.seen([(1, 1), (2, 4), (3, 1)]),
         },
     )
 
 
-def embed_inputs(examples: Examples, vision: Vision) -> PartInputs:
+def embed_inputs(examples: Examples, vision: Part) -> PartInputs:
     """An image in each prompt of a batch, several in one, and none."""
 
-    def case(ids: Tensor, images: list[tuple[int, int]]) -> Inputs:
-        if images:
-            return {"input_ids": ids, **_run(vision, examples.patches(images))}
-        made = _run(vision, examples.patches([(1, 1)]))
-        return {
-            "input_ids": ids,
-            "image_embeds": made["image_embeds"][:0],
-            "deepstack": made["deepstack"][:, :0],
-        }
+    def case(ids: Tensor, shapes: list[Shape]) -> Inputs:
+        made = _run(vision, examples.seen(shapes or [(1, 1)]))
+        if not shapes:
+            made = {name: x.narrow(FEATURE_AXES[name], 0, 0) for name, x in made.items()}
+        return {"input_ids": ids, **made}
 
-    size = [(2, 2)]
-    both = torch.cat([examples.prompt(size, 3), examples.prompt(size, 3)])
+    shape = [(2, 2)]
+    both = torch.cat([examples.prompt(shape, 3), examples.prompt(shape, 3)])
     several = [(2, 2), (1, 3)]
+    example = case(both, shape * 2)
+    features = {name: {FEATURE_AXES[name]: "features"} for name in example if name != "input_ids"}
     return PartInputs(
-        example=case(both, size * 2),
-        axes={
-            "input_ids": {0: "batch", 1: "sequence"},
-            "image_embeds": {0: "features"},
-            "deepstack": {1: "features"},
-        },
+        example=example,
+        axes={"input_ids": {0: "batch", 1: "sequence"}, **features},
         cases={
             "several images": case(examples.prompt(several, 2), several),
             "text alone": case(examples.tokens(2, 5), []),

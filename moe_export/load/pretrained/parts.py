@@ -16,6 +16,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from moe_export.load.pretrained import attention
+from moe_export.load.pretrained.masks import masks_of
+
+# What ``vision`` gives and ``embed`` takes, and the axis of each that counts features.
+FEATURE_AXES = {"image_embeds": 0, "deepstack": 1}
+
 
 class Part(nn.Module):
     """All modules of the source, by their names there; what ``forward`` runs is one part of it."""
@@ -31,93 +37,60 @@ class Part(nn.Module):
         self.config = cast(Any, source).config
 
 
-class Vision(Part):
-    """``pixel_values [patches, numbers]``, ``image_grid_thw [images, 3]`` to features.
-
-    Patches of an image lie in blocks of ``merge x merge``, which become one row of
-    ``image_embeds [rows, H]``; ``deepstack [layers, rows, H]`` is what the first decoder layers get
-    beside it.
-    """
-
-    def forward(self, pixel_values: Tensor, image_grid_thw: Tensor) -> dict[str, Tensor]:
-        visual = self.model.visual
-        grid = _Grid(image_grid_thw, pixel_values.shape[0], self.config.vision_config)
-        indices, weights = grid.interpolation()
-        made = visual(
-            pixel_values,
-            image_grid_thw,
-            position_ids=torch.stack([grid.row, grid.column], dim=-1),
-            interp_indices=indices,
-            interp_weights=weights,
-            cu_seqlens=F.pad(grid.ends, (1, 0)),
-            max_seqlen=1,  # for kernels that reserve memory; ours does not
-        )
-        return {
-            "image_embeds": made.pooler_output,
-            "deepstack": torch.stack(list(made.deepstack_features)),
-        }
-
-
-class _Grid:
-    """Where each patch lies in its image, without a loop: ``row`` and ``column [patches]``."""
-
-    def __init__(self, thw: Tensor, patches: int, config: Any) -> None:
-        merge = config.spatial_merge_size
-        self._side = int(config.num_position_embeddings**0.5)
-        sizes = thw.prod(dim=-1)
-        self.ends = sizes.cumsum(0)
-        place = torch.arange(patches)
-        image = (place[:, None] >= self.ends[None, :]).sum(-1)
-        self._height, self._width = thw[:, 1][image], thw[:, 2][image]
-        within = place - (self.ends - sizes)[image]
-        block, inner = within // merge**2, within % merge**2
-        blocks = self._width // merge
-        self.row = block // blocks * merge + inner // merge
-        self.column = block % blocks * merge + inner % merge
-
-    def interpolation(self) -> tuple[Tensor, Tensor]:
-        """Four entries of the square table of positions for each patch, and their weights."""
-        rows, row_weights = self._taps(self.row, self._height)
-        columns, column_weights = self._taps(self.column, self._width)
-        indices = rows[:, :, None] * self._side + columns[:, None, :]
-        weights = row_weights[:, :, None] * column_weights[:, None, :]
-        return indices.flatten(1), weights.flatten(1)
-
-    def _taps(self, place: Tensor, size: Tensor) -> tuple[Tensor, Tensor]:
-        last = self._side - 1
-        exact = place.float() * last / (size - 1).clamp(min=1)
-        low = exact.floor()
-        share = exact - low
-        first = low.long()
-        both = torch.stack([first, (first + 1).clamp(max=last)], dim=-1)
-        return both, torch.stack([1 - share, share], dim=-1)
-
-
-class Embed(Part):
-    """``input_ids [B, S]`` and the features of all images in order to the decoder's inputs."""
-
-    def forward(
-        self, input_ids: Tensor, image_embeds: Tensor, deepstack: Tensor
-    ) -> dict[str, Tensor]:
-        embeds = self.model.language_model.embed_tokens(input_ids)
-        is_image = input_ids == self.config.image_token_id
-        feature = (is_image.flatten().cumsum(0) - 1).clamp(min=0).view_as(input_ids)
-
-        def put(features: Tensor, into: Tensor) -> Tensor:
-            # A row of zeros behind: without an image there would be none to choose.
-            rows = F.pad(features, (0, 0, 0, 1))
-            return torch.where(is_image[..., None], rows[feature], into)
-
-        nothing = torch.zeros_like(embeds)
-        layers = [put(features, nothing) for features in deepstack.unbind(0)]
-        return {"inputs_embeds": put(image_embeds, embeds), "deepstack_embeds": torch.stack(layers)}
-
-
 class EmbedText(Part):
     """``input_ids [B, S]`` to ``inputs_embeds [B, S, H]``, where there is nothing but text."""
 
     def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
         return {"inputs_embeds": self.model.get_input_embeddings()(input_ids)}
+
+
+class Embed(Part):
+    """``input_ids [B, S]`` and the features of all images in order to the decoder's inputs."""
+
+    def forward(self, input_ids: Tensor, image_embeds: Tensor) -> dict[str, Tensor]:
+        places = _Places(input_ids, self.config.image_token_id, image_embeds.shape[0])
+        return {"inputs_embeds": places.put(image_embeds, self.text(input_ids, places))}
+
+    def text(self, input_ids: Tensor, places: _Places) -> Tensor:
+        """The embeddings of the text; an image's token may be none that the table has."""
+        embed: Any = self.model.get_input_embeddings()
+        made: Tensor = embed(input_ids.masked_fill(places.is_image, 0))
+        return made
+
+
+class DeepstackEmbed(Embed):
+    """The same, and the features ``[layers, rows, H]`` that the first decoder layers add."""
+
+    def forward(  # type: ignore[override]
+        self, input_ids: Tensor, image_embeds: Tensor, deepstack: Tensor
+    ) -> dict[str, Tensor]:
+        places = _Places(input_ids, self.config.image_token_id, image_embeds.shape[0])
+        embeds = self.text(input_ids, places)
+        nothing = torch.zeros_like(embeds)
+        layers = [places.put(features, nothing) for features in deepstack.unbind(0)]
+        return {
+            "inputs_embeds": places.put(image_embeds, embeds),
+            "deepstack_embeds": torch.stack(layers),
+        }
+
+
+class _Places:
+    """Where in ``input_ids [B, S]`` so many ``features`` of images stand, one after the other.
+
+    An image's token behind the last of them is text, as in an answer that holds one.
+    """
+
+    def __init__(self, input_ids: Tensor, image_token: int, features: int) -> None:
+        is_token = input_ids == image_token
+        count = is_token.flatten().cumsum(0).view_as(input_ids)
+        self.is_image = is_token & (count <= features)
+        self._feature = torch.where(self.is_image, count - 1, 0)
+
+    def put(self, features: Tensor, into: Tensor) -> Tensor:
+        """``into [B, S, H]`` with the rows of ``features`` in their places."""
+        # A row of zeros behind: without an image there would be none to choose.
+        rows = F.pad(features, (0, 0, 0, 1))
+        return torch.where(self.is_image[..., None], rows[self._feature], into)
 
 
 class Decoder(Part):
@@ -129,7 +102,10 @@ class Decoder(Part):
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__(source)
-        self.num_layers: int = self.config.get_text_config().num_hidden_layers
+        self.num_layers: int = self.text_config.num_hidden_layers
+        if self.text_config._attn_implementation == "sdpa":
+            attention.register()
+            self.text_config._attn_implementation = attention.GROUPED
         kind: Any = type(self)
         self.__class__ = _taking(kind, (*self.own_inputs, *self.cache_names("past")))
 
@@ -138,7 +114,12 @@ class Decoder(Part):
     @property
     def text_model(self) -> Any:
         """What maps embeddings to hidden states."""
-        return self.model
+        return getattr(self.model, "language_model", self.model)
+
+    @property
+    def text_config(self) -> Any:
+        """What configures it."""
+        return self.config.get_text_config()
 
     def cache_names(self, prefix: str) -> list[str]:
         """Keys and values of each layer, as they are named when they go in or come out."""
@@ -149,21 +130,33 @@ class Decoder(Part):
 
         past = [inputs[name] for name in self.cache_names("past")]
         cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
+        embeds = inputs["inputs_embeds"]
         made = self.text_model(
-            inputs_embeds=inputs["inputs_embeds"],
-            attention_mask=_causal(inputs, past[0].shape[2]),
+            inputs_embeds=embeds,
+            attention_mask=masks_of(
+                self.text_config, inputs["attention_mask"], embeds, past[0].shape[2]
+            ),
             position_ids=inputs["position_ids"],
             cache=cache,
             use_cache=True,
             **self.further(inputs),
         )
         present = _tensors_of(cache)
-        logits = self.lm_head(made.last_hidden_state[:, -1:])
+        logits = self._logits(made.last_hidden_state[:, -1:])
         return {"logits": logits, **dict(zip(self.cache_names("present"), present, strict=True))}
 
     def further(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """What a family's text model takes beside these."""
         return {}
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        """The head, and what configurations name that comes behind it."""
+        config = self.text_config
+        logits: Tensor = self.lm_head(hidden)
+        logits = logits * (getattr(config, "logit_scale", None) or 1.0)
+        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)
+        cap = getattr(config, "final_logit_softcapping", None)
+        return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def empty_cache(self, embeds: Tensor) -> dict[str, Tensor]:
         """The cache that a prompt of ``embeds [B, S, H]`` begins with; its sizes from a run."""
@@ -176,7 +169,7 @@ class Decoder(Part):
         return {name: x[:, :, :0].clone() for name, x in filled}
 
 
-class VisionLanguageDecoder(Decoder):
+class DeepstackDecoder(Decoder):
     """A decoder whose first layers add what ``deepstack_embeds [layers, B, S, H]`` holds."""
 
     own_inputs = ("inputs_embeds", "deepstack_embeds", "position_ids", "attention_mask")
@@ -185,10 +178,6 @@ class VisionLanguageDecoder(Decoder):
         super().__init__(source)
         # The source adds rows of features at a mask; here they lie at their places already.
         self.text_model._deepstack_process = _add_everywhere
-
-    @property
-    def text_model(self) -> Any:
-        return self.model.language_model
 
     def further(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         return {
@@ -216,14 +205,3 @@ def _taking(decoder: type[Decoder], names: tuple[str, ...]) -> type[Decoder]:
 
 def _add_everywhere(hidden: Tensor, _: Tensor, features: Tensor) -> Tensor:
     return hidden + features
-
-
-def _causal(inputs: Mapping[str, Tensor], past: int) -> Tensor:
-    """``[B, 1, S, P+S]``: each row sees itself and what is before it, but no padding.
-
-    A row of padding sees itself alone: a softmax over nothing would be NaN.
-    """
-    mask = inputs["attention_mask"].bool()
-    query = torch.arange(inputs["inputs_embeds"].shape[1])[:, None] + past
-    key = torch.arange(mask.shape[1])[None, :]
-    return ((key <= query) & mask[:, None, None, :]) | (key == query)

@@ -2,18 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from moe_export.dialogue import FILE_NAME, Dialogue, PatchRecipe, Prompt
 from moe_export.errors import UnsupportedError
 from moe_export.load.pretrained.directory import Pretrained
 from moe_export.load.usercode import run_user_code
-from moe_export.strict_json import encode, render
+from moe_export.runtime.patches import fitted, patches_of
+from moe_export.runtime.text import TOKENIZER as _TOKENIZER
+from moe_export.runtime.text import parse_tokenizer
+from moe_export.strict_json import encode, parse, render
 
-_TOKENIZER = "tokenizer.json"
-_PROCESSOR = "preprocessor_config.json"
+_PROCESSOR, _PROCESSORS = "preprocessor_config.json", "processor_config.json"
 _MAX_NEW_TOKENS = 256  # where the model's own configuration names none
+
+# What a processor has that makes patches of images of any shape.
+_OF_PATCHES = ("patch_size", "temporal_patch_size", "merge_size", "size", "image_mean", "image_std")
 
 # What stands for the user's words while a template is looked at.
 _WORDS = "moe-export asks"
@@ -23,6 +31,7 @@ def dialogue_assets(source: Pretrained, folder: Path) -> dict[str, bytes]:
     """``dialogue.json`` where the directory has a tokenizer, else nothing."""
     if _TOKENIZER not in source.assets:
         return {}
+    parse_tokenizer(source.assets[_TOKENIZER], str(folder / _TOKENIZER))
     made = run_user_code(
         lambda: _dialogue(source, folder),
         failure="the tokenizer or the processor cannot be used",
@@ -35,9 +44,11 @@ def _dialogue(source: Pretrained, folder: Path) -> Dialogue:
     from transformers import AutoTokenizer
 
     model: Any = source.model
-    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    tokenizer = AutoTokenizer.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
     recipe = None
-    if source.family is not None and _PROCESSOR in source.assets:
+    if source.family is not None and _has_image_processor(source.assets):
         recipe = _recipe(model.config, tokenizer, folder)
     settings, text = model.generation_config, model.config.get_text_config()
     return Dialogue(
@@ -50,12 +61,15 @@ def _dialogue(source: Pretrained, folder: Path) -> Dialogue:
     )
 
 
-def _recipe(config: Any, tokenizer: Any, folder: Path) -> PatchRecipe:
+def _recipe(config: Any, tokenizer: Any, folder: Path) -> PatchRecipe | None:
+    """How the runtime makes patches, or ``None`` where the processor makes others."""
     from transformers import AutoImageProcessor
 
     load: Any = AutoImageProcessor.from_pretrained
-    processor = load(folder, local_files_only=True)
-    return PatchRecipe(
+    processor = load(folder, local_files_only=True, trust_remote_code=False)
+    if not all(getattr(processor, name, None) for name in _OF_PATCHES):
+        return None
+    recipe = PatchRecipe(
         token=tokenizer.convert_ids_to_tokens(config.image_token_id),
         token_id=int(config.image_token_id),
         patch_size=int(processor.patch_size),
@@ -67,6 +81,36 @@ def _recipe(config: Any, tokenizer: Any, folder: Path) -> PatchRecipe:
         mean=tuple(map(float, processor.image_mean)),
         std=tuple(map(float, processor.image_std)),
     )
+    return recipe if _makes_the_same(recipe, processor) else None
+
+
+def _makes_the_same(recipe: PatchRecipe, processor: Any) -> bool:
+    """Whether the processor makes of images what the runtime will.
+
+    Values are compared where nothing is resized, for which there are several libraries.
+    """
+    from PIL import Image
+
+    unit = recipe.patch_size * recipe.merge_size
+    height, width = fitted(2 * unit, 3 * unit, recipe)
+    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
+    images = [pixels, pixels[: height * 2 // 3 + 1]]
+    made = processor(images=[Image.fromarray(each) for each in images], return_tensors="np")
+    grids, rows = made.get("image_grid_thw"), made.get("pixel_values")
+    (patches, first), (_, second) = (patches_of(each, recipe) for each in images)
+    if not np.array_equal(grids, [first, second]) or np.shape(rows)[1:] != patches.shape[1:]:
+        return False
+    # Some three roundings on either side, of numbers below 1 that are then divided.
+    tolerance = 8 * np.finfo(np.float32).eps / min(recipe.std)
+    return bool(np.abs(rows[: len(patches)] - patches).max() <= tolerance)
+
+
+def _has_image_processor(assets: Mapping[str, bytes]) -> bool:
+    """In a file of its own, or with the other parts of a processor in one."""
+    if _PROCESSOR in assets:
+        return True
+    parts = parse(assets.get(_PROCESSORS, b"{}"), _PROCESSORS)
+    return isinstance(parts, dict) and "image_processor" in parts
 
 
 def _ids(*candidates: int | list[int] | None) -> tuple[int, ...]:
@@ -90,6 +134,10 @@ def _prompt(tokenizer: Any, template: str | None, *, images: bool) -> Prompt:
         return Prompt(before="", after="")
     plain, one, two = (_rendered(tokenizer, template, count, images) for count in range(3))
     before, _, after = plain.partition(_WORDS)
+    if plain.count(_WORDS) != 1:
+        raise UnsupportedError(
+            "the chat template does not say what the user says, once", where="chat_template"
+        )
     if not images:
         return Prompt(before=before, after=after)
     image = one.removeprefix(before).removesuffix(_WORDS + after)

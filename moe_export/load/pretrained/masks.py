@@ -1,0 +1,86 @@
+"""What each row of a decoder may attend to, in the forms that Transformers' layers take."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
+
+KINDS = frozenset({FULL, SLIDING, CHUNKED})
+"""The kinds of layers whose masks are built here."""
+
+
+def masks_of(config: Any, padding: Tensor, embeds: Tensor, past: int) -> Tensor | dict[str, Tensor]:
+    """One mask ``[B, 1, S, P+S]``, or one for each kind of layer where a model has several.
+
+    ``padding [B, P+S]`` is 0 where a token is padding; ``embeds [B, S, H]`` follow P = ``past``.
+    Caches keep all that came before, and what is outside a window is masked.  A row always sees
+    itself, also where it is padding: a softmax over nothing would be NaN.
+    """
+    key = torch.arange(padding.shape[1])[None, :]
+    query = torch.arange(embeds.shape[1])[:, None] + past
+    made = {}
+    for kind in kinds_of(config):
+        seen = _seen(config, kind, padding.bool(), query, key)
+        made[kind] = seen if config._attn_implementation != "eager" else _added(seen, embeds.dtype)
+    return made if len(made) > 1 else made.popitem()[1]
+
+
+def kinds_of(config: Any) -> list[str]:
+    """The kinds of layers that a text configuration names; ``FULL`` where it names none.
+
+    Models without a list have one kind of layer, with a window where there is a size for it.
+    """
+    named = set(getattr(config, "layer_types", None) or ())
+    if named & {SLIDING, CHUNKED}:
+        return sorted({FULL, *named})
+    is_used = getattr(config, "use_sliding_window", True) is not False
+    return [SLIDING if not named and is_used and getattr(config, "sliding_window", None) else FULL]
+
+
+# Shorter than the prompts that parts are proven with.
+_NARROW = 5
+
+
+@contextmanager
+def narrowed(config: Any) -> Iterator[None]:
+    """Windows and chunks so short that a short prompt crosses them.
+
+    Both the source's own masks and those made here read the size when they run.  So what a prompt
+    of a dozen tokens proves with a short window holds for a window of thousands, which only
+    another number tells apart.
+    """
+    sizes = {
+        name: size
+        for name in ("sliding_window", "attention_chunk_size")
+        if (size := getattr(config, name, None)) is not None
+    }
+    try:
+        for name, size in sizes.items():
+            setattr(config, name, min(size, _NARROW))
+        yield
+    finally:
+        for name, size in sizes.items():
+            setattr(config, name, size)
+
+
+def _seen(config: Any, kind: str, real: Tensor, query: Tensor, key: Tensor) -> Tensor:
+    seen = (key <= query) & real[:, None, None, :]
+    if kind == SLIDING:
+        seen = seen & (key > query - config.sliding_window)
+    if kind == CHUNKED:
+        # Chunks are counted from the first token that is no padding.
+        first = (~real).long().cumprod(-1).sum(-1)[:, None, None, None]
+        size = config.attention_chunk_size
+        seen = seen & ((key - first) // size == (query - first) // size)
+    return seen | (key == query)
+
+
+def _added(seen: Tensor, dtype: torch.dtype) -> Tensor:
+    """What Transformers' eager attention adds to its scores."""
+    return torch.zeros((), dtype=dtype).masked_fill(~seen, torch.finfo(dtype).min)

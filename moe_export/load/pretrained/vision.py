@@ -1,0 +1,167 @@
+"""The part of a vision-language model that sees: from what an image processor makes to features."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from moe_export.load.pretrained import attention
+from moe_export.load.pretrained.parts import Part
+from moe_export.moe.families import Packed, Tiles
+
+# Distances of a table's entries from a place between them, for each way to resample.
+_TAPS = {"bilinear": (0, 1), "bicubic": (-1, 0, 1, 2)}
+
+
+class TileVision(Part):
+    """``pixel_values [tiles, channels, height, width]`` to ``image_embeds [rows, H]``."""
+
+    def __init__(self, source: nn.Module, images: Tiles) -> None:
+        super().__init__(source)
+        for path in images.unread:
+            self.model.set_submodule(path, nn.Identity())
+
+    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
+        return {"image_embeds": features_of_tiles(self.model, pixel_values)}
+
+
+def features_of_tiles(model: Any, pixel_values: Tensor) -> Tensor:
+    """``[rows, H]``, those of each tile one after the other."""
+    made = model.get_image_features(pixel_values, return_dict=True).pooler_output
+    features: Tensor = made if isinstance(made, Tensor) else torch.cat(list(made))
+    return features.flatten(0, -2)
+
+
+class PackedVision(Part):
+    """``pixel_values [patches, ...]``, ``image_grid_thw [images, 3]`` to features.
+
+    ``merge x merge`` patches become one row of ``image_embeds [rows, H]``; ``deepstack [layers,
+    rows, H]``, where the family has it, is what the first decoder layers get beside it.
+    """
+
+    def __init__(self, source: nn.Module, images: Packed) -> None:
+        super().__init__(source)
+        self.images = images
+        attention.register()
+        self.tower.config._attn_implementation = attention.SEGMENTS
+
+    @property
+    def tower(self) -> Any:
+        """What takes patches and grids."""
+        return getattr(self.model, self.images.tower)
+
+    def forward(self, pixel_values: Tensor, image_grid_thw: Tensor) -> dict[str, Tensor]:
+        grid = _Grid(image_grid_thw, pixel_values.shape[0], merge_of(self.config), self.images)
+        made = self.tower(
+            pixel_values,
+            image_grid_thw,
+            position_ids=grid.position_ids(),
+            cu_seqlens=F.pad(grid.ends, (1, 0)),
+            max_seqlen=1,  # for kernels that reserve memory; ours does not
+            **self._resampling(grid),
+            **(grid.merging() if self.images.order == "rows" else {}),
+        )
+        features = made.pooler_output
+        if self.images.features == "last_hidden_state":
+            features = made.last_hidden_state.squeeze(0)
+        if self.images.projector is not None:
+            features = getattr(self.model, self.images.projector)(features)
+        outputs = {"image_embeds": features.flatten(0, -2)}
+        if self.images.deepstack:
+            outputs["deepstack"] = torch.stack(list(made.deepstack_features))
+        return outputs
+
+    def _resampling(self, grid: _Grid) -> dict[str, Tensor]:
+        """How each patch reads the tower's table of positions, if there is one."""
+        for module in self.tower.modules():
+            if hasattr(module, "interpolation_mode"):
+                return grid.interpolation(
+                    module.num_grid_per_side,
+                    module.interpolation_mode,
+                    corners=module.interpolation_align_corners,
+                )
+        return {}
+
+
+def merge_of(config: Any) -> int:
+    """How many patches in a row, and how many of these rows, become one feature."""
+    vision = config.vision_config
+    merge = getattr(vision, "spatial_merge_size", None) or vision.merge_kernel_size[0]
+    return int(merge)
+
+
+class _Grid:
+    """Where each patch lies in its image, without a loop: ``row`` and ``column [patches]``."""
+
+    def __init__(self, thw: Tensor, patches: int, merge: int, images: Packed) -> None:
+        self._merge, self._axes, self._patches = merge, images.position_axes, patches
+        sizes = thw.prod(dim=-1)
+        self.ends = sizes.cumsum(0)
+        place = torch.arange(patches)
+        image = (place[:, None] >= self.ends[None, :]).sum(-1)
+        self._height, self._width = thw[:, 1][image], thw[:, 2][image]
+        self._start = (self.ends - sizes)[image]
+        within = place - self._start
+        side = merge if images.order == "blocks" else 1
+        block, inner = within // side**2, within % side**2
+        blocks = self._width // side
+        self.row = block // blocks * side + inner // side
+        self.column = block % blocks * side + inner % side
+
+    def position_ids(self) -> Tensor:
+        """``[patches, axes]``: height and width, and before them a time of 0 where it counts."""
+        axes = [torch.zeros_like(self.row)] * (self._axes - 2) + [self.row, self.column]
+        return torch.stack(axes, dim=-1)
+
+    def merging(self) -> dict[str, Any]:
+        """Which place of which feature each patch goes to, for images of one time each."""
+        merge = self._merge
+        block = self.row // merge * (self._width // merge) + self.column // merge
+        inner = self.row % merge * merge + self.column % merge
+        weight = torch.ones(self._patches)
+        return {
+            "frame_index": torch.zeros_like(self.row),
+            "temporal_merge_index": (
+                self._start + block * merge**2 + inner,
+                weight,
+                self._patches // merge**2,
+            ),
+        }
+
+    def interpolation(self, side: int, mode: str, *, corners: bool) -> dict[str, Tensor]:
+        """Entries of the ``side x side`` table of positions for each patch, and their weights."""
+        rows, row_weights = _taps(self.row, self._height, side, mode, corners=corners)
+        columns, column_weights = _taps(self.column, self._width, side, mode, corners=corners)
+        indices = rows[:, :, None] * side + columns[:, None, :]
+        weights = row_weights[:, :, None] * column_weights[:, None, :]
+        return {"interp_indices": indices.flatten(1), "interp_weights": weights.flatten(1)}
+
+
+def _taps(
+    place: Tensor, size: Tensor, side: int, mode: str, *, corners: bool
+) -> tuple[Tensor, Tensor]:
+    """Entries ``[patches, taps]`` along one side of a table, and how much each counts.
+
+    With ``corners`` the first and last place are the first and last entry; else both have the same
+    edges.
+    """
+    if corners:
+        exact = place.float() * (side - 1) / (size - 1).clamp(min=1)
+    else:
+        exact = (place.float() + 0.5) * side / size - 0.5
+    low = exact.floor()
+    offsets = torch.tensor(_TAPS[mode])
+    distance = (exact[:, None] - low[:, None] - offsets).abs()
+    entries = (low.long()[:, None] + offsets).clamp(0, side - 1)
+    return entries, 1 - distance if mode == "bilinear" else _cubic(distance)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """The weight at a distance of up to 2 (Keys 1981, equation 15, with a = -3/4)."""
+    a = -0.75
+    inner = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    outer = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    return torch.where(x <= 1, inner, outer)

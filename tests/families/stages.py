@@ -1,0 +1,187 @@
+"""How far a family comes: its blocks proven, its parts proven, a bundle, and that bundle's answers.
+
+A bundle is held against Transformers' own ``generate`` by token ids, and its logits for the prompt
+against the whole model's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from inspect import signature
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import moe_export
+from moe_export.errors import MoeExportError
+from moe_export.forms import Array, MarkedModel
+from moe_export.load import load
+from moe_export.load.pretrained.examples import Examples, Inputs
+from moe_export.moe.families import FAMILIES, Packed
+from moe_export.rewrite import rewrite
+from moe_export.runtime import Session
+from moe_export.runtime.positions import mrope_positions, plain_positions
+from moe_export.spec import export_spec
+
+from .catalogue import Case
+
+STAGES = ("proven", "recognised", "exported", "prefill", "decode")
+
+ANSWER_TOKENS = 12
+
+# What validation allows a float32 graph to be off, and then some: two libraries' sums through all
+# layers, over the largest logit.
+PREFILL_TOLERANCE = 1e-4
+
+
+@dataclass(frozen=True)
+class Progress:
+    """The stages that a family has passed, and what stopped it."""
+
+    passed: tuple[str, ...]
+    reason: str = ""
+
+
+def progress(case: Case, folder: Path) -> Progress:
+    """Run the stages one after the other until one fails."""
+    passed: list[str] = []
+    try:
+        model = case.save(folder / "model")
+        marked = rewrite(load(export_spec(folder / "model")))
+        passed.append("proven")
+        require_recognised(marked)
+        passed.append("recognised")
+        moe_export.export(folder / "model", output=folder / "bundle")
+        passed.append("exported")
+        told = told_by(case, model)
+        mine, logits = answer(case, folder / "bundle", told)
+        require(difference(logits, told.logits) <= PREFILL_TOLERANCE, "the logits differ")
+        passed.append("prefill")
+        require(mine == told.tokens, f"{mine} instead of {told.tokens}")
+        passed.append("decode")
+    except MoeExportError as error:
+        return Progress(tuple(passed), str(error).splitlines()[0])
+    except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
+        return Progress(tuple(passed), f"{type(error).__name__}: {str(error).splitlines()[0]}")
+    return Progress(tuple(passed))
+
+
+def require(fact: object, otherwise: str) -> None:
+    if not fact:
+        raise MoeExportError(otherwise)
+
+
+def require_recognised(marked: MarkedModel) -> None:
+    """Every block of experts is proven, and there is one."""
+    blocks = [block for part in marked.parts for block in part.blocks]
+    unproven = [block for block in blocks if block.status != "proven"]
+    require(blocks, "no block of experts was found")
+    require(not unproven, unproven[0].reason or "" if unproven else "")
+
+
+@dataclass(frozen=True)
+class Told:
+    """What the source itself says: to which inputs, the prompt's last logits, and the answer."""
+
+    inputs: Inputs
+    logits: Array
+    tokens: list[int]
+
+
+def told_by(case: Case, model: Any) -> Told:
+    """Ask the model with Transformers: a prompt of text, with two images where it sees."""
+    family = FAMILIES.get(case.family)
+    examples = Examples(model, None if family is None else family.images)
+    if family is None:
+        inputs = {"input_ids": examples.tokens(1, 15)}
+        more: Inputs = {}
+    else:
+        shapes = [(2, 3), (1, 2)]
+        inputs = {"input_ids": examples.prompt(shapes, 4), **examples.seen(shapes)}
+        is_image = inputs["input_ids"] == model.config.image_token_id
+        takes_types = "mm_token_type_ids" in signature(model.forward).parameters
+        more = {"mm_token_type_ids": is_image.int()} if takes_types else {}
+    more["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    with torch.no_grad():
+        logits = model(**inputs, **more).logits[0, -1].numpy()
+        tokens = model.generate(
+            **inputs,
+            **more,
+            max_new_tokens=ANSWER_TOKENS,
+            min_new_tokens=ANSWER_TOKENS,
+            do_sample=False,
+            pad_token_id=0,
+        )
+    return Told(inputs, logits, tokens[0, inputs["input_ids"].shape[1] :].tolist())
+
+
+def answer(case: Case, bundle: Path, told: Told) -> tuple[list[int], Array]:
+    """The bundle's greedy answer to the same inputs, and its logits for the prompt."""
+    seen = {name: x.numpy() for name, x in told.inputs.items()}
+    ids = seen.pop("input_ids")
+    place = _positions(case, ids, seen)
+    positions = place(0, ids.shape[1])
+    following = int(positions.max()) + 1
+    embed, decoder = (Session(bundle, component=name) for name in ("embed", "decoder"))
+    features = Session(bundle, component="vision").run(seen) if seen else {}
+    cache = {i.name: _no_rows(i, 1) for i in decoder.inputs if i.name.startswith("past_")}
+    tokens: list[int] = []
+    first: Array | None = None
+    length = 0
+    while len(tokens) < ANSWER_TOKENS:
+        length += ids.shape[1]
+        made = decoder.run(
+            {
+                **embed.run({"input_ids": ids, **features}),
+                "position_ids": positions,
+                "attention_mask": np.ones((1, length), np.int64),
+                **cache,
+            }
+        )
+        last = made["logits"][0, -1]
+        first = last if first is None else first
+        tokens.append(int(last.argmax()))
+        cache = {f"past_{n[8:]}": x for n, x in made.items() if n.startswith("present_")}
+        features = {i.name: _no_rows(i, 0) for i in embed.inputs if i.name != "input_ids"}
+        ids = np.array([tokens[-1:]], np.int64)
+        positions = place(following, 1)
+        following += 1
+    assert first is not None
+    return tokens, first
+
+
+def difference(made: Array, expected: Array) -> float:
+    """The largest, over the largest expected."""
+    return float(np.abs(made - expected).max() / np.abs(expected).max())
+
+
+def _positions(case: Case, prompt: Array, seen: dict[str, Array]) -> Callable[[int, int], Array]:
+    family = FAMILIES.get(case.family)
+    if family is None or family.positions == "plain":
+        return plain_positions
+    assert isinstance(family.images, Packed)
+    token = _image_token(case)
+
+    def three(start: int, count: int) -> Array:
+        if start == 0:
+            return mrope_positions(prompt[0].tolist(), token, list(seen["image_grid_thw"]), 2)
+        return np.stack([plain_positions(start, count)] * 3)
+
+    return three
+
+
+def _image_token(case: Case) -> int:
+    from .catalogue import VISION_MODELS
+
+    return int(VISION_MODELS[case.family]["image_token_id"])
+
+
+def _no_rows(info: Any, batch: int) -> Array:
+    """An input that has no rows yet: a cache before the first token, features of no image."""
+    shape = [size if isinstance(size, int) else 0 for size in info.shape]
+    if batch:
+        shape[0] = batch
+    return np.zeros(shape, info.dtype)

@@ -1,0 +1,68 @@
+"""What a row of the decoder sees, row by row."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import torch
+
+from moe_export.load.pretrained.masks import CHUNKED, FULL, SLIDING, masks_of, narrowed
+
+
+def config(**facts):
+    return SimpleNamespace(_attn_implementation="sdpa", **facts)
+
+
+def seen(facts, kind=None, *, past=0, rows=6, padding=0):
+    """For each row the keys it sees, of a prompt with padding on its left."""
+    mask = torch.ones(1, past + rows, dtype=torch.int64)
+    mask[0, :padding] = 0
+    made = masks_of(config(**facts), mask, torch.zeros(1, rows, 4), past)
+    made = made if kind is None else made[kind]
+    return [row.nonzero().flatten().tolist() for row in made[0, 0]]
+
+
+def test_a_row_sees_itself_and_what_came_before():
+    assert seen({}, rows=3) == [[0], [0, 1], [0, 1, 2]]
+    assert seen({}, past=2, rows=1) == [[0, 1, 2]]
+
+
+def test_nobody_sees_padding_but_padding_itself():
+    assert seen({}, rows=3, padding=1) == [[0], [1], [1, 2]]
+
+
+def test_a_window_counts_the_row_itself():
+    facts = {"sliding_window": 2}
+    assert seen(facts, rows=4) == [[0], [0, 1], [1, 2], [2, 3]]
+    assert seen(facts, past=3, rows=1) == [[2, 3]]
+
+
+def test_a_window_that_is_not_used_hides_nothing():
+    assert seen({"sliding_window": 2, "use_sliding_window": False}, rows=3)[2] == [0, 1, 2]
+
+
+def test_layers_of_two_kinds_get_a_mask_each():
+    facts = {"layer_types": [SLIDING, FULL], "sliding_window": 2}
+    assert seen(facts, FULL)[5] == [0, 1, 2, 3, 4, 5]
+    assert seen(facts, SLIDING)[5] == [4, 5]
+
+
+def test_chunks_begin_at_the_first_token_that_is_no_padding():
+    facts = {"layer_types": [CHUNKED], "attention_chunk_size": 2}
+    assert seen(facts, CHUNKED, rows=5) == [[0], [0, 1], [2], [2, 3], [4]]
+    assert seen(facts, CHUNKED, rows=5, padding=1) == [[0], [1], [1, 2], [3], [3, 4]]
+
+
+def test_eager_attention_gets_what_it_adds():
+    facts = SimpleNamespace(_attn_implementation="eager")
+    made = masks_of(facts, torch.ones(1, 2), torch.zeros(1, 2, 4), 0)
+    assert made.dtype == torch.float32
+    assert (made == 0).tolist() == [[[[True, False], [True, True]]]]
+    assert made.min() == torch.finfo(torch.float32).min
+
+
+def test_sizes_are_narrow_for_a_while_and_themselves_again():
+    facts = config(sliding_window=4096)
+    with narrowed(facts):
+        assert facts.sliding_window < 12
+    assert facts.sliding_window == 4096
