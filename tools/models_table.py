@@ -7,6 +7,7 @@ It takes a quarter of an hour.
 
 from __future__ import annotations
 
+import html
 import sys
 import tempfile
 import warnings
@@ -15,7 +16,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from families.catalogue import CASES, NOT_TRIED, Case  # noqa: E402
+from families.catalogue import CASES, NOT_TRIED, REMARKS, Case  # noqa: E402
 from families.stages import STAGES, Progress, progress  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
@@ -65,9 +66,11 @@ def main() -> None:
 
 
 def table(rows: list[tuple[Case, Progress]]) -> str:
-    head = ["family", *STAGES, "what stopped it"]
+    head = ["family", *STAGES, "remarks"]
     lines = [head, ["---"] * len(head)]
-    lines += [[f"`{case.family}`", *_marks(made), made.reason] for case, made in rows]
+    for case, made in rows:
+        remark = made.reason or REMARKS.get(case.family, "")
+        lines.append([f"`{case.family}`", *_marks(made), remark])
     return "".join("| " + " | ".join(_cell(cell) for cell in line) + " |\n" for line in lines)
 
 
@@ -82,7 +85,7 @@ def _marks(made: Progress) -> list[str]:
 
 
 def _cell(text: str) -> str:
-    return text.replace("|", "\\|")
+    return html.escape(text, quote=False).replace("|", "\\|")
 
 
 if __name__ == "__main__":

@@ -49,15 +49,7 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     probe = Op(opset, PROBE, _probe_schema())
     table[torch.ops.moe_export.probe.default] = lambda x, name: probe(x, name=name)
     table[torch.ops.aten.conv3d.default] = _conv3d
-    table[torch.ops.aten.polar.default] = _polar
     return table
-
-
-def _polar(size: Any, angle: Any) -> Any:
-    """A complex number is two real ones on a last axis, as the exporter has them; it lacks this."""
-    parts = (opset18.Mul(size, opset18.Cos(angle)), opset18.Mul(size, opset18.Sin(angle)))
-    axis = opset18.Constant(value_ints=[-1])
-    return opset18.Concat(*(opset18.Unsqueeze(part, axis) for part in parts), axis=-1)
 
 
 def _conv3d(

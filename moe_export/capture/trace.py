@@ -65,7 +65,8 @@ def trace(model: MarkedModel, output_names: list[str]) -> Trace:
             )
         except torch.onnx.errors.OnnxExporterError as error:
             raise CaptureError(
-                f"an operator has no ONNX form: {_last_line(error)}", where=_name(model.marked)
+                f"an operator has no ONNX form: {_last_line(_innermost(error))}",
+                where=_name(model.marked),
             ) from error
     if onnx_program is None:
         raise AssertionError("torch.onnx.export returned no program")
@@ -127,6 +128,13 @@ def _place(block: BlockRecord) -> str:
 
 def _name(module: nn.Module) -> str:
     return type(module).__name__
+
+
+def _innermost(error: BaseException) -> BaseException:
+    """What was raised first: the exporter's own message is about its steps."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _last_line(error: BaseException) -> str:

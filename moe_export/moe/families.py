@@ -34,6 +34,9 @@ class Packed:
     position_axes: int = 2
     """Of a patch in the tower: height and width, and 3 where time comes before them."""
 
+    limits_count_time: bool = False
+    """Whether the processor's limits of pixels count an image as often as a patch repeats it."""
+
     deepstack: bool = False
     """Whether the first layers of the decoder add features of the tower's inner layers."""
 
@@ -41,6 +44,13 @@ class Packed:
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
     """Images as tiles of one size, ``[tiles, channels, height, width]``."""
+
+    tower_and_projector: tuple[str, str] | None = None
+    """The modules that tiles pass through, where ``get_image_features`` of the model would loop
+    over the tiles."""
+
+    separator: str | None = None
+    """The model's row that stands behind those of each tile."""
 
     unread: tuple[str, ...] = ()
     """Modules of the model that run although nothing reads what they give; they are left out."""
@@ -58,7 +68,14 @@ class Family:
 
 FAMILIES: Mapping[str, Family] = {
     "aria": Family(positions="plain", images=Tiles(unread=("vision_tower.post_layernorm",))),
-    "glm4v_moe": Family(positions="mrope", images=Packed()),
+    "deepseek_ocr2": Family(
+        positions="plain",
+        images=Tiles(
+            tower_and_projector=("vision_tower", "multi_modal_projector"),
+            separator="view_separator",
+        ),
+    ),
+    "glm4v_moe": Family(positions="mrope", images=Packed(limits_count_time=True)),
     "kimi_k25": Family(
         positions="plain",
         images=Packed(tower="vision_tower", projector="mm_projector", order="rows", patch="square"),
@@ -75,5 +92,9 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_5_moe": Family(positions="mrope", images=Packed()),
     "qwen3_omni_moe_thinker": Family(positions="mrope", images=Packed(deepstack=True)),
     "qwen3_vl_moe": Family(positions="mrope", images=Packed(deepstack=True)),
+    "step3p7": Family(
+        positions="plain",
+        images=Tiles(tower_and_projector=("vision_model", "multi_modal_projector")),
+    ),
 }
 """By ``model_type``."""

@@ -66,8 +66,9 @@ def with_middle(
     if "up" not in plain.weights:
         return None
     for products in _observed_products(plain, observation, read, hidden):
-        last = _second_operand(observation, plain.weights["down"], products)
-        if last is None:
+        down = plain.weights["down"]
+        last = _second_operand(observation, down, products)
+        if last is None or observation.values[last].data.shape[-1] != down.shape[2]:
             continue
         try:
             program = row_program(observation, last, start=products[0], given=(*products, None)[1])

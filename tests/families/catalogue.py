@@ -135,6 +135,27 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "projector_patch_to_query_dict": {16: 4},
         "image_token_id": _IMAGE,
     },
+    "deepseek_ocr2": {
+        "text_config": {
+            **_TEXT,
+            **_ROUTED,
+            "num_key_value_heads": 4,
+            "mlp_layer_types": ["dense", "sparse"],
+        },
+        "vision_config": {
+            "sam_config": {
+                **_LAYERS,
+                "patch_size": 16,
+                "image_size": 64,
+                "output_channels": 16,
+                "downsample_channels": [16, 32],
+                "window_size": 2,
+                "global_attn_indexes": [1],
+            },
+            "encoder_config": {**_LAYERS, "num_key_value_heads": 2, "num_hidden_layers": 1},
+        },
+        "image_token_id": _IMAGE,
+    },
     "glm4v_moe": {
         "text_config": {**_TEXT, **_ROUTED, **_GROUPS, **_MROPE},
         "vision_config": {**_TOWER, "image_size": 32},
@@ -195,6 +216,22 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "vision_config": {**_TOWER, **_TABLE, "depth": 3, "deepstack_visual_indexes": [0, 1]},
         **_MEDIA,
     },
+    "step3p7": {
+        "text_config": {
+            **_TEXT,
+            **_LOCAL,
+            **_SLIDING,
+            "n_routed_experts": 8,
+            "num_sliding_attention_heads": 4,
+            "share_expert_dim": 32,
+            "pad_token_id": 0,
+            "mlp_layer_types": ["dense", "sparse"],
+            "swiglu_limits": [0.0, 1.5],
+            "swiglu_limits_shared": [0.0, 1.5],
+        },
+        "vision_config": {**_LAYERS, "image_size": 32, "max_position_embeddings": 64},
+        "image_token_id": _IMAGE,
+    },
 }
 """By ``model_type``: whole configurations."""
 
@@ -209,15 +246,19 @@ class Stop:
 
 _STATE = Stop("proven", "layers of the kind '(linear_attention|conv)' are not built yet")
 _INDEXED = Stop("proven", "layers of the kind 'indexed_attention' are not built yet")
+_COMPLEX = Stop("exported", "an operator has no ONNX form")
 
 STOPPED: dict[str, Stop] = {
+    "deepseek_v2": _COMPLEX,
     "deepseek_v32": _INDEXED,
     "gemma4_text": Stop("recognised", "no block of experts was found"),
     "glm_moe_dsa": _INDEXED,
     "granitemoehybrid": _STATE,
     "jamba": _STATE,
     "kimi_linear": _STATE,
+    "kolibri1": Stop("recognised", "no known router and experts reproduce it"),
     "lfm2_moe": _STATE,
+    "llama4_text": _COMPLEX,
     "longcat_flash": Stop("recognised", "not feed-forward networks"),
     "minimax": _STATE,
     "nemotron_h": _STATE,
@@ -227,14 +268,22 @@ STOPPED: dict[str, Stop] = {
 }
 
 NOT_TRIED: dict[str, str] = {
-    "deepseek_ocr2": "images in two resolutions at once",
     "ernie4_5_vl_moe": "two sets of experts, chosen by whether a token is of an image",
     "gemma4": "router and experts lie in the layer itself, beside attention",
     "glm5_next": "linear attention has a state of its own",
     "llama4": "its vision tower counts positions in complex numbers",
-    "step3p7": "experts in a loop over data, with a limit for each layer",
 }
 """Families of vision-language models without a record, and what is known to stand in the way."""
+
+REMARKS: dict[str, str] = {
+    "aria": "square images: the mask of padded pixels is no input",
+    "deepseek_ocr2": "whole views of one size, without crops",
+    "minimax_m3_vl": "with full attention in every layer; sparse ones are refused",
+    "qwen3_5_moe": "with full attention in every layer; linear attention is refused",
+    "qwen3_omni_moe_thinker": "text and images, without sound",
+    "step3p7": "whole views of one size, without crops",
+}
+"""What a family that comes to the end does not do."""
 
 Kind = Literal["vision", "text"]
 

@@ -12,6 +12,7 @@ from moe_export.rewrite.proposal import Leaf, Refusal
 from moe_export.rewrite.recognise import Recognition, recognise
 
 H, I, E, K = 12, 20, 6, 2  # noqa: E741
+BOUND = 100.0
 
 
 class Base(nn.Module):
@@ -74,6 +75,17 @@ class LayerScaleAndResidual(Base):
         return x + self.scale * self.mixed(h, self.gate(h))
 
 
+class BoundedShared(Base):
+    """A bound that no row of a proof reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.shared = nn.Linear(H, H)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.mixed(x, self.gate(x)) + self.shared(x).clamp(max=BOUND)
+
+
 class HalvedWithShared(Base):
     def __init__(self) -> None:
         super().__init__()
@@ -132,6 +144,7 @@ STYLES = (
     CosineRouter,
     ProjectedOutput,
     LayerScaleAndResidual,
+    BoundedShared,
     HalvedWithShared,
     MaskedDense,
     TokenByToken,
@@ -150,6 +163,17 @@ def test_a_style_is_recognised_and_proven(style: type[Base]) -> None:
     found = recognise(made(style), torch.randn(2, 7, H))
     assert isinstance(found, Recognition), found
     assert found.proof.experts_reached == E
+
+
+def test_a_bound_that_no_row_of_the_proof_reached_is_kept() -> None:
+    block = made(BoundedShared).double()
+    found = recognise(block, torch.randn(2, 7, H, dtype=torch.float64))
+    assert isinstance(found, Recognition), found
+    x = 1e4 * torch.randn(2, 7, H, dtype=torch.float64)
+    with torch.no_grad():
+        assert (block.shared(x) > BOUND).any()
+        # Rounding of float64 sums over at most H + I terms, relative to the largest.
+        torch.testing.assert_close(fused(found.proposal, block)(x), block(x), rtol=1e-9, atol=1e-9)
 
 
 def test_every_returned_tensor_that_is_a_function_of_a_token_is_returned() -> None:

@@ -46,7 +46,7 @@ class Examples:
         self._generator = torch.Generator().manual_seed(_SEED)
         if isinstance(images, Tiles):
             with torch.no_grad():
-                made = features_of_tiles(model.model, self.seen([(0, 0)])["pixel_values"])
+                made = features_of_tiles(model.model, images, self.seen([(0, 0)])["pixel_values"])
             self._tile_features = made.shape[0]
 
     def tokens(self, batch: int, length: int) -> Tensor:
@@ -80,7 +80,8 @@ class Examples:
         """What ``vision`` takes for random images."""
         vision = self.config.vision_config
         if not isinstance(self._images, Packed):
-            size = (len(shapes), 3, vision.image_size, vision.image_size)
+            side = getattr(vision, "sam_config", vision).image_size
+            size = (len(shapes), 3, side, side)
             return {"pixel_values": torch.randn(size, generator=self._generator)}
         merge = merge_of(self.config)
         grid = torch.tensor([[1, rows * merge, columns * merge] for rows, columns in shapes])

@@ -12,6 +12,7 @@ from moe_export.dialogue import FILE_NAME, Dialogue, PatchRecipe, Prompt
 from moe_export.errors import UnsupportedError
 from moe_export.load.pretrained.directory import Pretrained
 from moe_export.load.usercode import run_user_code
+from moe_export.moe.families import Packed
 from moe_export.runtime.patches import fitted, patches_of
 from moe_export.runtime.text import TOKENIZER as _TOKENIZER
 from moe_export.runtime.text import parse_tokenizer
@@ -21,7 +22,15 @@ _PROCESSOR, _PROCESSORS = "preprocessor_config.json", "processor_config.json"
 _MAX_NEW_TOKENS = 256  # where the model's own configuration names none
 
 # What a processor has that makes patches of images of any shape.
-_OF_PATCHES = ("patch_size", "temporal_patch_size", "merge_size", "size", "image_mean", "image_std")
+_OF_PATCHES = (
+    "patch_size",
+    "temporal_patch_size",
+    "merge_size",
+    "size",
+    "image_mean",
+    "image_std",
+    "get_number_of_image_patches",
+)
 
 # What stands for the user's words while a template is looked at.
 _WORDS = "moe-export asks"
@@ -48,8 +57,9 @@ def _dialogue(source: Pretrained, folder: Path) -> Dialogue:
         folder, local_files_only=True, trust_remote_code=False
     )
     recipe = None
-    if source.family is not None and _has_image_processor(source.assets):
-        recipe = _recipe(model.config, tokenizer, folder)
+    images = None if source.family is None else source.family.images
+    if isinstance(images, Packed) and _has_image_processor(source.assets):
+        recipe = _recipe(images, model.config, tokenizer, folder)
     settings, text = model.generation_config, model.config.get_text_config()
     return Dialogue(
         positions="plain" if source.family is None else source.family.positions,
@@ -61,7 +71,7 @@ def _dialogue(source: Pretrained, folder: Path) -> Dialogue:
     )
 
 
-def _recipe(config: Any, tokenizer: Any, folder: Path) -> PatchRecipe | None:
+def _recipe(images: Packed, config: Any, tokenizer: Any, folder: Path) -> PatchRecipe | None:
     """How the runtime makes patches, or ``None`` where the processor makes others."""
     from transformers import AutoImageProcessor
 
@@ -69,14 +79,15 @@ def _recipe(config: Any, tokenizer: Any, folder: Path) -> PatchRecipe | None:
     processor = load(folder, local_files_only=True, trust_remote_code=False)
     if not all(getattr(processor, name, None) for name in _OF_PATCHES):
         return None
+    times = int(processor.temporal_patch_size) if images.limits_count_time else 1
     recipe = PatchRecipe(
         token=tokenizer.convert_ids_to_tokens(config.image_token_id),
         token_id=int(config.image_token_id),
         patch_size=int(processor.patch_size),
         temporal_patch_size=int(processor.temporal_patch_size),
         merge_size=int(processor.merge_size),
-        min_pixels=int(processor.size["shortest_edge"]),
-        max_pixels=int(processor.size["longest_edge"]),
+        min_pixels=-(-int(processor.size["shortest_edge"]) // times),
+        max_pixels=int(processor.size["longest_edge"]) // times,
         rescale_factor=float(processor.rescale_factor),
         mean=tuple(map(float, processor.image_mean)),
         std=tuple(map(float, processor.image_std)),
@@ -87,11 +98,17 @@ def _recipe(config: Any, tokenizer: Any, folder: Path) -> PatchRecipe | None:
 def _makes_the_same(recipe: PatchRecipe, processor: Any) -> bool:
     """Whether the processor makes of images what the runtime will.
 
-    Values are compared where nothing is resized, for which there are several libraries.
+    Values are compared where nothing is resized, for which there are several libraries; sizes also
+    beyond both limits.
     """
     from PIL import Image
 
     unit = recipe.patch_size * recipe.merge_size
+    for area in (recipe.min_pixels / 3, recipe.max_pixels * 0.8, recipe.max_pixels * 3):
+        tall, wide = (max(unit, round((area * shape) ** 0.5)) for shape in (2 / 3, 3 / 2))
+        high, broad = fitted(tall, wide, recipe)
+        if processor.get_number_of_image_patches(tall, wide) * recipe.patch_size**2 != high * broad:
+            return False
     height, width = fitted(2 * unit, 3 * unit, recipe)
     pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
     images = [pixels, pixels[: height * 2 // 3 + 1]]

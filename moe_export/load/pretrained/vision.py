@@ -21,15 +21,23 @@ class TileVision(Part):
 
     def __init__(self, source: nn.Module, images: Tiles) -> None:
         super().__init__(source)
+        self.images = images
         for path in images.unread:
             self.model.set_submodule(path, nn.Identity())
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        return {"image_embeds": features_of_tiles(self.model, pixel_values)}
+        return {"image_embeds": features_of_tiles(self.model, self.images, pixel_values)}
 
 
-def features_of_tiles(model: Any, pixel_values: Tensor) -> Tensor:
+def features_of_tiles(model: Any, images: Tiles, pixel_values: Tensor) -> Tensor:
     """``[rows, H]``, those of each tile one after the other."""
+    if images.tower_and_projector is not None:
+        tower, projector = (getattr(model, name) for name in images.tower_and_projector)
+        projected: Tensor = projector(tower(pixel_values).last_hidden_state)
+        if images.separator is not None:
+            row = getattr(model, images.separator).expand(projected.shape[0], 1, -1)
+            projected = torch.cat([projected, row], dim=1)
+        return projected.flatten(0, -2)
     made = model.get_image_features(pixel_values, return_dict=True).pooler_output
     features: Tensor = made if isinstance(made, Tensor) else torch.cat(list(made))
     return features.flatten(0, -2)
