@@ -63,7 +63,15 @@ class _Rotary(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         turned = op.Concat(op.Neg(second), first, axis=-1)
         return op.Add(op.Mul(x, whole_cos), op.Mul(turned, whole_sin))
 
-    def check(self, context: Any, x: ir.Value, middle: ir.Value, **found: Any) -> Any:
+    def check(
+        self,
+        context: Any,
+        x: ir.Value,
+        cos: ir.Value,
+        sin: ir.Value,
+        middle: ir.Value,
+        **found: Any,
+    ) -> Any:
         result = pattern.MatchResult()
         if x.shape is None or len(x.shape) != 4 or not isinstance(x.shape[3], int):
             return result.fail("x is not known to be [B, N, S, d]")
@@ -73,6 +81,9 @@ class _Rotary(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         last = {_number(found["last"]), _number(found["last_too"])}
         if values != {**wanted, "middle": half} or not last <= {3, -1}:
             return result.fail("x is not turned by halves of its last axis")
+        # The operator lets no batch share its positions.
+        if not cos.shape == sin.shape == ir.Shape([x.shape[0], x.shape[2], half]):
+            return result.fail("there is not an angle for each row and pair of x")
         return result
 
     def rewrite(self, op: Any, x: ir.Value, cos: ir.Value, sin: ir.Value, **_: Any) -> Any:
@@ -92,6 +103,14 @@ class _CachedAttention(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         values = op.Concat(past_value, value, axis=-2, _outputs=["values"])
         made = op.Attention(query, keys, values, mask, _outputs=["made"])
         return made, keys, values
+
+    def check(self, context: Any, made: ir.Value, **_: Any) -> Any:
+        result = pattern.MatchResult()
+        producer = made.producer()
+        # Causal from the first key on: behind a cache the operator counts from its end.
+        if producer is None or producer.attributes.get_int("is_causal", 0):
+            return result.fail("it is causal beside its mask")
+        return result
 
     def rewrite(
         self,

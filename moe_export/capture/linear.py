@@ -46,7 +46,7 @@ def _gemm(node: ir.Node) -> Parts | None:
         return None
     x, weight, *rest = node.inputs
     bias = rest[0] if rest else None
-    if x is None or weight is None or (bias is not None and not _is_vector(bias)):
+    if x is None or weight is None or (bias is not None and not _is_for_each_row(bias, weight)):
         return None
     return x, weight, bias
 
@@ -63,8 +63,10 @@ def _turned(node: ir.Node) -> Parts | None:
     return (x, turn.inputs[0], None) if order is None or list(order.as_ints()) == [1, 0] else None
 
 
-def _is_vector(bias: ir.Value) -> bool:
-    return bias.shape is not None and len(bias.shape) == 1
+def _is_for_each_row(bias: ir.Value, weight: ir.Value) -> bool:
+    """Whether it is ``[N]`` for a weight ``[N, H]``: a Gemm takes one number for all as well."""
+    known = bias.shape is not None and weight.shape is not None
+    return known and list(bias.shape or ()) == list(weight.shape or ())[:1]
 
 
 def _multiplies(user: ir.Node, weight: ir.Value) -> bool:
