@@ -26,11 +26,12 @@ echo "making an environment from the base dependencies ..." >&2
 "$workshop" -m venv "$work/venv"
 readonly python=$work/venv/bin/python
 # A copy: building in the checkout would leave traces, an editable install would import from it.
-cp -r moe_export plugins CMakeLists.txt pyproject.toml README.md LICENSE "$work"
-rm -rf "$work/moe_export/native" # it builds its own
-"$python" -m pip install --quiet --no-input "$work"
+mkdir "$work/source"
+cp -r moe_export plugins CMakeLists.txt pyproject.toml README.md LICENSE "$work/source"
+rm -rf "$work/source/moe_export/native" # it builds its own
+"$python" -m pip install --quiet --no-input "$work/source"
 
-cd "$work"
+cd "$work" # not where the sources are: what was installed is what runs
 "$python" - "$bundle" <<'PYTHON'
 import importlib.util
 import sys

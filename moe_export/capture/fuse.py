@@ -108,7 +108,7 @@ class _CachedAttention(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         result = pattern.MatchResult()
         producer = made.producer()
         # Causal from the first key on: behind a cache the operator counts from its end.
-        if producer is None or producer.attributes.get_int("is_causal", 0):
+        if producer is None or producer.attributes.get_int("is_causal"):
             return result.fail("it is causal beside its mask")
         return result
 
