@@ -16,6 +16,7 @@ from moe_export.load.pretrained.examples import (
     Examples,
     Inputs,
     PartInputs,
+    Prompts,
     decoder_inputs,
     embed_inputs,
     embed_text_inputs,
@@ -62,15 +63,12 @@ def assemble(source: Pretrained) -> list[LoadedPart]:
 def _language(model: Any) -> list[LoadedPart]:
     examples = Examples(model)
     ids = examples.tokens(2, 12)
-    text = model.config.get_text_config()
-    with torch.no_grad(), narrowed(text):
+    with torch.no_grad(), narrowed(model.config.get_text_config()):
         whole = _logits(model, {"input_ids": ids})
     embed, decoder = EmbedText(model).eval(), Decoder(model).eval()
-    prompts = _run(embed, {"input_ids": ids})
-    prompts["position_ids"] = torch.arange(ids.shape[1]).expand_as(ids)
-    with narrowed(text):
-        _require_equal(decoder, decoder_inputs(decoder, prompts, dimensions=1), whole, model)
-    inputs = decoder_inputs(decoder, prompts, dimensions=1)
+    positions = torch.arange(ids.shape[1]).expand_as(ids)
+    own = {**embed.run({"input_ids": ids}), "position_ids": positions}
+    inputs = _proven(Prompts(decoder=decoder, own=own), whole, model)
     return [
         LoadedPart(name="decoder", module=decoder, inputs=inputs),
         LoadedPart(name="embed", module=embed, inputs=embed_text_inputs(examples)),
@@ -92,11 +90,8 @@ def _vision_language(model: Any, family: Family) -> list[LoadedPart]:
             hint="the family's record is wrong; please report it",
         )
     vision, embed, decoder = _parts(model, images)
-    prompts = _run(embed, {"input_ids": ids, **_run(vision, seen)})
-    prompts["position_ids"] = positions
-    with narrowed(decoder.text_config):
-        _require_equal(decoder, decoder_inputs(decoder, prompts, positions.dim() - 1), whole, model)
-    inputs = decoder_inputs(decoder, prompts, positions.dim() - 1)
+    own = {**embed.run({"input_ids": ids, **vision.run(seen)}), "position_ids": positions}
+    inputs = _proven(Prompts(decoder=decoder, own=own), whole, model)
     return [
         LoadedPart(name="decoder", module=decoder, inputs=inputs),
         LoadedPart(name="embed", module=embed, inputs=embed_inputs(examples, vision)),
@@ -151,22 +146,19 @@ def _logits(model: Any, inputs: Inputs) -> Tensor:
     return logits
 
 
-def _require_equal(decoder: Decoder, inputs: PartInputs, whole: Tensor, model: Any) -> None:
-    """Each unpadded case ends at the last token of what ``whole [B, S, V]`` are the logits of."""
+def _proven(prompts: Prompts, whole: Tensor, model: Any) -> PartInputs:
+    """What to trace the decoder with, if it gives ``whole [B, S, V]`` for the prompts."""
+    decoder, length = prompts.decoder, prompts.length
     limit = _TOLERANCE * float(whole.abs().max())
-    for name in ("prompt", "one token more"):
-        made = _run(decoder, inputs.cases[name])["logits"][:, -1]
-        off = float((made - whole[:, -1]).abs().max())
-        if not off <= limit:
-            raise RewriteError(
-                f"the parts of the model do not give its logits: {name!r} differs by {off:.1e}, "
-                f"rounding explains {limit:.1e}",
-                where=type(model).__name__,
-                hint="this family needs a record of its own; please report it",
-            )
-
-
-def _run(part: Part, inputs: Inputs) -> Inputs:
-    with torch.no_grad():
-        made: Inputs = part(**inputs)
-    return made
+    with narrowed(decoder.text_config):
+        for name, start in (("prompt", 0), ("one token more", length - 1)):
+            made = decoder.run(prompts.case(start, length))["logits"][:, -1]
+            off = float((made - whole[:, -1]).abs().max())
+            if not off <= limit:
+                raise RewriteError(
+                    f"the parts of the model do not give its logits: {name!r} differs by "
+                    f"{off:.1e}, rounding explains {limit:.1e}",
+                    where=type(model).__name__,
+                    hint="this family needs a record of its own; please report it",
+                )
+    return decoder_inputs(prompts)

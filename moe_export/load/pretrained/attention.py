@@ -65,7 +65,4 @@ def attend_in_segments(
     place = torch.arange(query.shape[2])
     segment = (place[:, None] >= cu_seq_lens_q[None, 1:]).sum(-1)
     mask = segment[:, None] == segment[None, :]
-    made = F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask[None, None], scale=scaling
-    )
-    return made.transpose(1, 2), None
+    return attend_in_groups(module, query, key, value, mask[None, None], scaling=scaling)

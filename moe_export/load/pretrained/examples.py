@@ -63,14 +63,17 @@ class Examples:
     def prompt(self, shapes: list[Shape], length: int) -> Tensor:
         """Ids ``[1, S]``: ``length`` of text around the features of so many images."""
         text = iter(torch.split(self.tokens(1, length * (len(shapes) + 1)), length, dim=1))
-        start, token, end = (
-            torch.tensor([[i for i in [getattr(self.config, name, None)] if i is not None]]).long()
-            for name in ("vision_start_token_id", "image_token_id", "vision_end_token_id")
-        )
+        names = ("vision_start_token_id", "image_token_id", "vision_end_token_id")
+        start, token, end = map(self._token, names)
         parts = [next(text)]
         for shape in shapes:
             parts += [start, token.expand(1, self.features(shape)), end, next(text)]
         return torch.cat(parts, dim=1)
+
+    def _token(self, name: str) -> Tensor:
+        """``[1, 1]``, or ``[1, 0]`` where the configuration has no such token."""
+        value = getattr(self.config, name, None)
+        return torch.tensor([[] if value is None else [value]], dtype=torch.int64)
 
     def features(self, shape: Shape) -> int:
         """How many rows an image becomes."""
@@ -113,7 +116,7 @@ def embed_inputs(examples: Examples, vision: Part) -> PartInputs:
     """An image in each prompt of a batch, several in one, and none."""
 
     def case(ids: Tensor, shapes: list[Shape]) -> Inputs:
-        made = _run(vision, examples.seen(shapes or [(1, 1)]))
+        made = vision.run(examples.seen(shapes or [(1, 1)]))
         if not shapes:
             made = {name: x.narrow(FEATURE_AXES[name], 0, 0) for name, x in made.items()}
         return {"input_ids": ids, **made}
@@ -142,43 +145,53 @@ def embed_text_inputs(examples: Examples) -> PartInputs:
     )
 
 
-def decoder_inputs(decoder: Decoder, prompts: Mapping[str, Tensor], dimensions: int) -> PartInputs:
-    """A prompt, what follows it, and a prompt with padding on its left.
+@dataclass(frozen=True, kw_only=True)
+class Prompts:
+    """What a decoder runs on: its own inputs for ``[B, S]`` tokens, all but the mask."""
 
-    ``prompts`` are the part's own inputs for ``[B, S]`` tokens, all but the mask; ``position_ids``
-    have one axis more where positions have several ``dimensions``.
-    """
-    names = list(decoder.own_inputs)
-    embeds = prompts["inputs_embeds"]
-    batch, length = embeds.shape[:2]
-    half = length // 2
+    decoder: Decoder
+    own: Mapping[str, Tensor]
 
-    def case(start: int, end: int, padding: int = 0) -> Inputs:
-        past = _after(decoder, case(0, start, padding)) if start else decoder.empty_cache(embeds)
-        mask = torch.ones(batch, end, dtype=torch.int64)
+    @property
+    def length(self) -> int:
+        """S."""
+        return self.own["inputs_embeds"].shape[1]
+
+    def case(self, start: int, end: int, padding: int = 0) -> Inputs:
+        """Tokens ``start`` to ``end`` behind a cache of those before, some padding on the left."""
+        decoder, embeds = self.decoder, self.own["inputs_embeds"]
+        if start:
+            past = _after(decoder, self.case(0, start, padding))
+        else:
+            past = decoder.empty_cache(embeds)
+        mask = torch.ones(embeds.shape[0], end, dtype=torch.int64)
         mask[0, :padding] = 0
         own = {
             "inputs_embeds": embeds[:, start:end],
-            "position_ids": prompts["position_ids"][..., start:end],
+            "position_ids": self.own["position_ids"][..., start:end],
             "attention_mask": mask,
         }
-        if "deepstack_embeds" in names:
-            own["deepstack_embeds"] = prompts["deepstack_embeds"][:, :, start:end]
-        own = {name: own[name].contiguous() for name in names}
-        return {**own, **past}
+        if "deepstack_embeds" in decoder.own_inputs:
+            own["deepstack_embeds"] = self.own["deepstack_embeds"][:, :, start:end]
+        return {**{name: own[name].contiguous() for name in decoder.own_inputs}, **past}
 
+
+def decoder_inputs(prompts: Prompts) -> PartInputs:
+    """A prompt, what follows it, and a prompt with padding on its left."""
+    decoder, length, case = prompts.decoder, prompts.length, prompts.case
     cache = {name: {0: "batch", 2: "past"} for name in decoder.cache_names("past")}
     own_axes: dict[str, dict[int, str]] = {
         "inputs_embeds": {0: "batch", 1: "sequence"},
         "deepstack_embeds": {1: "batch", 2: "sequence"},
+        # Time, height and width stand before the batch.
         "position_ids": {1: "batch", 2: "sequence"}
-        if dimensions > 1
+        if prompts.own["position_ids"].dim() > 2
         else {0: "batch", 1: "sequence"},
         "attention_mask": {0: "batch", 1: "past+sequence"},
     }
     return PartInputs(
-        example=case(half, length),
-        axes={**{name: own_axes[name] for name in names}, **cache},
+        example=case(length // 2, length),
+        axes={**{name: own_axes[name] for name in decoder.own_inputs}, **cache},
         cases={
             "prompt": case(0, length),
             "one token more": case(length - 1, length),
@@ -190,12 +203,6 @@ def decoder_inputs(decoder: Decoder, prompts: Mapping[str, Tensor], dimensions: 
 
 def _after(decoder: Decoder, before: Inputs) -> Inputs:
     """The cache that a run leaves, as the next one takes it."""
-    made = _run(decoder, before)
+    made = decoder.run(before)
     names = zip(decoder.cache_names("past"), decoder.cache_names("present"), strict=True)
     return {past: made[present] for past, present in names}
-
-
-def _run(part: Part, inputs: Inputs) -> Inputs:
-    with torch.no_grad():
-        made: Inputs = part(**inputs)
-    return made

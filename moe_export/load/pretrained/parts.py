@@ -36,6 +36,12 @@ class Part(nn.Module):
             self.add_module(name, child)
         self.config = cast(Any, source).config
 
+    def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What the part gives for ``inputs`` by name, and no gradients."""
+        with torch.no_grad():
+            made: dict[str, Tensor] = self(**inputs)
+        return made
+
 
 class EmbedText(Part):
     """``input_ids [B, S]`` to ``inputs_embeds [B, S, H]``, where there is nothing but text."""
@@ -159,12 +165,12 @@ class Decoder(Part):
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
     def empty_cache(self, embeds: Tensor) -> dict[str, Tensor]:
-        """The cache that a prompt of ``embeds [B, S, H]`` begins with; its sizes from a run."""
+        """The cache that a prompt of ``embeds [B, S, H]`` begins with; its sizes from one token."""
         from transformers import DynamicCache
 
         cache = DynamicCache()
         with torch.no_grad():
-            self.text_model(inputs_embeds=embeds, cache=cache, use_cache=True)
+            self.text_model(inputs_embeds=embeds[:, :1], cache=cache, use_cache=True)
         filled = zip(self.cache_names("past"), _tensors_of(cache), strict=True)
         return {name: x[:, :, :0].clone() for name, x in filled}
 
