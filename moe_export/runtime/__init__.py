@@ -22,6 +22,6 @@ def generator(
     bundle: Bundle | str | os.PathLike[str], *, threads: int | None = None
 ) -> Conversation | Generator:
     """What answers in text with this bundle."""
-    opened = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+    opened = Bundle.of(bundle)
     kind = Conversation if opened.asset(_DIALOGUE) is not None else Generator
     return kind(opened, threads=threads)

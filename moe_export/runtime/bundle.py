@@ -56,6 +56,11 @@ class Bundle:
             return None
         return read_checked(self.path / name, self.manifest.files[name])
 
+    @classmethod
+    def of(cls, bundle: Bundle | str | os.PathLike[str]) -> Bundle:
+        """The bundle itself, or the one at a path, opened."""
+        return bundle if isinstance(bundle, Bundle) else cls.open(bundle)
+
     def component(self, name: str = "model") -> ComponentRecord:
         """The record of one component, or ``UsageError`` naming those there are."""
         component = self.manifest.components.get(name)

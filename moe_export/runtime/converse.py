@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from itertools import islice, takewhile
+from typing import Any
 
 import numpy as np
 
@@ -12,20 +13,16 @@ from moe_export.dialogue import FILE_NAME, Dialogue
 from moe_export.errors import UnsafeInputError, UnsupportedError, UsageError
 from moe_export.forms import Array
 from moe_export.runtime.bundle import Bundle
+from moe_export.runtime.greedy import PAST, PRESENT, greedy, no_features
 from moe_export.runtime.images import ImageLike
 from moe_export.runtime.patches import patches_of
 from moe_export.runtime.positions import mrope_positions, plain_positions
 from moe_export.runtime.session import Session
-from moe_export.runtime.text import asset, pieces_of, tokenizer_of
+from moe_export.runtime.text import Answers, asset, pieces_of, tokenizer_of
 from moe_export.strict_json import decode, parse
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
 
-_PAST, _PRESENT = "past_", "present_"
-
-
-class Conversation:
+class Conversation(Answers):
     """A bundle of ``embed``, ``decoder`` and, where it sees, ``vision``, that answers in text.
 
     Decoding is greedy: each token is the one of the highest logit, the lower id where two are
@@ -33,7 +30,7 @@ class Conversation:
     """
 
     def __init__(self, bundle: Bundle | str | os.PathLike[str], *, threads: int | None = None):
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.bundle = Bundle.of(bundle)
         where = str(self.bundle.path / FILE_NAME)
         content = asset(self.bundle, FILE_NAME)
         self.dialogue = decode(Dialogue, parse(content, where), where, defaults=True)
@@ -43,18 +40,7 @@ class Conversation:
         self._sessions = {
             name: Session(self.bundle, component=name, threads=threads) for name in names
         }
-        self._decoder = self._sessions["decoder"]
         self._refuse_missing_outputs()
-
-    def generate(
-        self,
-        image: ImageLike | None = None,
-        prompt: str = "",
-        *,
-        max_new_tokens: int | None = None,
-    ) -> str:
-        """The answer to ``prompt`` about ``image``."""
-        return "".join(self.stream(image, prompt, max_new_tokens=max_new_tokens))
 
     def stream(
         self,
@@ -112,53 +98,23 @@ class Conversation:
         limit = self.dialogue.max_new_tokens if max_new_tokens is None else max_new_tokens
         if limit < 1:
             raise UsageError(f"max_new_tokens must be 1 or more, got {limit}")
-        limit = min(limit, self.dialogue.max_length - len(ids))
-        features = self._features(images)
-        return self._decode(list(ids), [grid for _, grid in images], features, limit)
+        room = max(0, self.dialogue.max_length - len(ids))
+        steps = greedy(
+            self._sessions["embed"],
+            self._sessions["decoder"],
+            ids=np.array([ids], np.int64),
+            features=self._features(images),
+            positions=self._positions(ids, [grid for _, grid in images]),
+        )
+        tokens = (token for token, _ in islice(steps, min(limit, room)))
+        return takewhile(lambda token: token not in self.dialogue.eos_token_ids, tokens)
 
-    def _decode(
-        self, ids: list[int], grids: list[Array], features: dict[str, Array], limit: int
-    ) -> Iterator[int]:
-        positions = self._positions(ids, grids)
-        following = int(positions.max()) + 1
-        cache = self._empty_cache()
-        length = 0
-        for _ in range(limit):
-            length += len(ids)
-            made = self._decoder.run(
-                {
-                    **self._embedded(ids, features),
-                    "position_ids": positions,
-                    "attention_mask": np.ones((1, length), np.int64),
-                    **cache,
-                }
-            )
-            token = int(made["logits"][0, -1].argmax())
-            if token in self.dialogue.eos_token_ids:
-                return
-            yield token
-            cache = {
-                _PAST + name.removeprefix(_PRESENT): array
-                for name, array in made.items()
-                if name.startswith(_PRESENT)
-            }
-            ids, features = [token], self._no_features
-            positions = self._text_positions(following)
-            following += 1
-
-    def _embedded(self, ids: list[int], features: Mapping[str, Array]) -> dict[str, Array]:
-        return self._sessions["embed"].run({"input_ids": np.array([ids], np.int64), **features})
-
-    def _positions(self, ids: list[int], grids: list[Array]) -> Array:
+    def _positions(self, ids: Sequence[int], grids: list[Array]) -> Array:
         recipe = self.dialogue.patches
         if self.dialogue.positions == "plain":
             return plain_positions(0, len(ids))
         token, merge = (recipe.token_id, recipe.merge_size) if recipe else (-1, 1)
         return mrope_positions(ids, token, grids, merge)
-
-    def _text_positions(self, start: int) -> Array:
-        one = plain_positions(start, 1)
-        return one if self.dialogue.positions == "plain" else np.stack([one] * 3)
 
     def _patches(self, image: ImageLike) -> tuple[Array, Array]:
         if self.dialogue.patches is None and "vision" in self.bundle.manifest.components:
@@ -178,7 +134,7 @@ class Conversation:
 
     def _features(self, images: Sequence[tuple[Array, Array]]) -> dict[str, Array]:
         if not images:
-            return self._no_features
+            return no_features(self._sessions["embed"])
         patches, grids = zip(*images, strict=True)
         return self._sessions["vision"].run(
             {"pixel_values": np.concatenate(patches), "image_grid_thw": np.stack(grids)}
@@ -195,24 +151,11 @@ class Conversation:
 
     def _refuse_missing_outputs(self) -> None:
         """What goes in as ``past_`` comes out as ``present_``, and logits beside it."""
-        taken = [name for name in self._decoder.input_names if name.startswith(_PAST)]
-        wanted = ["logits", *(_PRESENT + name.removeprefix(_PAST) for name in taken)]
-        missing = sorted(set(wanted) - set(self._decoder.output_names))
+        decoder = self._sessions["decoder"]
+        taken = [name for name in decoder.input_names if name.startswith(PAST)]
+        wanted = ["logits", *(PRESENT + name.removeprefix(PAST) for name in taken)]
+        missing = sorted(set(wanted) - set(decoder.output_names))
         if missing:
             raise UnsafeInputError(
                 f"the decoder gives no {missing[0]!r:.80}", where=str(self.bundle.path)
             )
-
-    @property
-    def _no_features(self) -> dict[str, Array]:
-        """What ``embed`` takes beside text where there is no image: no rows."""
-        taken = [info for info in self._sessions["embed"].inputs if info.name != "input_ids"]
-        return {info.name: _no_rows(info.shape, info.dtype) for info in taken}
-
-    def _empty_cache(self) -> dict[str, Array]:
-        taken = [info for info in self._decoder.inputs if info.name.startswith(_PAST)]
-        return {info.name: _no_rows((1, *info.shape[1:]), info.dtype) for info in taken}
-
-
-def _no_rows(shape: Sequence[int | str | None], dtype: str) -> Array:
-    return np.zeros([size if isinstance(size, int) else 0 for size in shape], dtype)

@@ -15,7 +15,7 @@ from moe_export.runtime.bundle import Bundle
 from moe_export.runtime.images import ImageLike
 from moe_export.runtime.preprocess import ImagePreprocessor, refuse_unknown_keys
 from moe_export.runtime.session import Session
-from moe_export.runtime.text import asset, pieces_of, text_of, tokenizer_of
+from moe_export.runtime.text import Answers, asset, pieces_of, text_of, tokenizer_of
 from moe_export.strict_json import decode, parse
 
 CONFIG = "generation_config.json"
@@ -49,7 +49,7 @@ class GenerationConfig:
         return decode(cls, value, where, defaults=True)
 
 
-class Generator:
+class Generator(Answers):
     """A bundle that answers in text.
 
     Needs ``tokenizer.json`` and ``generation_config.json`` in the bundle, and
@@ -58,22 +58,12 @@ class Generator:
     """
 
     def __init__(self, bundle: Bundle | str | os.PathLike[str], *, threads: int | None = None):
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.bundle = Bundle.of(bundle)
         self.config = GenerationConfig.from_bundle(self.bundle)
         self.preprocessor = ImagePreprocessor.from_bundle(self.bundle)
         self.tokenizer = tokenizer_of(self.bundle)
         self.session = Session(self.bundle, threads=threads)
         self._check_signature()
-
-    def generate(
-        self,
-        image: ImageLike | None = None,
-        prompt: str = "",
-        *,
-        max_new_tokens: int | None = None,
-    ) -> str:
-        """The answer to ``prompt`` about ``image``."""
-        return "".join(self.stream(image, prompt, max_new_tokens=max_new_tokens))
 
     def stream(
         self,

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from moe_export.errors import UsageError
 from moe_export.forms import Array
 
 
@@ -21,6 +22,7 @@ def mrope_positions(
 
     Text counts on all three alike.  The features of an image stand on its grid, all at the time and
     from the height and width where the image begins; text behind it goes on after the longest side.
+    Raises ``UsageError`` for more images than ``grids``.
     """
     rows: list[Array] = []
     start = place = 0
@@ -30,7 +32,10 @@ def mrope_positions(
             rows.append(np.full((3, 1), start, np.int64))
             start, place = start + 1, place + 1
             continue
-        time, height, width = (int(size) for size in next(images))
+        grid = next(images, None)
+        if grid is None:
+            raise UsageError(f"the prompt holds features of more images than {len(grids)}")
+        time, height, width = (int(size) for size in grid)
         sizes = (time, height // merge, width // merge)
         rows.append(np.indices(sizes).reshape(3, -1) + start)
         start += max(sizes[1:])

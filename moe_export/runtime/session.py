@@ -74,7 +74,7 @@ class Session:
     ) -> None:
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, got {threads}")
-        self.bundle = bundle if isinstance(bundle, Bundle) else Bundle.open(bundle)
+        self.bundle = Bundle.of(bundle)
         path = self.bundle.graph_path(component, graph)
         needs = self.bundle.manifest.kernels
         options = partial(_options, threads=threads, profile=profile)

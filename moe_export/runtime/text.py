@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from moe_export.errors import MissingEnvironmentError, UnsafeInputError, UsageError
 from moe_export.runtime.bundle import Bundle
+from moe_export.runtime.images import ImageLike
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -15,6 +17,30 @@ TOKENIZER = "tokenizer.json"
 
 # What a tokenizer decodes bytes to that are not a whole letter yet.
 _HALF_LETTER = "\N{REPLACEMENT CHARACTER}"
+
+
+class Answers(ABC):
+    """What answers a prompt about an image with text."""
+
+    @abstractmethod
+    def stream(
+        self,
+        image: ImageLike | Sequence[ImageLike] | None = None,
+        prompt: str = "",
+        *,
+        max_new_tokens: int | None = None,
+    ) -> Iterator[str]:
+        """The answer piece by piece, each as soon as its letters are whole."""
+
+    def generate(
+        self,
+        image: ImageLike | Sequence[ImageLike] | None = None,
+        prompt: str = "",
+        *,
+        max_new_tokens: int | None = None,
+    ) -> str:
+        """The answer to ``prompt`` about ``image``."""
+        return "".join(self.stream(image, prompt, max_new_tokens=max_new_tokens))
 
 
 def asset(bundle: Bundle, name: str) -> bytes:

@@ -6,9 +6,9 @@ against the whole model's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from inspect import signature
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from moe_export.load.pretrained.examples import Examples, Inputs
 from moe_export.moe.families import FAMILIES, Packed
 from moe_export.rewrite import rewrite
 from moe_export.runtime import Session
+from moe_export.runtime.greedy import greedy
 from moe_export.runtime.positions import mrope_positions, plain_positions
 from moe_export.spec import export_spec
 
@@ -122,35 +123,12 @@ def answer(case: Case, bundle: Path, told: Told) -> tuple[list[int], Array]:
     """The bundle's greedy answer to the same inputs, and its logits for the prompt."""
     seen = {name: x.numpy() for name, x in told.inputs.items()}
     ids = seen.pop("input_ids")
-    place = _positions(case, ids, seen)
-    positions = place(0, ids.shape[1])
-    following = int(positions.max()) + 1
     embed, decoder = (Session(bundle, component=name) for name in ("embed", "decoder"))
     features = Session(bundle, component="vision").run(seen) if seen else {}
-    cache = {i.name: _no_rows(i, 1) for i in decoder.inputs if i.name.startswith("past_")}
-    tokens: list[int] = []
-    first: Array | None = None
-    length = 0
-    while len(tokens) < ANSWER_TOKENS:
-        length += ids.shape[1]
-        made = decoder.run(
-            {
-                **embed.run({"input_ids": ids, **features}),
-                "position_ids": positions,
-                "attention_mask": np.ones((1, length), np.int64),
-                **cache,
-            }
-        )
-        last = made["logits"][0, -1]
-        first = last if first is None else first
-        tokens.append(int(last.argmax()))
-        cache = {f"past_{n[8:]}": x for n, x in made.items() if n.startswith("present_")}
-        features = {i.name: _no_rows(i, 0) for i in embed.inputs if i.name != "input_ids"}
-        ids = np.array([tokens[-1:]], np.int64)
-        positions = place(following, 1)
-        following += 1
-    assert first is not None
-    return tokens, first
+    positions = _positions(case, ids, seen)
+    steps = greedy(embed, decoder, ids=ids, features=features, positions=positions)
+    made = list(islice(steps, ANSWER_TOKENS))
+    return [token for token, _ in made], made[0][1]
 
 
 def difference(made: Array, expected: Array) -> float:
@@ -158,30 +136,16 @@ def difference(made: Array, expected: Array) -> float:
     return float(np.abs(made - expected).max() / np.abs(expected).max())
 
 
-def _positions(case: Case, prompt: Array, seen: dict[str, Array]) -> Callable[[int, int], Array]:
+def _positions(case: Case, prompt: Array, seen: dict[str, Array]) -> Array:
     family = FAMILIES.get(case.family)
     if family is None or family.positions == "plain":
-        return plain_positions
+        return plain_positions(0, prompt.shape[1])
     assert isinstance(family.images, Packed)
-    token = _image_token(case)
-
-    def three(start: int, count: int) -> Array:
-        if start == 0:
-            return mrope_positions(prompt[0].tolist(), token, list(seen["image_grid_thw"]), 2)
-        return np.stack([plain_positions(start, count)] * 3)
-
-    return three
+    grids = list(seen["image_grid_thw"])
+    return mrope_positions(prompt[0].tolist(), _image_token(case), grids, 2)
 
 
 def _image_token(case: Case) -> int:
     from .catalogue import VISION_MODELS
 
     return int(VISION_MODELS[case.family]["image_token_id"])
-
-
-def _no_rows(info: Any, batch: int) -> Array:
-    """An input that has no rows yet: a cache before the first token, features of no image."""
-    shape = [size if isinstance(size, int) else 0 for size in info.shape]
-    if batch:
-        shape[0] = batch
-    return np.zeros(shape, info.dtype)

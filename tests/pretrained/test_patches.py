@@ -133,3 +133,8 @@ def test_positions_are_those_of_the_source(rope_index, layout):
 
 def test_plain_positions_follow_one_another():
     assert plain_positions(3, 4).tolist() == [[3, 4, 5, 6]]
+
+
+def test_features_of_more_images_than_there_are_have_no_positions():
+    with pytest.raises(UsageError, match="features of more images than 0"):
+        mrope_positions([5, 1, 1], 1, [], 2)
