@@ -33,6 +33,7 @@ def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "go
     listed as not run, and its routing still counts.
     """
     golden = bundle.golden() if golden is None else golden
+    _require_all_run(bundle, golden)
     tensors: list[TensorParity] = []
     routing: list[RoutingParity] = []
     not_run: dict[str, str] = {}
@@ -55,7 +56,6 @@ def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "go
         if experts:
             with Session(bundle, component=component, graph="experts") as session:
                 tensors += _experts(experts, session)
-    _require_all_run(bundle, golden)
     return Report(
         source=bundle.manifest.source.description,
         target=bundle.manifest.target,
@@ -69,14 +69,21 @@ def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "go
 
 
 def _require_all_run(bundle: Bundle, golden: Golden) -> None:
-    """Golden tensors of a graph or a layer that the bundle has not would pass unseen."""
+    """Golden tensors that no graph runs would pass unseen, and so would a graph beside others."""
     components = bundle.manifest.components
     layers = {layer for record in components.values() for layer in record.probes}
-    odd = [case.component for case in golden.cases if case.component not in components]
+    run = {case.component for case in golden.cases}
+    odd = [component for component in run if component not in components]
     odd += [layer for layer in golden.experts if layer not in layers]
     if odd:
         raise UnsafeInputError(
             f"the golden tensors know {odd[0]!r}, the bundle does not", where=str(bundle.path)
+        )
+    unseen = sorted(components.keys() - run) if run else []
+    if unseen:
+        raise UnsafeInputError(
+            f"the golden tensors run {', '.join(sorted(run))} and not {unseen[0]!r}",
+            where=str(bundle.path),
         )
 
 

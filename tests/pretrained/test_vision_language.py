@@ -264,6 +264,13 @@ def test_golden_tensors_of_a_part_that_is_not_there_are_refused(bundle):
         validate(bundle, odd)
 
 
+def test_golden_tensors_that_leave_a_part_out_are_refused(bundle):
+    golden = bundle.golden()
+    seen = tuple(case for case in golden.cases if case.component != "vision")
+    with pytest.raises(UnsafeInputError, match="run decoder, embed and not 'vision'"):
+        validate(bundle, replace(golden, cases=seen))
+
+
 def test_the_decoder_is_measured_beside_the_eager_one(bundle, vision_source):
     peers = ("--against", "eager", "--source", vision_source)
     result = invoke("bench", bundle.path, *peers, "--seconds", 0.1, "--threads", 1, "--json")
