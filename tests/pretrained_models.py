@@ -41,6 +41,16 @@ TEXT = {
     "pad_token_id": None,
     "bos_token_id": None,
 }
+TOWER = {
+    "depth": 2,
+    "hidden_size": 32,
+    "num_heads": 2,
+    "intermediate_size": 48,
+    "patch_size": 4,
+    "temporal_patch_size": 2,
+    "spatial_merge_size": 2,
+    "out_hidden_size": 64,
+}
 EXPERTS = {"num_experts": 8, "num_experts_per_tok": 2, "moe_intermediate_size": 32}
 
 
@@ -83,14 +93,8 @@ def save_qwen3_vl_moe(folder: Path, **text: Any) -> Any:
     config = Qwen3VLMoeConfig(
         text_config={**TEXT, **EXPERTS, "rope_parameters": rope, **text},
         vision_config={
+            **TOWER,
             "depth": 3,
-            "hidden_size": 32,
-            "num_heads": 2,
-            "intermediate_size": 48,
-            "patch_size": 4,
-            "temporal_patch_size": 2,
-            "spatial_merge_size": 2,
-            "out_hidden_size": 64,
             "num_position_embeddings": 64,
             "deepstack_visual_indexes": [0, 1],
         },

@@ -6,15 +6,10 @@ sums ran in another order.  Rounding with all edges moved by a hair shows what t
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from moe_export.moe.layer import ROW_STEPS, RowFormat
-
-# Columns that share a scale.
-_BLOCK = 32
-_SMALLEST_SCALE = torch.finfo(torch.float32).tiny
+from moe_export.rewrite.torch_linear import in_steps
 
 
 def round_rows(rows: Tensor, row_format: RowFormat, shift: float = 0.0) -> Tensor:
@@ -28,14 +23,7 @@ def round_rows(rows: Tensor, row_format: RowFormat, shift: float = 0.0) -> Tenso
     if row_format == "bf16":
         moved: Tensor = rows + shift * _largest(rows)
         return moved.bfloat16().to(rows.dtype)
-    columns, steps = rows.shape[-1], ROW_STEPS[row_format]
-    blocks = F.pad(rows, (0, -columns % _BLOCK)).unflatten(-1, (-1, _BLOCK))
-    scale = blocks.abs().amax(-1, keepdim=True) / steps
-    scale = scale.masked_fill(scale < _SMALLEST_SCALE, 0)
-    q = (blocks / scale + shift * steps).round().masked_fill(scale == 0, 0)
-    # A block that is not finite has a scale that is not: NaN, or infinite and then NaN times 0.
-    rounded: Tensor = (q * scale).masked_fill(~scale.isfinite(), torch.nan)
-    return rounded.flatten(-2)[..., :columns]
+    return in_steps(rows, ROW_STEPS[row_format], shift)
 
 
 def _largest(rows: Tensor) -> Tensor:

@@ -63,11 +63,19 @@ def _rounded(rows: Tensor, row_format: str) -> Tensor:
         return _to_bfloat16(rows)
     if row_format not in ROW_STEPS:
         raise ValueError(f"unknown row_format {row_format!r}")
+    return in_steps(rows, ROW_STEPS[row_format])
+
+
+def in_steps(rows: Tensor, steps: int, shift: float = 0.0) -> Tensor:
+    """``rows [.., columns]`` as whole numbers of up to ``steps`` times a scale for each block.
+
+    Every number is first moved up by ``shift`` times the largest of its block.
+    """
     columns = rows.shape[-1]
     by_block = F.pad(rows, (0, -columns % ROW_BLOCK)).unflatten(-1, (-1, ROW_BLOCK))
-    scales = by_block.abs().amax(dim=-1, keepdim=True) / ROW_STEPS[row_format]
+    scales = by_block.abs().amax(dim=-1, keepdim=True) / steps
     scales = scales.masked_fill(scales < SMALLEST_SCALE, 0)
-    q = (by_block / scales.masked_fill(scales == 0, math.inf)).round()
+    q = (by_block / scales.masked_fill(scales == 0, math.inf) + shift * steps).round()
     not_finite = ~by_block.isfinite().all(dim=-1, keepdim=True)
     rounded: Tensor = (q * scales).masked_fill(not_finite, math.nan)
     return rounded.flatten(-2)[..., :columns]

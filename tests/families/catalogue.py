@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 
-from pretrained_models import EXPERTS, IDS, TEXT, lively
+from pretrained_models import EXPERTS, IDS, TEXT, TOWER, lively
 
 _IMAGE, _VIDEO = IDS["<|image_pad|>"], IDS["<|video_pad|>"]
 _START, _END = IDS["<|vision_start|>"], IDS["<|vision_end|>"]
@@ -97,16 +97,6 @@ _MROPE = {
         "partial_rotary_factor": 1.0,
     }
 }
-_TOWER = {
-    "depth": 2,
-    "hidden_size": 32,
-    "num_heads": 2,
-    "intermediate_size": 48,
-    "patch_size": 4,
-    "temporal_patch_size": 2,
-    "spatial_merge_size": 2,
-    "out_hidden_size": 64,
-}
 _TABLE = {"num_position_embeddings": 64}
 _LAYERS = {
     "hidden_size": 32,
@@ -158,7 +148,7 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
     },
     "glm4v_moe": {
         "text_config": {**_TEXT, **_ROUTED, **_GROUPS, **_MROPE},
-        "vision_config": {**_TOWER, "image_size": 32},
+        "vision_config": {**TOWER, "image_size": 32},
         "image_token_id": _IMAGE,
         "video_token_id": _VIDEO,
         "image_start_token_id": _START,
@@ -192,12 +182,12 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
             "shared_expert_intermediate_size": 32,
             "layer_types": ["full_attention"] * 2,
         },
-        "vision_config": {**_TOWER, **_TABLE},
+        "vision_config": {**TOWER, **_TABLE},
         **_MEDIA,
     },
     "qwen3_omni_moe_thinker": {
         "text_config": {**_TEXT, **_MROPE},
-        "vision_config": {**_TOWER, **_TABLE, "depth": 3, "deepstack_visual_indexes": [0, 1]},
+        "vision_config": {**TOWER, **_TABLE, "depth": 3, "deepstack_visual_indexes": [0, 1]},
         "audio_config": {
             "d_model": 32,
             "encoder_layers": 1,
@@ -213,7 +203,7 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
     },
     "qwen3_vl_moe": {
         "text_config": {**_TEXT, **_MROPE},
-        "vision_config": {**_TOWER, **_TABLE, "depth": 3, "deepstack_visual_indexes": [0, 1]},
+        "vision_config": {**TOWER, **_TABLE, "depth": 3, "deepstack_visual_indexes": [0, 1]},
         **_MEDIA,
     },
     "step3p7": {
