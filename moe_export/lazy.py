@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -51,9 +51,11 @@ class LazyTensor(torch.Tensor):
 
     @staticmethod
     def __new__(cls, reader: Reader) -> LazyTensor:
-        made: LazyTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
-            cls, reader.shape, dtype=reader.dtype, device="cpu", requires_grad=False
-        )
+        # In inference mode, views of what was made outside of it may not be made inside.
+        with torch.inference_mode(mode=False):
+            made: LazyTensor = torch.Tensor._make_wrapper_subclass(  # type: ignore[attr-defined]
+                cls, reader.shape, dtype=reader.dtype, device="cpu", requires_grad=False
+            )
         made.reader = reader
         return made
 
@@ -137,17 +139,23 @@ def without_numbers(module: nn.Module) -> nn.Module:
     return copy.deepcopy(module, memo)
 
 
-def twin_of(module: nn.Module, dtype: torch.dtype | None = None) -> nn.Module:
+def twin_of(
+    module: nn.Module,
+    dtype: torch.dtype | None = None,
+    instead: Mapping[int, Tensor] | None = None,
+) -> nn.Module:
     """A copy of the structure whose tensors are cast; without a dtype it shares them.
 
-    Nothing that is read from a file takes memory, in whatever dtype.
+    Nothing that is read from a file takes memory, in whatever dtype.  A tensor whose ``id`` is in
+    ``instead`` is replaced, and the other one is cast.
     """
     memo: dict[int, Any] = {}
-    for tensor in (*module.parameters(), *module.buffers()):
+    for old in (*module.parameters(), *module.buffers()):
+        tensor = (instead or {}).get(id(old), old)
         cast = dtype is not None and tensor.is_floating_point() and tensor.dtype is not dtype
         shared = dtype is None or isinstance(tensor, LazyTensor)
         if cast or shared:
-            memo[id(tensor)] = _like(tensor, tensor.detach().to(dtype)) if cast else tensor
+            memo[id(old)] = _like(tensor, tensor.detach().to(dtype)) if cast else tensor
     return copy.deepcopy(module, memo)
 
 
@@ -461,11 +469,20 @@ def _matrix_of(turned: Any) -> Reader | None:
 
 
 def _product(x: Tensor, matrix: Reader) -> Tensor:
-    """``x [T, H]`` times the transpose of ``matrix [N, H]``."""
+    """``x [T, H]``, rounded if the matrix says so, times the transpose of ``matrix [N, H]``."""
+    x = _meet(matrix)(x)
     out = x.new_empty((x.shape[0], matrix.shape[0]))
     for start, stop in _steps(matrix, _SLICE_BYTES):
-        torch.mm(x, matrix.rows(start, stop).t(), out=out[:, start:stop])
+        torch.mm(x, real(matrix.rows(start, stop)).t(), out=out[:, start:stop])
     return out
+
+
+def _meet(reader: Reader) -> Callable[[Tensor], Tensor]:
+    """What the innermost reader makes of rows that meet its matrix."""
+    while isinstance(reader, _Later) and len(reader.given) == 1:
+        reader = reader.given[0]
+    made: Callable[[Tensor], Tensor] = getattr(reader, "meet", lambda rows: rows)
+    return made
 
 
 @runs(_aten.mm.default)

@@ -134,7 +134,6 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
         dialogue_assets,
         read_directory,
     )
-    from moe_export.ondisk import Spool
 
     folder = Path(spec.source)
     if spec.example_inputs is not None or spec.dynamic_shapes is not None:
@@ -148,7 +147,7 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
     parts = assemble(found)
     source = Source(description=folder.resolve().name, fingerprint=fingerprint_of_files(found.stored))
     found.model.requires_grad_(requires_grad=False)
-    spool = Spool(spec.output.parent if spec.output.parent.is_dir() else None)
+    beside_output = spec.output.parent if spec.output.parent.is_dir() else None
     decoder, *others = [
         LoadedModel(
             module=part.module,
@@ -158,7 +157,7 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
             source=source,
             component=part.name,
             cases=part.inputs.cases,
-            spool=spool,
+            spool_folder=beside_output,
             narrow_block=NarrowBlocks(found.model, part.module),
         )
         for part in parts
