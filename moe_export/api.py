@@ -39,8 +39,8 @@ def export(
     ``target`` is ``ort``, ONNX Runtime with this project's kernels, or ``standard``, any ONNX
     runtime.  ``precision`` is how experts store their weights and what rows are rounded to before
     they meet them: ``f32`` (the model's own numbers), ``bf16``, ``f16``, ``int8`` or ``int4``, with
-    a block size as in ``int4:64`` and zero points as in ``int4+zeros``.  ``dense_precision`` says the
-    same of all other products with a weight, routers excepted: attention, shared experts, the head.
+    a block size as in ``int4:64`` and zero points as in ``int4+zeros``.  ``dense_precision``
+    says the same of all other products but a router's: attention, shared experts, the head.
 
     ``force`` replaces a bundle that already lies at ``output``.  Raises a ``MoeExportError``; then
     nothing was written to ``output``.

@@ -41,8 +41,10 @@ def capture(
     *Ensures* that batch, sequence and every other axis the model lets vary are symbolic; that the
     eager model ran on sizes the tracer did not see; that every parameter and buffer is in a
     graph or listed as unused with the reason; and that the experts of the graphs and those of the
-    golden tensors are in ``precision``, their other products in ``dense_precision``.  Raises ``CaptureError``, ``RewriteError``,
-    ``CompletenessError``, or ``UnsupportedError`` for a weight that the precision does not hold.
+    golden tensors are in ``precision``, their other products in ``dense_precision``.
+
+    Raises ``CaptureError``, ``RewriteError``, ``CompletenessError``, or ``UnsupportedError`` for a
+    weight that the precision does not hold.
     """
     parts = [_part(part, precision, dense_precision) for part in model.parts]
     blocks = tuple(block for part in model.parts for block in part.blocks)
@@ -92,9 +94,7 @@ def _part(model: MarkedModel, precision: Precision, dense: Precision) -> _Part:
     golden = record(model, inputs, names, rounding)
     return _Part(
         name=loaded.component,
-        component=Component(
-            graph=traced.graph, weights=stored, probes=probes, dense=dense_names
-        ),
+        component=Component(graph=traced.graph, weights=stored, probes=probes, dense=dense_names),
         golden=golden,
         rounding=None if rounding.is_none else rounding_cost(model, inputs, names, golden),
     )
@@ -124,9 +124,7 @@ def capture_live(
 
     ``roundings`` says by component what the bundle has been rounded to.
     """
-    return _together(
-        [_live(part, roundings[part.loaded.component], seeds) for part in model.parts]
-    )
+    return _together([_live(part, roundings[part.loaded.component], seeds) for part in model.parts])
 
 
 def _live(model: MarkedModel, rounding: Rounding, seeds: tuple[int, ...]) -> Golden:

@@ -156,7 +156,12 @@ def _promises(
         shape, dtype = shapes[part]
         rows = partial(_rows, spool, name, weight, precision, part, dtype)
         yield replace(
-            weight, shape=shape, dtype=dtype, read=partial(rows, 0, shape[0]), rows=rows, pieces=None
+            weight,
+            shape=shape,
+            dtype=dtype,
+            read=partial(rows, 0, shape[0]),
+            rows=rows,
+            pieces=None,
         )
 
 

@@ -145,7 +145,9 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
     found = read_directory(folder)
     assets = {**found.assets, **dialogue_assets(found, folder)}
     parts = assemble(found)
-    source = Source(description=folder.resolve().name, fingerprint=fingerprint_of_files(found.stored))
+    source = Source(
+        description=folder.resolve().name, fingerprint=fingerprint_of_files(found.stored)
+    )
     found.model.requires_grad_(requires_grad=False)
     beside_output = spec.output.parent if spec.output.parent.is_dir() else None
     decoder, *others = [

@@ -169,6 +169,7 @@ def pack(
     for name, array in (("scales", scales), ("zeros", zeros)):
         if array is not None and array.shape != (experts, rows, header.blocks):
             raise ValueError(f"{name} {array.shape} of {header.blocks} blocks of {values.shape}")
+
     def expert(number: int) -> tuple[Array, Array | None, Array | None]:
         return (
             values[number],
@@ -281,7 +282,10 @@ def _put_values(panels: Array, values: Array, header: Header, order: Array) -> N
     padded = _as_bytes_or_words(values, header.format)
     if (len(order), header.padded_columns) != values.shape:
         nothing = _OFFSETS.get(header.format, 0)
-        numbers, padded = padded, np.full((len(order), header.padded_columns), nothing, padded.dtype)
+        numbers, padded = (
+            padded,
+            np.full((len(order), header.padded_columns), nothing, padded.dtype),
+        )
         padded[order >= 0, : header.columns] = numbers[order[order >= 0]]
     elif not np.array_equal(order, np.arange(len(order))):
         padded = padded[order]

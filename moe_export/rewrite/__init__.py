@@ -146,7 +146,9 @@ def _decision(
     for other, known in shown.items():
         source = loaded.module.get_submodule(other)
         if reads_all(known.proposal, source) and alike(block, source):
-            return replace(known, proof=replace(known.proof, shown_on=known.proof.shown_on or other))
+            return replace(
+                known, proof=replace(known.proof, shown_on=known.proof.shown_on or other)
+            )
     narrow = loaded.narrow_block(path)
     found = None if narrow is None else recognise(narrow, call.x)
     if narrow is not None and isinstance(found, Recognition):

@@ -1,4 +1,4 @@
-"""A matrix in a precision as an eager model has it: stored numbers, and rows rounded before them."""
+"""A matrix in a precision as an eager model has it: stored numbers, and rows rounded."""
 
 from __future__ import annotations
 
@@ -52,11 +52,10 @@ class _Rounded:
         return torch.float32
 
     def rows(self, start: int, stop: int) -> Tensor:
-        values, scales, zeros = (
-            self.parts[part][start:stop] if part in self.parts else None
-            for part in ("values", "scales", "zeros")
-        )
-        return stored_matrix(values, scales, zeros, self.precision.block_size, torch.float32)
+        part = {name: tensor[start:stop] for name, tensor in self.parts.items()}
+        scales, zeros = part.get("scales"), part.get("zeros")
+        block_size = self.precision.block_size
+        return stored_matrix(part["values"], scales, zeros, block_size, torch.float32)
 
     def meet(self, rows: Tensor) -> Tensor:
         """What is multiplied in place of ``rows [.., H]``."""
