@@ -43,6 +43,7 @@ def write_weights(
             offset = file.pad_to(ALIGNMENT)
             for content in _bytes(name, weights[name]):
                 file.write(content)
+                del content
             extents[name] = Extent(offset, nbytes(weights[name]))
     return file.record, extents
 
@@ -74,9 +75,9 @@ def _is_int4(weight: Weight) -> bool:
 def _bytes(name: str, weight: Weight) -> Iterator[memoryview]:
     """All of a weight's bytes, a piece at a time."""
     count = 0
-    for array in weight.in_pieces():
+    for array in _pieces(weight):
         count += array.size
-        if array.dtype != weight.dtype or array.ndim != len(weight.shape):
+        if array.dtype != weight.dtype or array.shape[1:] != weight.shape[1:]:
             raise _unlike(name, weight, f"{array.dtype} {array.shape}")
         if _is_int4(weight):
             yield _in_halves(array).data
@@ -86,6 +87,13 @@ def _bytes(name: str, weight: Weight) -> Iterator[memoryview]:
         yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
     if count != math.prod(weight.shape):
         raise _unlike(name, weight, f"{count} numbers")
+
+
+def _pieces(weight: Weight) -> Iterator[Array]:
+    """The weight in parts; whole, where two of its numbers that share a byte might be parted."""
+    if _is_int4(weight) and math.prod(weight.shape[1:]) % 2:
+        return iter([weight.read()])
+    return weight.in_pieces()
 
 
 def _unlike(name: str, weight: Weight, found: str) -> ValueError:

@@ -22,7 +22,7 @@ def use_linear(graph: ir.Model, weights: Mapping[str, Weight]) -> None:
     keeps its name.
     """
     for node in list(graph.graph):
-        found = _gemm(node) if node.op_type == "Gemm" else _turned(node)
+        found = _parts(node)
         if found is None:
             continue
         x, weight, bias = found
@@ -38,13 +38,17 @@ def use_linear(graph: ir.Model, weights: Mapping[str, Weight]) -> None:
 Parts = tuple[ir.Value, ir.Value, ir.Value | None]
 
 
+def _parts(node: ir.Node) -> Parts | None:
+    return _gemm(node) if node.op_type == "Gemm" else _turned(node)
+
+
 def _gemm(node: ir.Node) -> Parts | None:
-    """``x @ W.T + b`` of a matrix x."""
+    """``x @ W.T + b`` of a matrix x, be ``W`` turned by the node or before it."""
     given = {name: attribute.value for name, attribute in node.attributes.items()}
-    plain = given.pop("transB", 0) == 1 and given.pop("beta", 1.0) == 1.0
-    if not plain or given.pop("alpha", 1.0) != 1.0 or given.pop("transA", 0):
+    if (given.get("alpha", 1.0), given.get("beta", 1.0), given.get("transA", 0)) != (1.0, 1.0, 0):
         return None
-    x, weight, *rest = node.inputs
+    x, right, *rest = node.inputs
+    weight = right if given.get("transB", 0) else _turned_weight(right)
     bias = rest[0] if rest else None
     if x is None or weight is None or (bias is not None and not _is_for_each_row(bias, weight)):
         return None
@@ -56,11 +60,17 @@ def _turned(node: ir.Node) -> Parts | None:
     if node.op_type != "MatMul" or node.domain:
         return None
     x, right = node.inputs
+    weight = _turned_weight(right)
+    return None if x is None or weight is None else (x, weight, None)
+
+
+def _turned_weight(right: ir.Value | None) -> ir.Value | None:
+    """``W``, where the value is its transpose."""
     turn = None if right is None else right.producer()
-    if x is None or turn is None or turn.op_type != "Transpose" or turn.inputs[0] is None:
+    if turn is None or turn.op_type != "Transpose":
         return None
     order = turn.attributes.get("perm")
-    return (x, turn.inputs[0], None) if order is None or list(order.as_ints()) == [1, 0] else None
+    return turn.inputs[0] if order is None or list(order.as_ints()) == [1, 0] else None
 
 
 def _is_for_each_row(bias: ir.Value, weight: ir.Value) -> bool:
@@ -73,7 +83,7 @@ def _multiplies(user: ir.Node, weight: ir.Value) -> bool:
     """Whether the use is one that is being replaced, or has been."""
     if user.op_type == "Transpose":
         (turned,) = user.outputs
-        return all(_turned(product) is not None for product, _ in turned.uses())
+        return all(_parts(product) is not None for product, _ in turned.uses())
     if user.op_type == "Gemm":
         return _gemm(user) is not None and user.inputs[1] is weight
     return user.domain == DOMAIN and user.op_type == "Linear"

@@ -15,8 +15,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 # How much of them may stay, and how often to look: a core reads some 10 GiB in a second.
-LIMIT = 1 << 30
-_SECONDS = 0.02
+LIMIT = 1 << 28
+_SECONDS = 0.01
 
 _STATUS, _MAPS = Path("/proc/self/statm"), Path("/proc/self/smaps")
 _DONTNEED = getattr(mmap, "MADV_DONTNEED", None)

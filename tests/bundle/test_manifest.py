@@ -35,6 +35,7 @@ def manifest(**changes) -> Manifest:
         inputs=(TensorInfo(name="tokens", dtype="int64", shape=("batch", None, 8)),),
         outputs=(),
         probes={"layers.0": {"x": "value_3"}},
+        dense=("head.weight",),
     )
     paths = (*component.graphs, component.data, "golden/golden.safetensors", "tokenizer.json")
     whole = Manifest(
@@ -44,6 +45,7 @@ def manifest(**changes) -> Manifest:
         target="standard",
         kernels=KernelNeeds(abi=1, panels=1),
         precision=Precision("int4", block_size=64, zeros=True),
+        dense_precision=Precision("int8"),
         rounding=RoundingCost(
             outputs={"y": OutputCost(relative_error=0.01, cosine=0.999)}, routing={"a": 1.0}
         ),
@@ -120,7 +122,7 @@ def test_no_changed_byte_is_read(position, byte):
         (lambda m: m["kernels"].update(abi="1"), "kernels.abi", "an integer"),
         (lambda m: m["precision"].update(format="int2"), "precision.format", "expected one of"),
         (lambda m: m["precision"].update(block_size=7), "precision", "blocks"),
-        (lambda m: m["rounding"].update(routing={}), "rounding", "a layer at least"),
+        (lambda m: m["rounding"].update(outputs={}), "rounding", "an output at least"),
         (lambda m: m.update(assets={"a": 1}), "assets", "expected a list"),
         (lambda m: m.update(assets=["missing.json"]), None, "'missing.json' is not in files"),
         (lambda m: m.update(golden="../golden"), None, "is not in files"),

@@ -18,6 +18,7 @@ from moe_export.moe import reference
 from moe_export.moe.layer import ExpertsSpec
 from moe_export.moe.packing import unpack
 from moe_export.moe.quantize import Precision, parse_precision, quantize
+from moe_export.ondisk import Spool
 
 # Two layers that share their second matrix; H 6, I 5, E 3.
 LAYERS = """
@@ -76,7 +77,7 @@ def test_rounded_experts_mean_what_the_oracle_says(
     weights: dict[str, Weight], precision: str
 ) -> None:
     graph, chosen = model(), parse_precision(precision)
-    stored = give_precision(graph, weights, chosen)
+    stored = give_precision(graph, weights, chosen, Spool())
     give_functions(graph)
     proto = ir.to_proto(filled(graph, stored))
     session = onnxruntime.InferenceSession(
@@ -125,7 +126,7 @@ def test_a_shared_matrix_is_stored_once_and_both_layers_read_it(
     weights: dict[str, Weight],
 ) -> None:
     graph = model()
-    stored = give_precision(graph, weights, parse_precision("int8+zeros"))
+    stored = give_precision(graph, weights, parse_precision("int8+zeros"), Spool())
     parts = {f"{name}{part}" for name in SHAPES for part in ("", ".scales", ".zeros")}
     assert stored.keys() == graph.graph.initializers.keys() == parts
     one, other = graph.graph
@@ -142,7 +143,7 @@ def test_panels_hold_the_stored_weight_gates_apart_from_values(
     weights: dict[str, Weight], precision: str
 ) -> None:
     graph, chosen = model(), parse_precision(precision)
-    stored = give_precision(graph, weights, chosen)
+    stored = give_precision(graph, weights, chosen, Spool())
     packed = give_panels(graph, stored)
     for name in SHAPES:
         expected = quantize(weights[name].read(), chosen)
@@ -159,9 +160,9 @@ def test_panels_hold_the_stored_weight_gates_apart_from_values(
 
 def test_a_second_run_of_either_pass_leaves_the_graph_alone(weights: dict[str, Weight]) -> None:
     graph, precision = model(), parse_precision("int4+zeros")
-    stored = give_precision(graph, weights, precision)
+    stored = give_precision(graph, weights, precision, Spool())
     once = text(graph)
-    assert give_precision(graph, stored, precision) == stored
+    assert give_precision(graph, stored, precision, Spool()) == stored
     assert text(graph) == once
     packed = give_panels(graph, stored)
     once = text(graph)
@@ -172,7 +173,7 @@ def test_a_second_run_of_either_pass_leaves_the_graph_alone(weights: dict[str, W
 def test_the_model_s_own_numbers_are_left_alone(weights: dict[str, Weight]) -> None:
     graph = model()
     before = text(graph)
-    assert give_precision(graph, weights, parse_precision("f32")) == weights
+    assert give_precision(graph, weights, parse_precision("f32"), Spool()) == weights
     assert text(graph) == before
 
 
@@ -181,5 +182,5 @@ def test_a_matrix_that_something_else_reads_is_not_rounded(weights: dict[str, We
     shared = graph.graph.initializers["down"]
     node = ir.Node("", "Identity", [shared])
     graph.graph.append(node)
-    with pytest.raises(AssertionError, match="'down' is no expert's matrix"):
-        give_precision(graph, weights, parse_precision("int8"))
+    with pytest.raises(AssertionError, match="'down' is no product's"):
+        give_precision(graph, weights, parse_precision("int8"), Spool())

@@ -13,10 +13,17 @@ import pytest
 import torch
 
 import moe_export
-from moe_export import Bundle, MissingEnvironmentError, Session, UnsafeInputError, UnsupportedError
+from moe_export import (
+    Bundle,
+    MissingEnvironmentError,
+    Session,
+    UnsafeInputError,
+    UnsupportedError,
+    ondisk,
+)
 from moe_export.bundle import bundle as write_bundle
-from moe_export.capture import capture, capture_live
-from moe_export.capture import precision as precision_pass
+from moe_export.capture import Rounding, capture, capture_live
+
 from moe_export.forms import MarkedModel, PortableModel
 from moe_export.load import load
 from moe_export.lower import lower
@@ -137,7 +144,7 @@ def blob(root: Path, name: str, mode: str = "r") -> np.memmap:
     return np.memmap(root / DATA, np.uint8, mode, offset=where["offset"], shape=where["length"])
 
 
-def test_weights_are_read_when_the_bundle_is_written_and_quantised_once_each(
+def test_weights_are_quantised_once_for_golden_tensors_and_all_targets(
     marked: MarkedModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     quantised: list[tuple[int, ...]] = []
@@ -147,14 +154,13 @@ def test_weights_are_read_when_the_bundle_is_written_and_quantised_once_each(
             quantised.append(weight.shape)
         return quantize(weight, precision)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(precision_pass, "quantize", counted)
-    portable = capture(marked, parse_precision("int4:64+zeros"))
-    for number, target in enumerate(("standard", "ort"), start=1):
+    monkeypatch.setattr(ondisk, "quantize", counted)
+    portable = capture(marked, parse_precision("int4:32+zeros"))
+    assert len(quantised) == len(MATRICES)
+    for target in ("standard", "ort"):
         (tmp_path / target).mkdir()
-        lowered = lower(portable, target)
-        assert len(quantised) == (number - 1) * len(MATRICES)
-        write_bundle(lowered, tmp_path / target)
-        assert len(quantised) == number * len(MATRICES)
+        write_bundle(lower(portable, target), tmp_path / target)
+    assert len(quantised) == len(MATRICES)
 
 
 def test_every_source_tensor_is_still_accounted_for(marked: MarkedModel) -> None:
@@ -168,10 +174,33 @@ def test_every_source_tensor_is_still_accounted_for(marked: MarkedModel) -> None
 
 def test_a_precision_is_validated_live_too(marked: MarkedModel, made: Made) -> None:
     bundle = made("ort", "int8")
-    live = capture_live(marked, bundle.manifest.precision)
+    live = capture_live(marked, {"model": Rounding(experts=bundle.manifest.precision)})
     assert failures(validate(bundle, live, against="live")) == set()
-    wrong = capture_live(marked, parse_precision("int4"))
+    wrong = capture_live(marked, {"model": Rounding(experts=parse_precision("int4"))})
     assert failures(validate(bundle, wrong, against="live"))
+
+
+@pytest.mark.parametrize("dense", ["bf16", "f16", "int8", "int4+zeros"])
+def test_dense_products_take_a_precision_of_their_own(
+    marked: MarkedModel, tmp_path: Path, dense: str
+) -> None:
+    portable = capture(marked, parse_precision("int8"), parse_precision(dense))
+    for target in ("ort", "standard"):
+        (tmp_path / target).mkdir()
+        bundle = write_bundle(lower(portable, target), tmp_path / target)
+        assert failures(validate(bundle)) == set(), target
+        assert bundle.manifest.dense_precision == parse_precision(dense)
+    stored = bundle.manifest.components["model"].dense
+    # The head's matrix is the embedding's too, and a table of rows keeps its numbers.
+    assert set(stored) == {"patches.weight", "second.shared.weight", "third.out.weight"}
+    roundings = {
+        "model": Rounding(
+            experts=parse_precision("int8"), dense=parse_precision(dense), dense_names=stored
+        )
+    }
+    assert failures(validate(bundle, capture_live(marked, roundings), against="live")) == set()
+    own = capture_live(marked, {"model": Rounding(experts=parse_precision("int8"))})
+    assert failures(validate(bundle, own, against="live"))
 
 
 def test_a_weight_that_a_format_cannot_hold_is_refused_by_name(tmp_path: Path) -> None:

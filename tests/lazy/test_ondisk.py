@@ -1,0 +1,46 @@
+"""Numbers in files: quantised weights are computed once and are what the quantiser makes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from moe_export.lazy import real
+from moe_export.moe.quantize import parse_precision, quantize
+from moe_export.ondisk import Spool
+
+PRECISIONS = ("bf16", "f16", "int8", "int8:32+zeros", "int4", "int4:64+zeros")
+
+
+@pytest.mark.parametrize("shape", [(40, 70), (3, 10, 33)])
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_a_kept_weight_is_the_quantised_one(
+    precision: str, shape: tuple[int, ...], tmp_path: Path
+) -> None:
+    weight = torch.randn(shape, generator=torch.Generator().manual_seed(1))
+    chosen = parse_precision(precision)
+    parts = Spool(tmp_path).quantized("w", weight, chosen)
+    expected = quantize(weight.numpy(), chosen)
+    for name in ("values", "scales", "zeros"):
+        array = getattr(expected, name)
+        assert (name in parts) == (array is not None)
+        if array is not None:
+            made = real(parts[name]).float().numpy()
+            np.testing.assert_array_equal(made, array.astype(np.float32))
+    assert list(tmp_path.iterdir()) == []  # the file has no name, and goes with the process
+
+
+def test_a_weight_is_quantised_once_for_each_precision(tmp_path: Path) -> None:
+    spool, weight = Spool(tmp_path), torch.randn(4, 32)
+    one = spool.quantized("w", weight, parse_precision("int8"))
+    assert spool.quantized("w", weight, parse_precision("int8")) is one
+    assert spool.quantized("w", weight, parse_precision("int4")) is not one
+    assert spool.quantized("v", weight, parse_precision("int8")) is not one
+
+
+def test_a_number_that_the_format_does_not_hold_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="1e\\+20, which f16 does not"):
+        Spool(tmp_path).quantized("w", torch.full((2, 2), 1e20), parse_precision("f16"))

@@ -1,0 +1,48 @@
+"""Mapped weights are given back while something reads them."""
+
+from __future__ import annotations
+
+import mmap
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from moe_export.runtime import resident
+
+MIB = 1 << 20
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells and takes back")
+def test_pages_of_a_mapped_file_are_given_back_and_read_again(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    numbers = np.random.default_rng(0).integers(0, 256, 64 * MIB, np.uint8)
+    numbers.tofile(path)
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    seen = np.frombuffer(mapped, np.uint8)
+    before = resident._shared_bytes()
+    assert np.array_equal(seen, numbers)
+    assert resident._shared_bytes() >= before + 60 * MIB
+    with resident.trimmed(tmp_path, limit=0):
+        for _ in range(100):
+            if resident._shared_bytes() < before + 8 * MIB:
+                break
+            time.sleep(0.02)
+        assert resident._shared_bytes() < before + 8 * MIB
+        assert np.array_equal(seen, numbers)
+
+
+def test_a_mapping_that_was_written_to_is_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "weights"
+    path.write_bytes(bytes(16 * MIB))
+    with path.open("rb") as file:
+        mapped = mmap.mmap(
+            file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
+        )
+    mapped[5] = 7
+    with resident.trimmed(tmp_path, limit=0):
+        time.sleep(0.1)
+    assert mapped[5] == 7
