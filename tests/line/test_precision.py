@@ -23,7 +23,6 @@ from moe_export import (
 )
 from moe_export.bundle import bundle as write_bundle
 from moe_export.capture import Rounding, capture, capture_live
-
 from moe_export.forms import MarkedModel, PortableModel
 from moe_export.load import load
 from moe_export.lower import lower
