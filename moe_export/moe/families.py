@@ -57,13 +57,30 @@ class Tiles:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Padded:
+    """Images of any shape: patches ``[images, patches, numbers]`` with a place in the image each.
+
+    A patch at ``(-1, -1)`` is padding.
+    """
+
+    tower: str
+    """The module of the model that takes patches and places, and averages squares of patches."""
+
+    projector: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """How the parts of one family are put together."""
 
     positions: Literal["plain", "mrope"]
     """``mrope``: three positions for each token, time, height and width (Qwen2-VL, section 2.1)."""
 
-    images: Packed | Tiles
+    images: Packed | Tiles | Padded
+
+    image_tokens: tuple[str, ...] = ()
+    """The tokens, by their names in the configuration, that the decoder is told are of an image;
+    none where it makes no difference to it."""
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -74,6 +91,11 @@ FAMILIES: Mapping[str, Family] = {
             tower_and_projector=("vision_tower", "multi_modal_projector"),
             separator="view_separator",
         ),
+    ),
+    "gemma4": Family(
+        positions="plain",
+        images=Padded(tower="vision_tower", projector="embed_vision"),
+        image_tokens=("image_token_id",),
     ),
     "glm4v_moe": Family(positions="mrope", images=Packed(limits_count_time=True)),
     "kimi_k25": Family(

@@ -146,6 +146,24 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         },
         "image_token_id": _IMAGE,
     },
+    "gemma4": {
+        "text_config": {
+            **_TEXT,
+            **TEXT_MODELS["gemma4_text"],
+            "pad_token_id": 0,
+            "use_bidirectional_attention": "vision",
+        },
+        "vision_config": {
+            **_LAYERS,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "pooling_kernel_size": 2,
+            "position_embedding_size": 32,
+            "standardize": True,
+        },
+        "audio_config": None,
+        **_MEDIA,
+    },
     "glm4v_moe": {
         "text_config": {**_TEXT, **_ROUTED, **_GROUPS, **_MROPE},
         "vision_config": {**TOWER, "image_size": 32},
@@ -241,7 +259,6 @@ _COMPLEX = Stop("exported", "an operator has no ONNX form")
 STOPPED: dict[str, Stop] = {
     "deepseek_v2": _COMPLEX,
     "deepseek_v32": _INDEXED,
-    "gemma4_text": Stop("recognised", "no block of experts was found"),
     "glm_moe_dsa": _INDEXED,
     "granitemoehybrid": _STATE,
     "jamba": _STATE,
@@ -259,7 +276,6 @@ STOPPED: dict[str, Stop] = {
 
 NOT_TRIED: dict[str, str] = {
     "ernie4_5_vl_moe": "two sets of experts, chosen by whether a token is of an image",
-    "gemma4": "router and experts lie in the layer itself, beside attention",
     "glm5_next": "linear attention has a state of its own",
     "llama4": "its vision tower counts positions in complex numbers",
 }

@@ -30,10 +30,12 @@ from moe_export.load.pretrained.parts import (
     Embed,
     EmbedText,
     Part,
+    TypedDecoder,
+    TypedEmbed,
 )
-from moe_export.load.pretrained.vision import PackedVision, TileVision
+from moe_export.load.pretrained.vision import PackedVision, PaddedVision, TileVision
 from moe_export.load.usercode import run_user_code
-from moe_export.moe.families import Family, Packed, Tiles
+from moe_export.moe.families import Family, Packed, Padded, Tiles
 
 # Float32 rounding of two orders of the same sums, through all layers, over the largest logit.
 _TOLERANCE = 1e-4
@@ -89,7 +91,7 @@ def _vision_language(model: Any, family: Family) -> list[LoadedPart]:
             where=type(model).__name__,
             hint="the family's record is wrong; please report it",
         )
-    vision, embed, decoder = _parts(model, images)
+    vision, embed, decoder = _parts(model, family)
     own = {**embed.run({"input_ids": ids, **vision.run(seen)}), "position_ids": positions}
     inputs = _proven(Prompts(decoder=decoder, own=own), whole, model)
     return [
@@ -118,17 +120,24 @@ def _whole(model: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
         handle.remove()
     if seen[0] is None:
         return logits, torch.arange(ids.shape[1]).expand_as(ids)
-    return logits, seen[0].long()  # a family counts in floats
+    positions = seen[0].long()  # a family counts in floats
+    return logits, positions.expand(*positions.shape[:-2], *ids.shape)
 
 
-def _parts(model: Any, images: Packed | Tiles) -> tuple[Part, Embed, Decoder]:
+def _parts(model: Any, family: Family) -> tuple[Part, Embed, Decoder]:
     """``vision``, ``embed`` and ``decoder``.  From here on attention is the parts' own."""
-    if isinstance(images, Tiles):
-        return TileVision(model, images).eval(), Embed(model).eval(), Decoder(model).eval()
-    vision = PackedVision(model, images).eval()
-    if images.deepstack:
+    vision = _vision(model, family.images).eval()
+    if isinstance(family.images, Packed) and family.images.deepstack:
         return vision, DeepstackEmbed(model).eval(), DeepstackDecoder(model).eval()
+    if family.image_tokens:
+        return vision, TypedEmbed(model, family.image_tokens).eval(), TypedDecoder(model).eval()
     return vision, Embed(model).eval(), Decoder(model).eval()
+
+
+def _vision(model: Any, images: Packed | Tiles | Padded) -> Part:
+    if isinstance(images, Tiles):
+        return TileVision(model, images)
+    return PackedVision(model, images) if isinstance(images, Packed) else PaddedVision(model, images)
 
 
 def _logits(model: Any, inputs: Inputs) -> Tensor:

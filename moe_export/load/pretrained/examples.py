@@ -17,7 +17,7 @@ from torch import Tensor
 
 from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part
 from moe_export.load.pretrained.vision import features_of_tiles, merge_of
-from moe_export.moe.families import Packed, Tiles
+from moe_export.moe.families import Packed, Padded, Tiles
 
 Inputs = dict[str, Tensor]
 Shape = tuple[int, int]
@@ -40,7 +40,7 @@ class Examples:
     Images of packed patches have so many ``rows x columns`` of features; tiles have them all alike.
     """
 
-    def __init__(self, model: Any, images: Packed | Tiles | None = None) -> None:
+    def __init__(self, model: Any, images: Packed | Tiles | Padded | None = None) -> None:
         self.config = model.config
         self._images = images
         self._generator = torch.Generator().manual_seed(_SEED)
@@ -82,11 +82,13 @@ class Examples:
     def seen(self, shapes: list[Shape]) -> Inputs:
         """What ``vision`` takes for random images."""
         vision = self.config.vision_config
-        if not isinstance(self._images, Packed):
+        if not isinstance(self._images, Packed | Padded):
             side = getattr(vision, "sam_config", vision).image_size
             size = (len(shapes), 3, side, side)
             return {"pixel_values": torch.randn(size, generator=self._generator)}
         merge = merge_of(self.config)
+        if isinstance(self._images, Padded):
+            return self._padded(shapes, merge)
         grid = torch.tensor([[1, rows * merge, columns * merge] for rows, columns in shapes])
         patch: tuple[int, ...] = (3, vision.patch_size, vision.patch_size)
         if self._images.patch == "flat":
@@ -96,12 +98,30 @@ class Examples:
         return {"pixel_values": pixels, "image_grid_thw": grid}
 
 
-def vision_inputs(examples: Examples, images: Packed | Tiles) -> PartInputs:
+    def _padded(self, shapes: list[Shape], merge: int) -> Inputs:
+        """Images with as many patches as the largest needs, and those of one more square."""
+        sizes = [(rows * merge, columns * merge) for rows, columns in shapes]
+        most = max(rows * columns for rows, columns in sizes) + merge**2
+        numbers = 3 * self.config.vision_config.patch_size**2
+        pixels = torch.zeros(len(sizes), most, numbers)
+        places = torch.full((len(sizes), most, 2), -1)
+        for image, (rows, columns) in enumerate(sizes):
+            count = rows * columns
+            pixels[image, :count] = torch.rand(count, numbers, generator=self._generator)
+            place = torch.arange(count)
+            places[image, :count] = torch.stack([place % columns, place // columns], dim=-1)
+        return {"pixel_values": pixels, "image_position_ids": places}
+
+
+def vision_inputs(examples: Examples, images: Packed | Tiles | Padded) -> PartInputs:
     """One, two and three images, of several shapes where they may differ."""
     axes: dict[str, dict[int, str]] = {"pixel_values": {0: "tiles"}}
     if isinstance(images, Packed):
         patches = f"{merge_of(examples.config) ** 2}*features"
         axes = {"pixel_values": {0: patches}, "image_grid_thw": {0: "images"}}
+    if isinstance(images, Padded):
+        places = {0: "images", 1: f"{merge_of(examples.config) ** 2}*squares"}
+        axes = {"pixel_values": places, "image_position_ids": places}
     return PartInputs(
         example=examples.seen([(2, 3), (4, 2)]),
         axes=axes,
@@ -173,6 +193,8 @@ class Prompts:
         }
         if "deepstack_embeds" in decoder.own_inputs:
             own["deepstack_embeds"] = self.own["deepstack_embeds"][:, :, start:end]
+        if "image_tokens" in decoder.own_inputs:
+            own["image_tokens"] = self.own["image_tokens"][:, start:end]
         return {**{name: own[name].contiguous() for name in decoder.own_inputs}, **past}
 
 
@@ -183,6 +205,7 @@ def decoder_inputs(prompts: Prompts) -> PartInputs:
     own_axes: dict[str, dict[int, str]] = {
         "inputs_embeds": {0: "batch", 1: "sequence"},
         "deepstack_embeds": {1: "batch", 2: "sequence"},
+        "image_tokens": {0: "batch", 1: "sequence"},
         # Time, height and width stand before the batch.
         "position_ids": {1: "batch", 2: "sequence"}
         if prompts.own["position_ids"].dim() > 2

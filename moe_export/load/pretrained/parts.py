@@ -17,6 +17,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe_export.load.pretrained import attention
+from moe_export.load.pretrained.joined import join_apart
 from moe_export.load.pretrained.masks import masks_of
 
 # What ``vision`` gives and ``embed`` takes, and the axis of each that counts features.
@@ -80,6 +81,27 @@ class DeepstackEmbed(Embed):
         }
 
 
+class TypedEmbed(Embed):
+    """The same, and ``image_tokens [B, S]``: 1 where a token is of an image."""
+
+    def __init__(self, source: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__(source)
+        own = self.config.image_token_id
+        self._around = [i for i in (getattr(self.config, name) for name in names) if i != own]
+
+    def forward(self, input_ids: Tensor, image_embeds: Tensor) -> dict[str, Tensor]:
+        features = image_embeds.shape[0]
+        places = _Places(input_ids, self.config.image_token_id, features)
+        is_of_image = places.is_image
+        for token in self._around:
+            # In an answer, where there are no features, such a token is text.
+            is_of_image = is_of_image | ((input_ids == token) & places.is_image.any())
+        return {
+            "inputs_embeds": places.put(image_embeds, self.text(input_ids, places)),
+            "image_tokens": is_of_image.long(),
+        }
+
+
 class _Places:
     """Where in ``input_ids [B, S]`` so many ``features`` of images stand, one after the other.
 
@@ -112,6 +134,7 @@ class Decoder(Part):
         if self.text_config._attn_implementation == "sdpa":
             attention.register()
             self.text_config._attn_implementation = attention.GROUPED
+        join_apart(self.text_model, self.text_config.hidden_size)
         kind: Any = type(self)
         self.__class__ = _taking(kind, (*self.own_inputs, *self.cache_names("past")))
 
@@ -140,7 +163,11 @@ class Decoder(Part):
         made = self.text_model(
             inputs_embeds=embeds,
             attention_mask=masks_of(
-                self.text_config, inputs["attention_mask"], embeds, past[0].shape[2]
+                self.text_config,
+                inputs["attention_mask"],
+                embeds,
+                past[0].shape[2],
+                inputs.get("image_tokens"),
             ),
             position_ids=inputs["position_ids"],
             cache=cache,
@@ -190,6 +217,17 @@ class DeepstackDecoder(Decoder):
             "visual_pos_masks": inputs["attention_mask"],
             "deepstack_visual_embeds": list(inputs["deepstack_embeds"].unbind(0)),
         }
+
+
+class TypedDecoder(Decoder):
+    """A decoder that is told by ``image_tokens [B, S]`` which of its rows are of an image."""
+
+    own_inputs = ("inputs_embeds", "image_tokens", "position_ids", "attention_mask")
+
+    def further(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        name = "moe_mm_token_type_ids"
+        takes = name in inspect.signature(self.text_model.forward).parameters
+        return {name: inputs["image_tokens"]} if takes else {}
 
 
 def _tensors_of(cache: Any) -> list[Tensor]:

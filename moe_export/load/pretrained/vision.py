@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from moe_export.load.pretrained import attention
 from moe_export.load.pretrained.parts import Part
-from moe_export.moe.families import Packed, Tiles
+from moe_export.moe.families import Packed, Padded, Tiles
 
 # Distances of a table's entries from a place between them, for each way to resample.
 _TAPS = {"bilinear": (0, 1), "bicubic": (-1, 0, 1, 2)}
@@ -94,11 +94,52 @@ class PackedVision(Part):
         return {}
 
 
+class PaddedVision(Part):
+    """``pixel_values [images, patches, numbers]`` and each patch's place to features.
+
+    ``image_position_ids [images, patches, 2]`` are column and row, -1 where a patch is padding.
+    Squares of patches become one row of ``image_embeds [rows, H]``, padding none.
+    """
+
+    def __init__(self, source: nn.Module, images: Padded) -> None:
+        super().__init__(source)
+        self.images = images
+        tower = getattr(self.model, images.tower)
+        tower.pooler._avg_pool_by_positions = _Squares(tower.config.pooling_kernel_size)
+
+    def forward(self, pixel_values: Tensor, image_position_ids: Tensor) -> dict[str, Tensor]:
+        tower, projector = (
+            getattr(self.model, name) for name in (self.images.tower, self.images.projector)
+        )
+        made = tower(pixel_values, pixel_position_ids=image_position_ids)
+        return {"image_embeds": projector(made.last_hidden_state)}
+
+
+class _Squares:
+    """The mean of each square of patches, and which squares an image has.
+
+    What the source computes, but for its side: that follows there from the number of patches.
+    """
+
+    def __init__(self, side: int) -> None:
+        self._side = side
+
+    def __call__(self, hidden: Tensor, places: Tensor, squares: int) -> tuple[Tensor, Tensor]:
+        column, row = places.clamp(min=0).unbind(-1)
+        wide = (column.max(dim=-1, keepdim=True).values + 1) // self._side
+        square = column // self._side + wide * (row // self._side)
+        # Padding holds zeros: it adds nothing to the first square.
+        is_of = (square[:, None, :] == torch.arange(squares)[:, None]).to(hidden.dtype)
+        return is_of @ hidden / self._side**2, is_of.any(-1)
+
+
 def merge_of(config: Any) -> int:
     """How many patches in a row, and how many of these rows, become one feature."""
     vision = config.vision_config
-    merge = getattr(vision, "spatial_merge_size", None) or vision.merge_kernel_size[0]
-    return int(merge)
+    for name in ("spatial_merge_size", "pooling_kernel_size"):
+        if getattr(vision, name, None):
+            return int(getattr(vision, name))
+    return int(vision.merge_kernel_size[0])
 
 
 class _Grid:
