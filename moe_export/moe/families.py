@@ -22,6 +22,9 @@ class Packed:
     projector: str | None = None
     """The module behind it, where the tower's features are not those of the text."""
 
+    joins_times: bool = False
+    """Whether the projector joins features of two times; of an image, each with itself."""
+
     features: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
     """Which of the tower's outputs goes on."""
 
@@ -92,6 +95,16 @@ FAMILIES: Mapping[str, Family] = {
             separator="view_separator",
         ),
     ),
+    "ernie4_5_vl_moe": Family(
+        positions="mrope",
+        images=Packed(
+            tower="vision_tower",
+            projector="resampler_model",
+            joins_times=True,
+            features="last_hidden_state",
+        ),
+        image_tokens=("image_token_id", "image_start_token_id", "image_end_token_id"),
+    ),
     "gemma4": Family(
         positions="plain",
         images=Padded(tower="vision_tower", projector="embed_vision"),
@@ -101,6 +114,10 @@ FAMILIES: Mapping[str, Family] = {
     "kimi_k25": Family(
         positions="plain",
         images=Packed(tower="vision_tower", projector="mm_projector", order="rows", patch="square"),
+    ),
+    "llama4": Family(
+        positions="plain",
+        images=Tiles(tower_and_projector=("vision_model", "multi_modal_projector")),
     ),
     "minimax_m3_vl": Family(
         positions="plain",

@@ -146,6 +146,34 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         },
         "image_token_id": _IMAGE,
     },
+    "ernie4_5_vl_moe": {
+        "text_config": {
+            **TEXT,
+            "moe_num_experts": 8,
+            "moe_k": 2,
+            "moe_num_shared_experts": 1,
+            "moe_intermediate_size": [32, 16],
+            "mlp_layer_types": ["dense", "sparse"],
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [3, 3, 2],
+            },
+        },
+        "vision_config": {
+            "depth": 2,
+            "hidden_size": 32,
+            "num_heads": 2,
+            "intermediate_size": 48,
+            "patch_size": 4,
+        },
+        "image_token_id": _IMAGE,
+        "video_token_id": _VIDEO,
+        "image_start_token_id": _START,
+        "image_end_token_id": _END,
+        "video_start_token_id": 262,
+        "video_end_token_id": 263,
+    },
     "gemma4": {
         "text_config": {
             **_TEXT,
@@ -179,6 +207,21 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "vision_config": {**_LAYERS, "pos_emb_height": 8, "pos_emb_width": 8},
         "projection_hidden_size": 32,
         **_MEDIA,
+    },
+    "llama4": {
+        "text_config": {**_TEXT, **TEXT_MODELS["llama4_text"]},
+        "vision_config": {
+            **_LAYERS,
+            "image_size": 16,
+            "num_attention_heads": 2,
+            "vision_output_dim": 32,
+            "projector_input_dim": 32,
+            "projector_output_dim": 32,
+            "intermediate_size": 128,
+        },
+        "image_token_index": _IMAGE,
+        "boi_token_index": _START,
+        "eoi_token_index": _END,
     },
     "minimax_m3_vl": {
         "text_config": {
@@ -275,9 +318,7 @@ STOPPED: dict[str, Stop] = {
 }
 
 NOT_TRIED: dict[str, str] = {
-    "ernie4_5_vl_moe": "two sets of experts, chosen by whether a token is of an image",
     "glm5_next": "linear attention has a state of its own",
-    "llama4": "its vision tower counts positions in complex numbers",
 }
 """Families of vision-language models without a record, and what is known to stand in the way."""
 

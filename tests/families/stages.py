@@ -7,7 +7,6 @@ against the whole model's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,9 @@ import moe_export
 from moe_export.errors import MoeExportError
 from moe_export.forms import Array, MarkedModel
 from moe_export.load import load
+from moe_export.load.pretrained.assemble import kinds_of_tokens
 from moe_export.load.pretrained.examples import Examples, Inputs
+from moe_export.load.pretrained.mended import mend
 from moe_export.moe.families import FAMILIES, Packed
 from moe_export.rewrite import rewrite
 from moe_export.runtime import Session
@@ -94,6 +95,7 @@ class Told:
 
 def told_by(case: Case, model: Any) -> Told:
     """Ask the model with Transformers: a prompt of text, with two images where it sees."""
+    mend(model)
     family = FAMILIES.get(case.family)
     examples = Examples(model, None if family is None else family.images)
     if family is None:
@@ -102,9 +104,7 @@ def told_by(case: Case, model: Any) -> Told:
     else:
         shapes = [(2, 3), (1, 2)]
         inputs = {"input_ids": examples.prompt(shapes, 4), **examples.seen(shapes)}
-        is_image = inputs["input_ids"] == model.config.image_token_id
-        takes_types = "mm_token_type_ids" in signature(model.forward).parameters
-        more = {"mm_token_type_ids": is_image.int()} if takes_types else {}
+        more = kinds_of_tokens(model, inputs["input_ids"])
     more["attention_mask"] = torch.ones_like(inputs["input_ids"])
     with torch.no_grad():
         logits = model(**inputs, **more).logits[0, -1].numpy()

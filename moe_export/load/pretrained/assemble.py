@@ -23,6 +23,7 @@ from moe_export.load.pretrained.examples import (
     vision_inputs,
 )
 from moe_export.load.pretrained.masks import narrowed
+from moe_export.load.pretrained.mended import mend
 from moe_export.load.pretrained.parts import (
     Decoder,
     DeepstackDecoder,
@@ -32,6 +33,7 @@ from moe_export.load.pretrained.parts import (
     Part,
     TypedDecoder,
     TypedEmbed,
+    text_model_of,
 )
 from moe_export.load.pretrained.vision import PackedVision, PaddedVision, TileVision
 from moe_export.load.usercode import run_user_code
@@ -57,6 +59,7 @@ def assemble(source: Pretrained) -> list[LoadedPart]:
     prompt and for the token after it.
     """
     model: Any = source.model.eval()
+    mend(model)
     if source.family is None:
         return _language(model)
     return _vision_language(model, source.family)
@@ -104,15 +107,13 @@ def _vision_language(model: Any, family: Family) -> list[LoadedPart]:
 def _whole(model: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The logits of the whole model, and the positions that it gives to the tokens."""
     ids = inputs["input_ids"]
-    given = {**inputs, "attention_mask": torch.ones_like(ids)}
-    if "mm_token_type_ids" in inspect.signature(model.forward).parameters:
-        given["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
+    given = {**inputs, "attention_mask": torch.ones_like(ids), **kinds_of_tokens(model, ids)}
     seen: list[Tensor | None] = []
 
     def record(_: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
         seen.append(kwargs.get("position_ids"))
 
-    handle = model.model.language_model.register_forward_pre_hook(record, with_kwargs=True)
+    handle = text_model_of(model).register_forward_pre_hook(record, with_kwargs=True)
     try:
         with torch.no_grad(), narrowed(model.config.get_text_config()):
             logits = _logits(model, given)
@@ -122,6 +123,17 @@ def _whole(model: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
         return logits, torch.arange(ids.shape[1]).expand_as(ids)
     positions = seen[0].long()  # a family counts in floats
     return logits, positions.expand(*positions.shape[:-2], *ids.shape)
+
+
+def kinds_of_tokens(model: Any, ids: Tensor) -> Inputs:
+    """What a processor says of ``ids`` beside them, as far as the whole model takes it."""
+    taken, config = inspect.signature(model.forward).parameters, model.config
+    is_image = ids == config.image_token_id
+    made = {"mm_token_type_ids": is_image.int()}
+    if "moe_mm_token_type_ids" in taken:
+        around = torch.tensor([config.image_start_token_id, config.image_end_token_id])
+        made["moe_mm_token_type_ids"] = (is_image | torch.isin(ids, around)).int()
+    return {name: x for name, x in made.items() if name in taken}
 
 
 def _parts(model: Any, family: Family) -> tuple[Part, Embed, Decoder]:

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part
+from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part, core_of
 from moe_export.load.pretrained.vision import features_of_tiles, merge_of
 from moe_export.moe.families import Packed, Padded, Tiles
 
@@ -46,7 +46,7 @@ class Examples:
         self._generator = torch.Generator().manual_seed(_SEED)
         if isinstance(images, Tiles):
             with torch.no_grad():
-                made = features_of_tiles(model.model, images, self.seen([(0, 0)])["pixel_values"])
+                made = features_of_tiles(core_of(model), images, self.seen([(0, 0)])["pixel_values"])
             self._tile_features = made.shape[0]
 
     def tokens(self, batch: int, length: int) -> Tensor:
@@ -63,17 +63,18 @@ class Examples:
     def prompt(self, shapes: list[Shape], length: int) -> Tensor:
         """Ids ``[1, S]``: ``length`` of text around the features of so many images."""
         text = iter(torch.split(self.tokens(1, length * (len(shapes) + 1)), length, dim=1))
-        names = ("vision_start_token_id", "image_token_id", "vision_end_token_id")
-        start, token, end = map(self._token, names)
+        start = self._token("vision_start_token_id", "image_start_token_id")
+        token = self._token("image_token_id")
+        end = self._token("vision_end_token_id", "image_end_token_id")
         parts = [next(text)]
         for shape in shapes:
             parts += [start, token.expand(1, self.features(shape)), end, next(text)]
         return torch.cat(parts, dim=1)
 
-    def _token(self, name: str) -> Tensor:
+    def _token(self, *names: str) -> Tensor:
         """``[1, 1]``, or ``[1, 0]`` where the configuration has no such token."""
-        value = getattr(self.config, name, None)
-        return torch.tensor([[] if value is None else [value]], dtype=torch.int64)
+        values = [getattr(self.config, name, None) for name in names]
+        return torch.tensor([[i for i in values if i is not None][:1]], dtype=torch.int64)
 
     def features(self, shape: Shape) -> int:
         """How many rows an image becomes."""
@@ -92,7 +93,7 @@ class Examples:
         grid = torch.tensor([[1, rows * merge, columns * merge] for rows, columns in shapes])
         patch: tuple[int, ...] = (3, vision.patch_size, vision.patch_size)
         if self._images.patch == "flat":
-            patch = (math.prod(patch) * vision.temporal_patch_size,)
+            patch = (math.prod(patch) * getattr(vision, "temporal_patch_size", 1),)
         count = int(grid.prod(dim=-1).sum())
         pixels = torch.randn(count, *patch, generator=self._generator)
         return {"pixel_values": pixels, "image_grid_thw": grid}

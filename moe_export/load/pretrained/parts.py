@@ -19,6 +19,8 @@ from torch import Tensor, nn
 from moe_export.load.pretrained import attention
 from moe_export.load.pretrained.joined import join_apart
 from moe_export.load.pretrained.masks import masks_of
+from moe_export.load.pretrained.modal import split_by_kind
+from moe_export.load.pretrained.rotations import in_real_numbers, keep_real
 
 # What ``vision`` gives and ``embed`` takes, and the axis of each that counts features.
 FEATURE_AXES = {"image_embeds": 0, "deepstack": 1}
@@ -27,8 +29,6 @@ FEATURE_AXES = {"image_embeds": 0, "deepstack": 1}
 class Part(nn.Module):
     """All modules of the source, by their names there; what ``forward`` runs is one part of it."""
 
-    model: Any
-    lm_head: Any
     config: Any
 
     def __init__(self, source: nn.Module) -> None:
@@ -36,6 +36,17 @@ class Part(nn.Module):
         for name, child in source.named_children():
             self.add_module(name, child)
         self.config = cast(Any, source).config
+        keep_real(self)
+
+    @property
+    def core(self) -> Any:
+        """What holds the towers and the text model."""
+        return core_of(self)
+
+    @property
+    def text_model(self) -> Any:
+        """What maps embeddings to hidden states."""
+        return text_model_of(self)
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the part gives for ``inputs`` by name, and no gradients."""
@@ -44,11 +55,23 @@ class Part(nn.Module):
         return made
 
 
+def core_of(source: Any) -> Any:
+    """What holds the towers and the text model: the source's ``model``, where it has one."""
+    return getattr(source, "model", source)
+
+
+def text_model_of(source: Any) -> Any:
+    """What maps embeddings to hidden states, be it alone or beside its head."""
+    core = core_of(source)
+    text = getattr(core, "language_model", core)
+    return text.model if hasattr(text, "lm_head") and text is not core else text
+
+
 class EmbedText(Part):
     """``input_ids [B, S]`` to ``inputs_embeds [B, S, H]``, where there is nothing but text."""
 
     def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
-        return {"inputs_embeds": self.model.get_input_embeddings()(input_ids)}
+        return {"inputs_embeds": self.text_model.get_input_embeddings()(input_ids)}
 
 
 class Embed(Part):
@@ -60,7 +83,7 @@ class Embed(Part):
 
     def text(self, input_ids: Tensor, places: _Places) -> Tensor:
         """The embeddings of the text; an image's token may be none that the table has."""
-        embed: Any = self.model.get_input_embeddings()
+        embed: Any = self.text_model.get_input_embeddings()
         made: Tensor = embed(input_ids.masked_fill(places.is_image, 0))
         return made
 
@@ -134,16 +157,12 @@ class Decoder(Part):
         if self.text_config._attn_implementation == "sdpa":
             attention.register()
             self.text_config._attn_implementation = attention.GROUPED
+        split_by_kind(self.text_model)
         join_apart(self.text_model, self.text_config.hidden_size)
         kind: Any = type(self)
         self.__class__ = _taking(kind, (*self.own_inputs, *self.cache_names("past")))
 
     own_inputs: tuple[str, ...] = ("inputs_embeds", "position_ids", "attention_mask")
-
-    @property
-    def text_model(self) -> Any:
-        """What maps embeddings to hidden states."""
-        return getattr(self.model, "language_model", self.model)
 
     @property
     def text_config(self) -> Any:
@@ -160,20 +179,22 @@ class Decoder(Part):
         past = [inputs[name] for name in self.cache_names("past")]
         cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
         embeds = inputs["inputs_embeds"]
-        made = self.text_model(
-            inputs_embeds=embeds,
-            attention_mask=masks_of(
-                self.text_config,
-                inputs["attention_mask"],
-                embeds,
-                past[0].shape[2],
-                inputs.get("image_tokens"),
-            ),
-            position_ids=inputs["position_ids"],
-            cache=cache,
-            use_cache=True,
-            **self.further(inputs),
+        masks = masks_of(
+            self.text_config,
+            inputs["attention_mask"],
+            embeds,
+            past[0].shape[2],
+            inputs.get("image_tokens"),
         )
+        with in_real_numbers():
+            made = self.text_model(
+                inputs_embeds=embeds,
+                attention_mask=masks,
+                position_ids=inputs["position_ids"],
+                cache=cache,
+                use_cache=True,
+                **self.further(inputs),
+            )
         present = _tensors_of(cache)
         logits = self._logits(made.last_hidden_state[:, -1:])
         return {"logits": logits, **dict(zip(self.cache_names("present"), present, strict=True))}
@@ -185,7 +206,8 @@ class Decoder(Part):
     def _logits(self, hidden: Tensor) -> Tensor:
         """The head, and what configurations name that comes behind it."""
         config = self.text_config
-        logits: Tensor = self.lm_head(hidden)
+        head = getattr(self, "lm_head", None) or self.core.language_model.lm_head
+        logits: Tensor = head(hidden)
         logits = logits * (getattr(config, "logit_scale", None) or 1.0)
         logits = logits / (getattr(config, "logits_scaling", None) or 1.0)
         cap = getattr(config, "final_logit_softcapping", None)
