@@ -297,10 +297,8 @@ class Stop:
 
 _STATE = Stop("proven", "layers of the kind '(linear_attention|conv)' are not built yet")
 _INDEXED = Stop("proven", "layers of the kind 'indexed_attention' are not built yet")
-_COMPLEX = Stop("exported", "an operator has no ONNX form")
 
 STOPPED: dict[str, Stop] = {
-    "deepseek_v2": _COMPLEX,
     "deepseek_v32": _INDEXED,
     "glm_moe_dsa": _INDEXED,
     "granitemoehybrid": _STATE,
@@ -308,7 +306,6 @@ STOPPED: dict[str, Stop] = {
     "kimi_linear": _STATE,
     "kolibri1": Stop("recognised", "no known router and experts reproduce it"),
     "lfm2_moe": _STATE,
-    "llama4_text": _COMPLEX,
     "longcat_flash": Stop("recognised", "not feed-forward networks"),
     "minimax": _STATE,
     "nemotron_h": _STATE,

@@ -88,7 +88,7 @@ def _seen(
         seen = seen & (key > query - config.sliding_window)
     if kind == CHUNKED:
         # Chunks are counted from the first token that is no padding.
-        first = (~real).long().cumprod(-1).sum(-1)[:, None, None, None]
+        first = (real.long().cumsum(-1) == 0).sum(-1)[:, None, None, None]
         size = config.attention_chunk_size
         seen = seen & ((key - first) // size == (query - first) // size)
     return seen | (key == query)
