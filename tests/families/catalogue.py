@@ -15,6 +15,14 @@ _START, _END = IDS["<|vision_start|>"], IDS["<|vision_end|>"]
 
 # Windows that every prompt here is longer than.
 _SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 6}
+_LINEAR = {
+    "layer_types": ["linear_attention", "full_attention"],
+    "linear_num_key_heads": 2,
+    "linear_num_value_heads": 4,
+    "linear_key_head_dim": 16,
+    "linear_value_head_dim": 8,
+    "shared_expert_intermediate_size": 32,
+}
 _LOCAL = {"num_local_experts": 8}
 _ROUTED = {"n_routed_experts": 8, "first_k_dense_replace": 1, "n_shared_experts": 1}
 _GROUPS = {"n_group": 2, "topk_group": 1}
@@ -81,9 +89,9 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
     "olmoe": {},
     "phimoe": _LOCAL,
     "qwen2_moe": {"shared_expert_intermediate_size": 32},
-    "qwen3_5_moe_text": {"shared_expert_intermediate_size": 32, "layer_types": None},
+    "qwen3_5_moe_text": _LINEAR,
     "qwen3_moe": {},
-    "qwen3_next": {"shared_expert_intermediate_size": 32, "layer_types": None},
+    "qwen3_next": _LINEAR,
     "solar_open": {"n_routed_experts": 8},
 }
 """By ``model_type``: what a configuration says beside ``TEXT`` and ``EXPERTS``."""
@@ -240,8 +248,7 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "text_config": {
             **_TEXT,
             **_MROPE,
-            "shared_expert_intermediate_size": 32,
-            "layer_types": ["full_attention"] * 2,
+            **_LINEAR,
         },
         "vision_config": {**TOWER, **_TABLE},
         **_MEDIA,
@@ -310,8 +317,6 @@ STOPPED: dict[str, Stop] = {
     "minimax": _STATE,
     "nemotron_h": _STATE,
     "phimoe": Stop("recognised", "no known router and experts reproduce it"),
-    "qwen3_5_moe_text": _STATE,
-    "qwen3_next": _STATE,
 }
 
 NOT_TRIED: dict[str, str] = {
@@ -323,7 +328,6 @@ REMARKS: dict[str, str] = {
     "aria": "square images: the mask of padded pixels is no input",
     "deepseek_ocr2": "whole views of one size, without crops",
     "minimax_m3_vl": "with full attention in every layer; sparse ones are refused",
-    "qwen3_5_moe": "with full attention in every layer; linear attention is refused",
     "qwen3_omni_moe_thinker": "text and images, without sound",
     "step3p7": "whole views of one size, without crops",
 }

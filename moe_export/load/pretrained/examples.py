@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from moe_export.load.pretrained.cache import carried
 from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part, core_of
 from moe_export.load.pretrained.vision import features_of_tiles, merge_of
 from moe_export.moe.families import Packed, Padded, Tiles
@@ -202,7 +203,12 @@ class Prompts:
 def decoder_inputs(prompts: Prompts) -> PartInputs:
     """A prompt, what follows it, and a prompt with padding on its left."""
     decoder, length, case = prompts.decoder, prompts.length, prompts.case
-    cache = {name: {0: "batch", 2: "past"} for name in decoder.cache_names("past")}
+    cache = {
+        f"past_{what}_{layer}": {0: "batch", 2: "past"}
+        if what in ("key", "value")
+        else {0: "batch"}
+        for layer, what in carried(decoder.kinds)
+    }
     own_axes: dict[str, dict[int, str]] = {
         "inputs_embeds": {0: "batch", 1: "sequence"},
         "deepstack_embeds": {1: "batch", 2: "sequence"},

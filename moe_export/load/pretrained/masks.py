@@ -12,8 +12,14 @@ from torch import Tensor
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 
-KINDS = frozenset({FULL, SLIDING, CHUNKED})
-"""The kinds of layers whose masks are built here."""
+LINEAR, CONV = "linear_attention", "conv"
+"""Layers that do not attend, and carry a state."""
+
+NONE = frozenset({"moe", "mlp"})
+"""Layers that do nothing across tokens."""
+
+KINDS = frozenset({FULL, SLIDING, CHUNKED, LINEAR, CONV}) | NONE
+"""The kinds of layers that the decoder builds masks and caches for."""
 
 
 def masks_of(
@@ -34,6 +40,9 @@ def masks_of(
         whole = _of_one_image(image_tokens, past)
     made = {}
     for kind in kinds_of(config):
+        if kind in (LINEAR, CONV):
+            made[kind] = padding[:, past:]
+            continue
         seen = _seen(config, kind, padding.bool(), query, key, whole)
         made[kind] = seen if config._attn_implementation != "eager" else _added(seen, embeds.dtype)
     return made if len(made) > 1 else made.popitem()[1]
@@ -44,8 +53,8 @@ def kinds_of(config: Any) -> list[str]:
 
     Models without a list have one kind of layer, with a window where there is a size for it.
     """
-    named = set(getattr(config, "layer_types", None) or ())
-    if named & {SLIDING, CHUNKED}:
+    named = set(getattr(config, "layer_types", None) or ()) - NONE
+    if named - {FULL}:
         return sorted({FULL, *named})
     is_used = getattr(config, "use_sliding_window", True) is not False
     return [SLIDING if not named and is_used and getattr(config, "sliding_window", None) else FULL]

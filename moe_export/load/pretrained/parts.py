@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe_export.load.pretrained import attention
+from moe_export.load.pretrained.cache import carried, filled, has_states, tensors_of
 from moe_export.load.pretrained.joined import join_apart
-from moe_export.load.pretrained.masks import masks_of
+from moe_export.load.pretrained.masks import FULL, masks_of
 from moe_export.load.pretrained.modal import split_by_kind
+from moe_export.load.pretrained.recurrence import in_steps
 from moe_export.load.pretrained.rotations import in_real_numbers, keep_real
 
 # What ``vision`` gives and ``embed`` takes, and the axis of each that counts features.
@@ -148,12 +150,14 @@ class Decoder(Part):
     """Rows that follow a cache to the logits of the last one, and the longer cache.
 
     ``inputs_embeds [B, S, H]``, ``position_ids``, ``attention_mask [B, P+S]`` (0: padding), and for
-    each layer ``past_key_<i>`` and ``past_value_<i> [B, heads, P, d]``; P may be 0.
+    each layer ``past_key_<i>`` and ``past_value_<i> [B, heads, P, d]``; P may be 0.  A layer that
+    carries a state has ``past_conv_<i>`` and ``past_state_<i>`` instead, zeros before a prompt.
     """
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__(source)
-        self.num_layers: int = self.text_config.num_hidden_layers
+        count: int = self.text_config.num_hidden_layers
+        self.kinds: list[str] = getattr(self.text_config, "layer_types", None) or [FULL] * count
         if self.text_config._attn_implementation == "sdpa":
             attention.register()
             self.text_config._attn_implementation = attention.GROUPED
@@ -170,23 +174,20 @@ class Decoder(Part):
         return self.config.get_text_config()
 
     def cache_names(self, prefix: str) -> list[str]:
-        """Keys and values of each layer, as they are named when they go in or come out."""
-        return [f"{prefix}_{kind}_{i}" for i in range(self.num_layers) for kind in ("key", "value")]
+        """What each layer carries on, as it is named when it goes in or comes out."""
+        return [f"{prefix}_{what}_{layer}" for layer, what in carried(self.kinds)]
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        from transformers import DynamicCache
-
-        past = [inputs[name] for name in self.cache_names("past")]
-        cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
+        cache = filled(self.kinds, [inputs[name] for name in self.cache_names("past")])
         embeds = inputs["inputs_embeds"]
         masks = masks_of(
             self.text_config,
             inputs["attention_mask"],
             embeds,
-            past[0].shape[2],
+            self._length_before(inputs),
             inputs.get("image_tokens"),
         )
-        with in_real_numbers():
+        with in_real_numbers(), in_steps(self.text_model):
             made = self.text_model(
                 inputs_embeds=embeds,
                 attention_mask=masks,
@@ -195,9 +196,16 @@ class Decoder(Part):
                 use_cache=True,
                 **self.further(inputs),
             )
-        present = _tensors_of(cache)
+        present = tensors_of(self.kinds, cache)
         logits = self._logits(made.last_hidden_state[:, -1:])
         return {"logits": logits, **dict(zip(self.cache_names("present"), present, strict=True))}
+
+    def _length_before(self, inputs: Mapping[str, Tensor]) -> int:
+        """P, as the cache has it where it has keys, else as the mask has it."""
+        for name in self.cache_names("past"):
+            if "_key_" in name:
+                return inputs[name].shape[2]
+        return inputs["attention_mask"].shape[1] - inputs["inputs_embeds"].shape[1]
 
     def further(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """What a family's text model takes beside these."""
@@ -217,11 +225,16 @@ class Decoder(Part):
         """The cache that a prompt of ``embeds [B, S, H]`` begins with; its sizes from one token."""
         from transformers import DynamicCache
 
-        cache = DynamicCache()
+        cache = DynamicCache(config=self.text_config if has_states(self.kinds) else None)
         with torch.no_grad():
             self.text_model(inputs_embeds=embeds[:, :1], cache=cache, use_cache=True)
-        filled = zip(self.cache_names("past"), _tensors_of(cache), strict=True)
-        return {name: x[:, :, :0].clone() for name, x in filled}
+        made = tensors_of(self.kinds, cache)
+        return {
+            f"past_{what}_{layer}": x[:, :, :0].clone()
+            if what in ("key", "value")
+            else torch.zeros_like(x)
+            for (layer, what), x in zip(carried(self.kinds), made, strict=True)
+        }
 
 
 class DeepstackDecoder(Decoder):
@@ -250,10 +263,6 @@ class TypedDecoder(Decoder):
         name = "moe_mm_token_type_ids"
         takes = name in inspect.signature(self.text_model.forward).parameters
         return {name: inputs["image_tokens"]} if takes else {}
-
-
-def _tensors_of(cache: Any) -> list[Tensor]:
-    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
 
 
 @cache
