@@ -15,8 +15,9 @@ _START, _END = IDS["<|vision_start|>"], IDS["<|vision_end|>"]
 
 # Windows that every prompt here is longer than.
 _SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 6}
+_MIXED = {"layer_types": ["linear_attention", "full_attention"]}
 _LINEAR = {
-    "layer_types": ["linear_attention", "full_attention"],
+    **_MIXED,
     "linear_num_key_heads": 2,
     "linear_num_value_heads": 4,
     "linear_key_head_dim": 16,
@@ -61,12 +62,32 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
     "granitemoe": {**_LOCAL, "logits_scaling": 4.0},
     "granitemoe_swa": {**_LOCAL, **_SLIDING},
     "granitemoeshared": {**_LOCAL, "shared_intermediate_size": 32},
-    "granitemoehybrid": {**_LOCAL, "shared_intermediate_size": 32, "layer_types": None},
+    "granitemoehybrid": {
+        **_LOCAL,
+        **_MIXED,
+        "shared_intermediate_size": 32,
+        "mamba_n_heads": 8,
+        "mamba_n_groups": 2,
+        "mamba_d_state": 8,
+        "mamba_chunk_size": 4,
+    },
     "hunyuan_v1_moe": {},
     "hy_v3": {},
-    "jamba": {"num_experts": 8},
+    "jamba": {
+        "attn_layer_period": 2,
+        "attn_layer_offset": 1,
+        "mamba_d_state": 8,
+        "use_mamba_kernels": False,
+    },
     "jetmoe": {},
-    "kimi_linear": {},
+    "kimi_linear": {
+        **_LOCAL,
+        **_LATENT,
+        **_MIXED,
+        "q_lora_rank": None,
+        "linear_head_dim": 16,
+        "linear_num_heads": 4,
+    },
     "kolibri1": {},
     "laguna": _SLIDING,
     "lfm2_moe": {"num_dense_layers": 1, "layer_types": ["conv", "full_attention"]},
@@ -85,7 +106,17 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
     "minimax": {},
     "minimax_m2": _LOCAL,
     "mixtral": {**_LOCAL, "sliding_window": 6},
-    "nemotron_h": {},
+    "nemotron_h": {
+        "num_hidden_layers": 4,
+        "layer_types": ["linear_attention", "moe", "full_attention", "mlp"],
+        "n_routed_experts": 8,
+        "moe_shared_expert_intermediate_size": 32,
+        "mamba_num_heads": 8,
+        "mamba_head_dim": 16,
+        "ssm_state_size": 8,
+        "n_groups": 2,
+        "chunk_size": 4,
+    },
     "olmoe": {},
     "phimoe": _LOCAL,
     "qwen2_moe": {"shared_expert_intermediate_size": 32},
@@ -302,20 +333,14 @@ class Stop:
     words: str
 
 
-_STATE = Stop("proven", "layers of the kind '(linear_attention|conv)' are not built yet")
 _INDEXED = Stop("proven", "layers of the kind 'indexed_attention' are not built yet")
 
 STOPPED: dict[str, Stop] = {
     "deepseek_v32": _INDEXED,
     "glm_moe_dsa": _INDEXED,
-    "granitemoehybrid": _STATE,
-    "jamba": _STATE,
-    "kimi_linear": _STATE,
     "kolibri1": Stop("recognised", "no known router and experts reproduce it"),
-    "lfm2_moe": _STATE,
     "longcat_flash": Stop("recognised", "not feed-forward networks"),
-    "minimax": _STATE,
-    "nemotron_h": _STATE,
+    "minimax": Stop("proven", "MiniMax uses cache of its own"),
     "phimoe": Stop("recognised", "no known router and experts reproduce it"),
 }
 

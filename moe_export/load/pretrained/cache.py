@@ -57,6 +57,15 @@ def filled(kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
             self.recurrent_states[state_idx] = recurrent_states
             return recurrent_states
 
+    class Carried(DynamicCache):
+        """A cache that remembers which state was read last."""
+
+        read_last: Tensor | None = None
+
+        def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
+            self.read_last = super().get_recurrent_state(layer_idx, state_idx)
+            return self.read_last
+
     given = iter(tensors)
     layers: list[Any] = []
     for kind in kinds:
@@ -71,7 +80,7 @@ def filled(kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
         for name in what:
             held = layers[-1].conv_states if name == "conv" else layers[-1].recurrent_states
             held[0] = next(given).clone()  # some sources write to what they are given
-    cache = DynamicCache()
+    cache = Carried()
     cache.layers, cache.layer_class_to_replicate = layers, None
     return cache
 

@@ -187,7 +187,7 @@ class Decoder(Part):
             self._length_before(inputs),
             inputs.get("image_tokens"),
         )
-        with in_real_numbers(), in_steps(self.text_model):
+        with in_real_numbers(), in_steps(self.text_model, cache):
             made = self.text_model(
                 inputs_embeds=embeds,
                 attention_mask=masks,

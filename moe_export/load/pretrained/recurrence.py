@@ -105,19 +105,59 @@ def _space_step(state: Tensor, row: Rows) -> tuple[Tensor, Tensor]:
     return state, (state * after[..., None, :]).sum(-1)
 
 
+def selective_scan(
+    hidden_states: Tensor,
+    dt: Tensor,
+    A: Tensor,  # noqa: N803
+    B: Tensor,  # noqa: N803
+    C: Tensor,  # noqa: N803
+    *,
+    D: Tensor,  # noqa: N803
+    z: Tensor,
+    delta_bias: Tensor,
+    initial_state: Tensor | None = None,
+    **_: Any,
+) -> tuple[Tensor, Tensor]:
+    """Mamba 1 (Gu and Dao, Mamba, algorithm 2) on ``[B, channels, S]``, ``B`` and ``C [B, N, S]``."""
+    dt = F.softplus(dt + delta_bias[:, None])
+    if initial_state is None:
+        initial_state = hidden_states.new_zeros(*hidden_states.shape[:2], B.shape[1])
+    rows = ((hidden_states * dt), B, C, (A[:, None] * dt[..., None]).exp().transpose(1, 2))
+    in_time = (*(x.transpose(1, 2) for x in rows[:3]), rows[3])
+    made, state = over_time(_selective_step, initial_state, in_time)
+    return (made.transpose(1, 2) + hidden_states * D[:, None]) * F.silu(z), state
+
+
+def _selective_step(state: Tensor, row: Rows) -> tuple[Tensor, Tensor]:
+    hidden, before, after, remains = row
+    state = state * remains + hidden[..., None] * before[:, None, :]
+    return state, (state * after[:, None, :]).sum(-1)
+
+
 _BY_NAME: Mapping[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "torch_chunk_gated_delta_rule": delta_rule,
     "torch_recurrent_gated_delta_rule": delta_rule,
     "chunk_kimi_delta_attention": delta_rule,
     "recurrent_kimi_delta_attention": delta_rule,
     "mamba2_chunk_scan": state_space,
+    "mamba_selective_scan": selective_scan,
 }
 """Functions of Transformers' modules, and what they compute."""
 
+# Their sources begin each prompt anew and hand them no state.
+_WITHOUT_STATE = frozenset({"mamba_selective_scan"})
+
 
 @contextmanager
-def in_steps(model: nn.Module) -> Iterator[None]:
-    """Let the recurrences of ``model`` be computed by the functions here."""
+def in_steps(model: nn.Module, cache: Any) -> Iterator[None]:
+    """Let the recurrences of ``model`` be computed by the functions here, from states of ``cache``."""
+
+    def ours(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
+        function = _BY_NAME[name]
+        if name not in _WITHOUT_STATE:
+            return function
+        return lambda *args, **more: function(*args, **more, initial_state=cache.read_last)
+
     scopes = {type(module).__module__: None for module in model.modules()}
     found = [
         (vars(sys.modules[scope]), name)
@@ -128,7 +168,7 @@ def in_steps(model: nn.Module) -> Iterator[None]:
     before = [scope[name] for scope, name in found]
     try:
         for scope, name in found:
-            scope[name] = _BY_NAME[name]
+            scope[name] = ours(name)
         yield
     finally:
         for (scope, name), function in zip(found, before, strict=True):
