@@ -7,7 +7,8 @@ Stages import these and never each other.  At run time this module imports neith
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -23,7 +24,12 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     import torch
 
+    from moe_export.ondisk import Spool
+
 Array = npt.NDArray[Any]
+
+# What of a weight is in memory at a time, where it need not be whole.
+_PIECE_BYTES = 1 << 24
 
 OWN_NUMBERS = Precision("f32")
 """The precision that leaves a model's numbers as they are."""
@@ -68,6 +74,12 @@ class LoadedModel:
     """Inputs of other sizes than the example's, by what to call them; none: the example resized."""
 
     beside: tuple[LoadedModel, ...] = ()
+    spool: Spool | None = None
+    """Where weights are kept once they are quantised; a model that has none keeps none."""
+
+    narrow_block: Callable[[str], torch.nn.Module | None] = lambda _: None
+    """By path, a block of the same code with narrower experts and other weights, if there is one:
+    what is shown of the code may be shown there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +91,11 @@ class Proof:
     max_error: float
     tolerance: float
     experts_reached: int
+    shown_on: str | None = None
+    """The path of the block that was run, where it was not this one but one of the same code."""
+
+    intermediate_size: int | None = None
+    """Of the experts that were run, where they were narrower than the block's."""
 
 
 ROOT_NAME = "model"
@@ -281,6 +298,31 @@ class Weight:
     dtype: np.dtype[Any]
     sources: tuple[str, ...]
     read: Callable[[], Array]
+    rows: Callable[[int, int], Array] | None = None
+    """What is at those indices of the leading axis, where that takes less memory than ``read``."""
+
+    pieces: Callable[[], Iterator[Array]] | None = None
+    """The same bytes one after the other, where that takes less memory than ``read``."""
+
+    def entry(self, index: int) -> Array:
+        """What is at an index of the leading axis."""
+        return self.read()[index] if self.rows is None else self.rows(index, index + 1)[0]
+
+    def in_pieces(self) -> Iterator[Array]:
+        """All numbers in order, as few in memory at a time as the weight allows."""
+        if self.pieces is not None:
+            yield from self.pieces()
+        elif self.rows is not None and self.shape:
+            step = max(1, _PIECE_BYTES * self.shape[0] // max(self.nbytes, 1))
+            for start in range(0, self.shape[0], step):
+                yield self.rows(start, min(start + step, self.shape[0]))
+        else:
+            yield self.read()
+
+    @property
+    def nbytes(self) -> int:
+        """Of all its numbers, in memory."""
+        return math.prod(self.shape) * self.dtype.itemsize
 
 
 @dataclass(frozen=True, kw_only=True)

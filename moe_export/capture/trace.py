@@ -23,6 +23,7 @@ from moe_export.capture.axes import (
 from moe_export.capture.onnx_ops import translations
 from moe_export.errors import CaptureError, RewriteError
 from moe_export.forms import BlockRecord, MarkedModel
+from moe_export.lazy import without_numbers
 
 OPSET = 23
 
@@ -47,7 +48,7 @@ def trace(model: MarkedModel, output_names: list[str]) -> Trace:
     with _quiet():
         try:
             program = torch.export.export(
-                model.marked, (), kwargs=dict(inputs), dynamic_shapes=shapes, strict=False
+                without_numbers(model.marked), (), kwargs=dict(inputs), dynamic_shapes=shapes, strict=False
             )
         except _TRACING_ERRORS as error:
             raise _capture_error(model, error) from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -14,6 +13,7 @@ from torch.utils._pytree import tree_leaves
 
 from moe_export.errors import CaptureError
 from moe_export.forms import BlockRecord, MarkedModel, MoELayer
+from moe_export.lazy import real, twin_of
 from moe_export.moe.layer import LayerSpec
 from moe_export.moe.quantize import Precision
 
@@ -29,12 +29,7 @@ def with_layers(model: MarkedModel, dtype: torch.dtype, precision: Precision) ->
 
     In float32 it shares all other tensors with the eager model; in another dtype it is a copy.
     """
-    module = model.loaded.module
-    if dtype is torch.float32:
-        tensors = [*module.parameters(), *module.buffers()]
-        twin = copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
-    else:
-        twin = copy.deepcopy(module).to(dtype)
+    twin = twin_of(model.loaded.module, None if dtype is torch.float32 else dtype)
     for block in model.proven:
         layer = model.real_layer(block.path, dtype, precision)
         if not isinstance(layer, nn.Module):
@@ -102,4 +97,4 @@ def array_of(tensor: Tensor) -> Array:
     """A NumPy copy; half precision is widened, which loses nothing."""
     if tensor.is_floating_point() and tensor.dtype is not torch.float64:
         tensor = tensor.float()
-    return np.array(tensor.detach().numpy(), copy=True)
+    return np.array(real(tensor.detach()).numpy(), copy=True)

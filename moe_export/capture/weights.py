@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 import torch
 from torch import Tensor
 
 from moe_export.forms import MarkedModel, Weight
+from moe_export.lazy import is_lazy, made_of, real
 from moe_export.moe.recipe import Recipe
 
 Array = npt.NDArray[Any]
@@ -57,7 +57,7 @@ def source_tensors(module: torch.nn.Module) -> dict[str, Tensor]:
 
 def numpy_of(tensor: Tensor) -> Array:
     """The tensor's numbers as NumPy sees them, without a copy where it can."""
-    tensor = tensor.detach().contiguous()
+    tensor = real(tensor.detach()).contiguous()
     if tensor.dtype is torch.bfloat16:
         import ml_dtypes
 
@@ -74,6 +74,9 @@ def _names_by_identity(tensors: Mapping[str, Tensor]) -> dict[int, tuple[str, ..
 
 
 def _from_recipe(recipe: Recipe, source: Mapping[str, Tensor]) -> Weight:
+    if is_lazy(*(source[name] for name in recipe.sources())):
+        return _from_tensor(recipe.sources(), made_of(recipe, source.__getitem__))
+
     def read() -> Array:
         return recipe.build(lambda name: numpy_of(source[name]))
 
@@ -81,6 +84,13 @@ def _from_recipe(recipe: Recipe, source: Mapping[str, Tensor]) -> Weight:
 
 
 def _from_tensor(names: tuple[str, ...], tensor: Tensor) -> Weight:
-    read: Callable[[], Array] = lambda: numpy_of(tensor)  # noqa: E731
-    dtype = np.dtype(numpy_of(tensor[..., :0] if tensor.dim() else tensor).dtype)
-    return Weight(shape=tuple(tensor.shape), dtype=dtype, sources=names, read=read)
+    def rows(start: int, stop: int) -> Array:
+        return numpy_of(tensor[start:stop])
+
+    return Weight(
+        shape=tuple(tensor.shape),
+        dtype=numpy_of(torch.empty(0, dtype=tensor.dtype)).dtype,
+        sources=names,
+        read=lambda: numpy_of(tensor),
+        rows=rows if is_lazy(tensor) and tensor.dim() else None,
+    )

@@ -15,7 +15,7 @@ from moe_export.errors import UsageError
 from moe_export.forms import ExportSpec, LoadedModel, Source
 from moe_export.load.build import build, named_tensors
 from moe_export.load.factory import ModelSource
-from moe_export.load.fingerprint import fingerprint
+from moe_export.load.fingerprint import fingerprint, fingerprint_of_files
 from moe_export.load.inputs import name_axes, name_inputs
 from moe_export.load.layout import is_asset_name
 from moe_export.load.pickled import HOW_TO_SAVE, pickle_refused, read_trusted_pickle
@@ -128,7 +128,13 @@ def _from_module(spec: ExportSpec) -> _Found:
 
 def _load_pretrained(spec: ExportSpec) -> LoadedModel:
     """A Transformers directory: a decoder, and beside it the parts that feed it."""
-    from moe_export.load.pretrained import assemble, dialogue_assets, read_directory
+    from moe_export.load.pretrained import (
+        NarrowBlocks,
+        assemble,
+        dialogue_assets,
+        read_directory,
+    )
+    from moe_export.ondisk import Spool
 
     folder = Path(spec.source)
     if spec.example_inputs is not None or spec.dynamic_shapes is not None:
@@ -140,8 +146,9 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
     found = read_directory(folder)
     assets = {**found.assets, **dialogue_assets(found, folder)}
     parts = assemble(found)
-    source = Source(description=folder.resolve().name, fingerprint=fingerprint(found.model, {}))
+    source = Source(description=folder.resolve().name, fingerprint=fingerprint_of_files(found.stored))
     found.model.requires_grad_(requires_grad=False)
+    spool = Spool(spec.output.parent if spec.output.parent.is_dir() else None)
     decoder, *others = [
         LoadedModel(
             module=part.module,
@@ -151,6 +158,8 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
             source=source,
             component=part.name,
             cases=part.inputs.cases,
+            spool=spool,
+            narrow_block=NarrowBlocks(found.model, part.module),
         )
         for part in parts
     ]

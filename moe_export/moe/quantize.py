@@ -122,6 +122,21 @@ def quantize(weight: Array, precision: Precision) -> Quantized:
     return _integers(weight, precision)
 
 
+def facts(
+    shape: tuple[int, ...], precision: Precision
+) -> dict[str, tuple[tuple[int, ...], np.dtype[Any]]]:
+    """Shape and dtype of what a weight ``[.., rows, columns]`` is stored as, part by part."""
+    # One row and one column tell the dtypes; the number of blocks follows from the columns.
+    sample = quantize(np.zeros((1, 1), np.float32), precision)
+    blocks = -(-shape[-1] // precision.block_size) if precision.block_size else 1
+    shapes = {"values": shape, "scales": (*shape[:-1], blocks), "zeros": (*shape[:-1], blocks)}
+    return {
+        part: (shapes[part], getattr(sample, part).dtype)
+        for part in shapes
+        if getattr(sample, part) is not None
+    }
+
+
 def _narrowed(weight: Array, name: str) -> Array:
     dtype = np.dtype(np.float16) if name == "f16" else _bfloat16()
     out = np.empty(weight.shape, dtype)

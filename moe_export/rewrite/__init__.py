@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -12,8 +11,11 @@ from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
 from moe_export.forms import OWN_NUMBERS, ROOT_NAME, BlockRecord, LoadedModel, MarkedModel
+from moe_export.lazy import in_memory, twin_of
 from moe_export.moe.quantize import Precision
 from moe_export.moe.recipe import Recipe, Source
+from moe_export.ondisk import Spool
+from moe_export.rewrite.alike import alike, reads_all, widened
 from moe_export.rewrite.fused import FusedMoE, built, fused, placeholder, rounded
 from moe_export.rewrite.groups import expert_groups, named_source
 from moe_export.rewrite.proposal import Proposal, Refusal, first_tensor_like
@@ -29,7 +31,8 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
     that each block which looked like a mixture of experts has a record: proven, or unfused with
     the reason.  Models beside this one are rewritten alike.
     """
-    marked = _structure_copy(loaded.module)
+    marked = twin_of(loaded.module)
+    shown: dict[str, Recognition] = {}
     proposals: dict[str, Proposal] = {}
     layers: dict[str, FusedMoE] = {}
     recipes: dict[str, Recipe] = {}
@@ -38,11 +41,12 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
         if any(_inside(record.path, path) for record in records):
             continue
         block = loaded.module.get_submodule(path)
-        decision = _decision(block, call)
+        decision = _decision(loaded, path, call, shown)
         if isinstance(decision, Refusal):
             if decision.routed:
                 records.append(_refused(path, block, decision))
             continue
+        shown[path] = decision
         records.append(_proven(path, block, decision))
         layers[path] = _replacement(marked, path, decision)
         if path:
@@ -54,12 +58,14 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
             name = f"{path or ROOT_NAME}.{role}"
             recipes[name] = _of_the_model(recipe, loaded.module, f"{path}." if path else "")
 
+    spool = loaded.spool or Spool()
+
     def real_layer(path: str, dtype: torch.dtype, precision: Precision) -> FusedMoE:
         source = loaded.module.get_submodule(path)
-        block = copy.deepcopy(source).to(dtype)
+        block = twin_of(source, dtype)
         if precision == OWN_NUMBERS:
             return fused(proposals[path], block)
-        return rounded(proposals[path], block, source, precision)
+        return rounded(proposals[path], block, source, precision, spool, path or ROOT_NAME)
 
     order = {path: number for number, (path, _) in enumerate(loaded.module.named_modules())}
     return MarkedModel(
@@ -114,10 +120,26 @@ def _block_call(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -
     return _BlockCall(x.clone())
 
 
-def _decision(block: nn.Module, call: _BlockCall) -> Recognition | Refusal:
+def _decision(
+    loaded: LoadedModel, path: str, call: _BlockCall, shown: Mapping[str, Recognition]
+) -> Recognition | Refusal:
+    """What the block is: shown of one alike before, of one with narrower experts, or of itself."""
+    block = loaded.module.get_submodule(path)
     if call.x is None:
         return Refusal(str(call.objection), routed=is_registered(block))
-    return recognise(block, call.x)
+    for other, known in shown.items():
+        source = loaded.module.get_submodule(other)
+        if reads_all(known.proposal, source) and alike(block, source):
+            return replace(known, proof=replace(known.proof, shown_on=known.proof.shown_on or other))
+    narrow = loaded.narrow_block(path)
+    found = None if narrow is None else recognise(narrow, call.x)
+    if narrow is not None and isinstance(found, Recognition):
+        proposal = widened(found.proposal, narrow, block)
+        if proposal is not None and reads_all(proposal, block):
+            size = found.proposal.layer.experts.intermediate_size
+            proof = replace(found.proof, intermediate_size=size)
+            return replace(found, proposal=proposal, proof=proof)
+    return recognise(in_memory(block), call.x)
 
 
 def _inside(path: str, other: str) -> bool:
@@ -153,12 +175,6 @@ def _of_the_model(recipe: Recipe, model: nn.Module, prefix: str) -> Recipe:
         return named_source(model, prefix + source.name)
 
     return recipe.map(change)
-
-
-def _structure_copy(module: nn.Module) -> nn.Module:
-    """A copy of the module tree over the very same tensors."""
-    tensors = [*module.parameters(), *module.buffers()]
-    return copy.deepcopy(module, {id(tensor): tensor for tensor in tensors})
 
 
 def _replacement(marked: nn.Module, path: str, recognition: Recognition) -> FusedMoE:

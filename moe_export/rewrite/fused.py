@@ -11,10 +11,12 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
 
 from moe_export.errors import UnsupportedError
 from moe_export.forms import OWN_NUMBERS
+from moe_export.lazy import made_of, real
 from moe_export.moe import reference
 from moe_export.moe.layer import AttributeValue
-from moe_export.moe.quantize import Precision, quantize
+from moe_export.moe.quantize import Precision
 from moe_export.moe.recipe import Recipe
+from moe_export.ondisk import Spool
 from moe_export.rewrite import torch_ops
 from moe_export.rewrite.edges import round_rows
 from moe_export.rewrite.proposal import Leaf, Proposal
@@ -121,7 +123,7 @@ class FusedMoE(nn.Module):
         router = self.proposal.layer.router
         vectors = (self.correction_bias, self.expert_scale)
         if self.replayed_ids is not None:
-            bias, scale = (None if v is None else v.detach().numpy() for v in vectors)
+            bias, scale = (None if v is None else real(v.detach()).numpy() for v in vectors)
             chosen = self.replayed_ids.numpy()
             replayed, _ = reference.route(
                 logits.numpy(), router, correction_bias=bias, expert_scale=scale, topk_ids=chosen
@@ -208,49 +210,40 @@ def fused(proposal: Proposal, block: nn.Module) -> FusedMoE:
 
 
 def rounded(
-    proposal: Proposal, block: nn.Module, source: nn.Module, precision: Precision
+    proposal: Proposal,
+    block: nn.Module,
+    source: nn.Module,
+    precision: Precision,
+    spool: Spool,
+    name: str,
 ) -> FusedMoE:
     """The replacement with its experts' matrices in a precision, all else from ``block``.
 
     ``source`` is the block as the model has it, and what is quantised is its numbers: ``block`` may
-    be a copy in another dtype.  Raises ``UnsupportedError`` where the precision cannot hold one.
+    be a copy in another dtype.  They are kept in the spool as ``<name>.<role>``.  Raises
+    ``UnsupportedError`` where the precision cannot hold one.
     """
     weights: dict[str, Tensor] = {}
     for role, recipe in proposal.weights.items():
         if role not in ("up", "down"):
             weights[role] = built(recipe, block)
             continue
-        matrix = recipe.build(lambda name: tensor_named(source, name).detach().float().numpy())
         try:
-            stored = quantize(matrix, precision)
+            parts = spool.quantized(f"{name}.{role}", built(recipe, source), precision)
         except ValueError as error:
             raise UnsupportedError(
                 f"precision {precision} cannot store the experts: {error}",
                 where=f"{role} of a {type(source).__name__}, made of {recipe.sources()[0]}",
                 hint="choose another --precision; bf16 has the range of float32",
             ) from error
-        parts = {
-            role: stored.values,
-            f"{role}_scales": stored.scales,
-            f"{role}_zeros": stored.zeros,
-        }
-        weights |= {name: _tensor(part) for name, part in parts.items() if part is not None}
+        weights[role] = parts["values"]
+        weights |= {f"{role}_{part}": parts[part] for part in ("scales", "zeros") if part in parts}
     return FusedMoE(proposal, block, weights, precision=precision)
 
 
 def built(recipe: Recipe, block: nn.Module) -> Tensor:
-    """The weight that a recipe makes of the tensors of ``block``."""
-    array = recipe.build(lambda name: tensor_named(block, name).detach().numpy())
-    return torch.from_numpy(array)
-
-
-def _tensor(array: Any) -> Tensor:
-    """PyTorch has no int4 (int8 holds it), and NumPy's bfloat16 is not PyTorch's."""
-    if array.dtype.name == "int4":
-        return torch.from_numpy(array.astype("int8"))
-    if array.dtype.name == "bfloat16":
-        return torch.from_numpy(array.view("int16")).view(torch.bfloat16)
-    return torch.from_numpy(array)
+    """The weight that a recipe makes of the tensors of ``block``, as lazy as they are."""
+    return made_of(recipe, lambda name: tensor_named(block, name).detach())
 
 
 def placeholder(recipe: Recipe, dtype: torch.dtype) -> Tensor:

@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moe_export.lazy import runs
 from moe_export.moe.schema import DOMAIN, OPS, OpSchema
 from moe_export.rewrite.torch_linear import Stored, linear_of
 
@@ -376,3 +377,11 @@ def probe(x: Tensor, name: str) -> Tensor:
 @probe.register_fake
 def _(x: Tensor, name: str) -> Tensor:
     return torch.empty_like(x)
+
+
+# Tensors that are read when they are needed: these take them as they are, an expert at a time.
+for _op, _implementation in (
+    (torch.ops.moe_export.experts, experts),
+    (torch.ops.moe_export.grouped_matmul, grouped_matmul),
+):
+    runs(_op.default)(_implementation._init_fn)

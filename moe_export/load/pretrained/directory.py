@@ -16,7 +16,8 @@ from moe_export.errors import (
     UnsupportedError,
 )
 from moe_export.load.pretrained.masks import KINDS
-from moe_export.load.pretrained.weights import read_whole, require_whole_files
+from moe_export.load.pretrained.shards import read_shards
+from moe_export.load.pretrained.weights import read_whole, whole_files
 from moe_export.moe.families import FAMILIES, Family
 
 CONFIG = "config.json"
@@ -38,9 +39,15 @@ _MAX_ASSET_BYTES = 2**26
 
 @dataclass(frozen=True, kw_only=True)
 class Pretrained:
-    """A model as Transformers builds it, in float32 on the CPU, and the files beside it."""
+    """A model as Transformers builds it, in float32 on the CPU, and the files beside it.
+
+    Its weights stay in their files until they are used.
+    """
 
     model: Any
+    stored: Mapping[str, torch.Tensor]
+    """The tensors of the checkpoint, by their names there."""
+
     family: Family | None
     """``None`` for a model of text alone."""
 
@@ -48,7 +55,7 @@ class Pretrained:
 
 
 def read_directory(folder: Path) -> Pretrained:
-    """The model in ``folder``, every tensor of it from the safetensors files there.
+    """The model in ``folder``, every tensor of it from the safetensors files there, none read yet.
 
     Only code of the installed Transformers runs, and nothing is downloaded.  Raises
     ``UnsafeInputError`` for weights that are damaged, missing, misshapen or unknown, naming them,
@@ -56,7 +63,7 @@ def read_directory(folder: Path) -> Pretrained:
     this release does not export; ``MissingEnvironmentError`` without Transformers.
     """
     config = _config(folder)
-    require_whole_files(folder)
+    files = whole_files(folder)
     transformers = _transformers()
     kind = _model_type(config, folder, transformers)
     family = FAMILIES.get(kind)
@@ -66,9 +73,10 @@ def read_directory(folder: Path) -> Pretrained:
         else transformers.AutoModelForImageTextToText
     )
     _require_text_model(family, kind, folder, transformers)
-    model = _built(loader, folder)
+    stored = read_shards(files)
+    model = _built(loader, stored, folder)
     _require_plain_attention(model.config.get_text_config(), folder)
-    return Pretrained(model=model, family=family, assets=_assets(folder))
+    return Pretrained(model=model, stored=stored, family=family, assets=_assets(folder))
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -125,30 +133,32 @@ def _require_text_model(family: Family | None, kind: str, folder: Path, transfor
         )
 
 
-def _built(loader: Any, folder: Path) -> Any:
-    return read_whole(
-        lambda: loader.from_pretrained(
-            folder,
-            dtype=torch.float32,
-            local_files_only=True,
-            use_safetensors=True,
-            trust_remote_code=False,
-            attn_implementation=_attention(loader, folder),
-            experts_implementation="eager",  # the code that a proof can run in float64
-            ignore_mismatched_sizes=True,  # so that they are named; none is let through
-            output_loading_info=True,
-        ),
-        folder,
-    )
+def _built(loader: Any, stored: Mapping[str, torch.Tensor], folder: Path) -> Any:
+    model = read_whole(lambda: _from_tensors(loader, stored, folder), folder)
+    if (folder / "generation_config.json").is_file():
+        from transformers import GenerationConfig
+
+        model.generation_config = GenerationConfig.from_pretrained(folder, local_files_only=True)
+    return model
 
 
-def _attention(loader: Any, folder: Path) -> str:
-    """The implementation to trace: the fused one, where the family's layers can use it."""
+def _from_tensors(loader: Any, stored: Mapping[str, torch.Tensor], folder: Path) -> Any:
+    """The model, and what Transformers found odd, which renames, stacks and casts what it gets."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
     kind = loader._model_mapping[type(config)]
-    return "sdpa" if kind._supports_sdpa else "eager"
+    return kind.from_pretrained(
+        None,
+        config=config,
+        state_dict=dict(stored),
+        dtype=torch.float32,
+        # The implementation to trace: the fused one, where the family's layers can use it.
+        attn_implementation="sdpa" if kind._supports_sdpa else "eager",
+        experts_implementation="eager",  # the code that a proof can run in float64
+        ignore_mismatched_sizes=True,  # so that they are named; none is let through
+        output_loading_info=True,
+    )
 
 
 def _require_plain_attention(config: Any, folder: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
@@ -173,6 +173,7 @@ class Prompts:
 
     decoder: Decoder
     own: Mapping[str, Tensor]
+    _caches: dict[tuple[int, int], Inputs] = field(default_factory=dict)
 
     @property
     def length(self) -> int:
@@ -182,10 +183,6 @@ class Prompts:
     def case(self, start: int, end: int, padding: int = 0) -> Inputs:
         """Tokens ``start`` to ``end`` behind a cache of those before, some padding on the left."""
         decoder, embeds = self.decoder, self.own["inputs_embeds"]
-        if start:
-            past = _after(decoder, self.case(0, start, padding))
-        else:
-            past = decoder.empty_cache(embeds)
         mask = torch.ones(embeds.shape[0], end, dtype=torch.int64)
         mask[0, :padding] = 0
         own = {
@@ -197,7 +194,19 @@ class Prompts:
             own["deepstack_embeds"] = self.own["deepstack_embeds"][:, :, start:end]
         if "image_tokens" in decoder.own_inputs:
             own["image_tokens"] = self.own["image_tokens"][:, start:end]
+        past = self._cache(start, padding if start else 0)
         return {**{name: own[name].contiguous() for name in decoder.own_inputs}, **past}
+
+    def _cache(self, length: int, padding: int) -> Inputs:
+        """What so many tokens leave, which is computed once."""
+        key = (length, padding)
+        if key not in self._caches:
+            self._caches[key] = (
+                _after(self.decoder, self.case(0, length, padding))
+                if length
+                else self.decoder.empty_cache(self.own["inputs_embeds"])
+            )
+        return self._caches[key]
 
 
 def decoder_inputs(prompts: Prompts) -> PartInputs:

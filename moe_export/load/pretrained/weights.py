@@ -22,9 +22,13 @@ _INDEX = "model.safetensors.index.json"
 _NOT_JOINED = re.compile(r"^(?P<why>.*)\nError: .* on tensors destined for (?P<name>\S+)\. ", re.M)
 
 
-def require_whole_files(folder: Path) -> None:
-    """Refuse a directory whose weights are pickled, not there or not whole.  No tensor is read."""
-    for path in _files(folder):
+def whole_files(folder: Path) -> list[Path]:
+    """The files of a directory's weights; refused where they are pickled, not there or not whole.
+
+    No tensor is read.
+    """
+    files = _files(folder)
+    for path in files:
         try:
             with safetensors.safe_open(path, framework="pt"):
                 pass
@@ -34,6 +38,7 @@ def require_whole_files(folder: Path) -> None:
                 where=str(path),
                 hint="it may have been cut short when it was copied",
             ) from error
+    return files
 
 
 def _files(folder: Path) -> list[Path]:
