@@ -173,7 +173,12 @@ def _proven(prompts: Prompts, whole: Tensor, model: Any) -> PartInputs:
     limit = _TOLERANCE * float(whole.abs().max())
     with narrowed(decoder.text_config):
         for name, start in (("prompt", 0), ("one token more", length - 1)):
-            made = decoder.run(prompts.case(start, length))["logits"][:, -1]
+            logits = run_user_code(
+                lambda start=start: decoder.run(prompts.case(start, length))["logits"],
+                failure="the model does not run in parts",
+                where=type(model).__name__,
+            )
+            made = logits[:, -1]
             off = float((made - whole[:, -1]).abs().max())
             if not off <= limit:
                 raise RewriteError(

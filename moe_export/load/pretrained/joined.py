@@ -7,12 +7,22 @@ of rows that hold the router's beside the experts'.
 
 from __future__ import annotations
 
+from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache
 from inspect import signature
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+
+
+@dataclass(frozen=True)
+class _Calls:
+    """How many results a router gives, and which of them the experts take behind their rows."""
+
+    results: int
+    taken: tuple[int, ...]
 
 
 class RoutedExperts(nn.Module):
@@ -34,14 +44,20 @@ class RoutedExperts(nn.Module):
 def join_apart(model: nn.Module, hidden_size: int) -> None:
     """Give each layer of ``model`` that calls its router and experts apart one block for both.
 
-    The model takes ``inputs_embeds [B, S, hidden_size]`` and computes what it did before.
+    The model takes ``inputs_embeds [B, S, hidden_size]`` and computes what it did before.  Layers
+    of a class that was joined once are joined without being run.
     """
     for layer in [module for module in model.modules() if _calls_apart(module)]:
-        results, taken = _calls(model, layer, hidden_size)
+        calls = _KNOWN.get(type(layer))
+        if calls is None:
+            calls = _KNOWN[type(layer)] = _observed(model, layer, hidden_size)
         parts: Any = layer
-        layer.add_module("moe", RoutedExperts(parts.router, parts.experts, taken))
+        layer.add_module("moe", RoutedExperts(parts.router, parts.experts, calls.taken))
         del parts.router, parts.experts
-        layer.__class__ = _joined(type(layer), results)
+        layer.__class__ = _joined(type(layer), calls.results)
+
+
+_KNOWN: dict[type[nn.Module], _Calls] = {}
 
 
 def _calls_apart(module: nn.Module) -> bool:
@@ -51,8 +67,11 @@ def _calls_apart(module: nn.Module) -> bool:
     return is_layer and {"router", "experts"} <= children.keys()
 
 
-def _calls(model: Any, layer: Any, hidden_size: int) -> tuple[int, tuple[int, ...]]:
-    """How many results the router gives, and which of them the experts take behind the rows."""
+class _Seen(Exception):
+    """What was to be seen was seen, and the rest of the model need not run."""
+
+
+def _observed(model: Any, layer: Any, hidden_size: int) -> _Calls:
     made: list[Tensor] = []
     taken: list[int] = []
 
@@ -61,18 +80,19 @@ def _calls(model: Any, layer: Any, hidden_size: int) -> tuple[int, tuple[int, ..
 
     def mixed(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         taken.extend(next(i for i, x in enumerate(made) if x is given) for given in args[1:])
+        raise _Seen
 
     handles = [
         layer.router.register_forward_hook(routed),
         layer.experts.register_forward_pre_hook(mixed),
     ]
     try:
-        with torch.no_grad():
+        with torch.no_grad(), suppress(_Seen):
             model(inputs_embeds=torch.zeros(1, 1, hidden_size), use_cache=False)
     finally:
         for handle in handles:
             handle.remove()
-    return len(made), tuple(taken)
+    return _Calls(len(made), tuple(taken))
 
 
 @cache

@@ -69,6 +69,12 @@ def text_model_of(source: Any) -> Any:
     return text.model if hasattr(text, "lm_head") and text is not core else text
 
 
+def with_blocks(text_model: nn.Module, hidden_size: int) -> None:
+    """Let what is a router with its experts be a module that maps rows to rows, everywhere."""
+    split_by_kind(text_model)
+    join_apart(text_model, hidden_size)
+
+
 class EmbedText(Part):
     """``input_ids [B, S]`` to ``inputs_embeds [B, S, H]``, where there is nothing but text."""
 
@@ -161,8 +167,7 @@ class Decoder(Part):
         if self.text_config._attn_implementation == "sdpa":
             attention.register()
             self.text_config._attn_implementation = attention.GROUPED
-        split_by_kind(self.text_model)
-        join_apart(self.text_model, self.text_config.hidden_size)
+        with_blocks(self.text_model, self.text_config.hidden_size)
         kind: Any = type(self)
         self.__class__ = _taking(kind, (*self.own_inputs, *self.cache_names("past")))
 
