@@ -157,6 +157,7 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
             assets=assets,
             source=source,
             component=part.name,
+            left_out=found.left_out,
             cases=part.inputs.cases,
             spool=spool,
             narrow_block=NarrowBlocks(found.model, part.module),

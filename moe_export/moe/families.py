@@ -86,6 +86,18 @@ class Family:
     none where it makes no difference to it."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Enclosing:
+    """A model that holds one of a family, which is exported, beside others, which are not."""
+
+    within: str
+    """Its name: of its tensors with a point, of its configuration with ``_config`` behind it."""
+
+    family: str
+    left_out: Mapping[str, str]
+    """The others by name, each with the reason."""
+
+
 FAMILIES: Mapping[str, Family] = {
     "aria": Family(positions="plain", images=Tiles(unread=("vision_tower.post_layernorm",))),
     "deepseek_ocr2": Family(
@@ -134,6 +146,18 @@ FAMILIES: Mapping[str, Family] = {
     "step3p7": Family(
         positions="plain",
         images=Tiles(tower_and_projector=("vision_model", "multi_modal_projector")),
+    ),
+}
+"""By ``model_type``."""
+
+ENCLOSING: Mapping[str, Enclosing] = {
+    "qwen3_omni_moe": Enclosing(
+        within="thinker",
+        family="qwen3_omni_moe_thinker",
+        left_out={
+            "talker": "it says the thinker's text aloud, and a bundle answers in text",
+            "code2wav": "it makes sound of what the talker says",
+        },
     ),
 }
 """By ``model_type``."""

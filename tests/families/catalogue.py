@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 
+from moe_export.moe.families import ENCLOSING
 from pretrained_models import EXPERTS, IDS, TEXT, TOWER, lively
 
 _IMAGE, _VIDEO = IDS["<|image_pad|>"], IDS["<|video_pad|>"]
@@ -324,6 +325,29 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
 }
 """By ``model_type``: whole configurations."""
 
+_SPEECH = {**TEXT, "vocab_size": 32, "num_key_value_heads": 2, "pad_token_id": 0}
+VISION_MODELS["qwen3_omni_moe"] = {
+    "thinker_config": VISION_MODELS["qwen3_omni_moe_thinker"],
+    "talker_config": {
+        "text_config": {**_SPEECH, **EXPERTS, **_MROPE, "shared_expert_intermediate_size": 32},
+        "code_predictor_config": {**_SPEECH, "num_hidden_layers": 1, "num_code_groups": 4},
+        "num_code_groups": 4,
+        "thinker_hidden_size": 64,
+        "accept_hidden_layer": 1,
+        "spatial_merge_size": 2,
+    },
+    "code2wav_config": {
+        "codebook_size": 32,
+        "hidden_size": 32,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_quantizers": 4,
+        "decoder_dim": 32,
+    },
+}
+
 
 @dataclass(frozen=True)
 class Stop:
@@ -353,6 +377,7 @@ REMARKS: dict[str, str] = {
     "aria": "square images: the mask of padded pixels is no input",
     "deepseek_ocr2": "whole views of one size, without crops",
     "minimax_m3_vl": "with full attention in every layer; sparse ones are refused",
+    "qwen3_omni_moe": "the thinker alone, which reads text and images; it hears and says nothing",
     "qwen3_omni_moe_thinker": "text and images, without sound",
     "step3p7": "whole views of one size, without crops",
 }
@@ -372,6 +397,8 @@ class Case:
         """Write the model to ``folder`` and return it."""
         import transformers
 
+        if self.family in ENCLOSING:
+            return self._save_enclosing(folder)
         if self.kind == "text":
             given: dict[str, Any] = {**TEXT, **EXPERTS, **TEXT_MODELS[self.family]}
             loader: Any = transformers.AutoModelForCausalLM
@@ -382,6 +409,17 @@ class Case:
         _fill_biases(model)
         model.save_pretrained(folder)
         return model
+
+
+    def _save_enclosing(self, folder: Path) -> Any:
+        """Write the whole model, and return the one within that a bundle is of."""
+        import transformers
+
+        config = transformers.AutoConfig.for_model(self.family, **VISION_MODELS[self.family])
+        kind = transformers.AutoModelForTextToWaveform._model_mapping[type(config)]
+        model = lively(kind(config))
+        model.save_pretrained(folder)
+        return getattr(model, ENCLOSING[self.family].within)
 
 
 def _fill_biases(model: torch.nn.Module) -> None:

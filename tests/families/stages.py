@@ -21,7 +21,7 @@ from moe_export.load import load
 from moe_export.load.pretrained.assemble import kinds_of_tokens
 from moe_export.load.pretrained.examples import Examples, Inputs
 from moe_export.load.pretrained.mended import mend
-from moe_export.moe.families import FAMILIES, Packed
+from moe_export.moe.families import ENCLOSING, FAMILIES, Family, Packed
 from moe_export.rewrite import rewrite
 from moe_export.runtime import Session
 from moe_export.runtime.greedy import greedy
@@ -96,7 +96,7 @@ class Told:
 def told_by(case: Case, model: Any) -> Told:
     """Ask the model with Transformers: a prompt of text, with two images where it sees."""
     mend(model)
-    family = FAMILIES.get(case.family)
+    family = family_of(case)
     examples = Examples(model, None if family is None else family.images)
     if family is None:
         inputs = {"input_ids": examples.tokens(1, 15)}
@@ -137,7 +137,7 @@ def difference(made: Array, expected: Array) -> float:
 
 
 def _positions(case: Case, prompt: Array, seen: dict[str, Array]) -> Array:
-    family = FAMILIES.get(case.family)
+    family = family_of(case)
     if family is None or family.positions == "plain":
         return plain_positions(0, prompt.shape[1])
     assert isinstance(family.images, Packed)
@@ -145,7 +145,15 @@ def _positions(case: Case, prompt: Array, seen: dict[str, Array]) -> Array:
     return mrope_positions(prompt[0].tolist(), _image_token(case), grids, 2)
 
 
+def family_of(case: Case) -> Family | None:
+    """The record that the case's model is exported by."""
+    enclosing = ENCLOSING.get(case.family)
+    return FAMILIES.get(case.family if enclosing is None else enclosing.family)
+
+
 def _image_token(case: Case) -> int:
     from .catalogue import VISION_MODELS
 
-    return int(VISION_MODELS[case.family]["image_token_id"])
+    enclosing = ENCLOSING.get(case.family)
+    name = case.family if enclosing is None else enclosing.family
+    return int(VISION_MODELS[name]["image_token_id"])
