@@ -362,7 +362,6 @@ _INDEXED = Stop("proven", "layers of the kind 'indexed_attention' are not built 
 STOPPED: dict[str, Stop] = {
     "deepseek_v32": _INDEXED,
     "glm_moe_dsa": _INDEXED,
-    "kolibri1": Stop("recognised", "no known router and experts reproduce it"),
     "longcat_flash": Stop("recognised", "not feed-forward networks"),
     "minimax": Stop("proven", "MiniMax uses cache of its own"),
     "phimoe": Stop("recognised", "no known router and experts reproduce it"),
