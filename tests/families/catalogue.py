@@ -409,7 +409,6 @@ class Case:
         model.save_pretrained(folder)
         return model
 
-
     def _save_enclosing(self, folder: Path) -> Any:
         """Write the whole model, and return the one within that a bundle is of."""
         import transformers

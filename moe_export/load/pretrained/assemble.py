@@ -147,9 +147,13 @@ def _parts(model: Any, family: Family) -> tuple[Part, Embed, Decoder]:
 
 
 def _vision(model: Any, images: Packed | Tiles | Padded) -> Part:
-    if isinstance(images, Tiles):
-        return TileVision(model, images)
-    return PackedVision(model, images) if isinstance(images, Packed) else PaddedVision(model, images)
+    match images:
+        case Tiles():
+            return TileVision(model, images)
+        case Packed():
+            return PackedVision(model, images)
+        case Padded():
+            return PaddedVision(model, images)
 
 
 def _logits(model: Any, inputs: Inputs) -> Tensor:

@@ -18,12 +18,13 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
 
 
 def carried(kinds: Sequence[str]) -> list[tuple[int, str]]:
-    """Each tensor of the cache, by its layer and what it is: ``key``, ``value``, ``conv``, ``state``.
+    """Each tensor of the cache, by its layer and what it is: key, value, conv or state.
 
-    ``conv [B, channels, kernel]`` are the last inputs of a convolution, and ``state [B, heads, ...]``
-    is what a recurrence has come to: both of one size, however long the text.
+    ``conv [B, channels, kernel]`` are the last inputs of a convolution, ``state [B, heads, ...]``
+    what a recurrence has come to: both of one size, however long the text.
     """
-    return [(i, what) for i, kind in enumerate(kinds) for what in _KINDS.get(kind, ("key", "value"))]
+    of_attention = ("key", "value")
+    return [(i, what) for i, kind in enumerate(kinds) for what in _KINDS.get(kind, of_attention)]
 
 
 def has_states(kinds: Sequence[str]) -> bool:

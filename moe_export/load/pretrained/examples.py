@@ -47,7 +47,8 @@ class Examples:
         self._generator = torch.Generator().manual_seed(_SEED)
         if isinstance(images, Tiles):
             with torch.no_grad():
-                made = features_of_tiles(core_of(model), images, self.seen([(0, 0)])["pixel_values"])
+                pixels = self.seen([(0, 0)])["pixel_values"]
+                made = features_of_tiles(core_of(model), images, pixels)
             self._tile_features = made.shape[0]
 
     def tokens(self, batch: int, length: int) -> Tensor:
@@ -98,7 +99,6 @@ class Examples:
         count = int(grid.prod(dim=-1).sum())
         pixels = torch.randn(count, *patch, generator=self._generator)
         return {"pixel_values": pixels, "image_grid_thw": grid}
-
 
     def _padded(self, shapes: list[Shape], merge: int) -> Inputs:
         """Images with as many patches as the largest needs, and those of one more square."""

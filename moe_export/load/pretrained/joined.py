@@ -67,7 +67,7 @@ def _calls_apart(module: nn.Module) -> bool:
     return is_layer and {"router", "experts"} <= children.keys()
 
 
-class _Seen(Exception):
+class _SeenError(Exception):
     """What was to be seen was seen, and the rest of the model need not run."""
 
 
@@ -80,14 +80,14 @@ def _observed(model: Any, layer: Any, hidden_size: int) -> _Calls:
 
     def mixed(_: nn.Module, args: tuple[Tensor, ...]) -> None:
         taken.extend(next(i for i, x in enumerate(made) if x is given) for given in args[1:])
-        raise _Seen
+        raise _SeenError
 
     handles = [
         layer.router.register_forward_hook(routed),
         layer.experts.register_forward_pre_hook(mixed),
     ]
     try:
-        with torch.no_grad(), suppress(_Seen):
+        with torch.no_grad(), suppress(_SeenError):
             model(inputs_embeds=torch.zeros(1, 1, hidden_size), use_cache=False)
     finally:
         for handle in handles:

@@ -118,13 +118,16 @@ def selective_scan(
     initial_state: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, Tensor]:
-    """Mamba 1 (Gu and Dao, Mamba, algorithm 2) on ``[B, channels, S]``, ``B`` and ``C [B, N, S]``."""
+    """Mamba 1 (Gu and Dao, Mamba, algorithm 2) on ``[B, channels, S]``.
+
+    ``B`` and ``C`` are ``[B, N, S]``.
+    """
     dt = F.softplus(dt + delta_bias[:, None])
     if initial_state is None:
         initial_state = hidden_states.new_zeros(*hidden_states.shape[:2], B.shape[1])
-    rows = ((hidden_states * dt), B, C, (A[:, None] * dt[..., None]).exp().transpose(1, 2))
-    in_time = (*(x.transpose(1, 2) for x in rows[:3]), rows[3])
-    made, state = over_time(_selective_step, initial_state, in_time)
+    remains = (A[:, None] * dt[..., None]).exp()
+    rows = tuple(x.transpose(1, 2) for x in (hidden_states * dt, B, C, remains))
+    made, state = over_time(_selective_step, initial_state, rows)
     return (made.transpose(1, 2) + hidden_states * D[:, None]) * F.silu(z), state
 
 
@@ -150,7 +153,7 @@ _WITHOUT_STATE = frozenset({"mamba_selective_scan"})
 
 @contextmanager
 def in_steps(model: nn.Module, cache: Any) -> Iterator[None]:
-    """Let the recurrences of ``model`` be computed by the functions here, from states of ``cache``."""
+    """Let the functions here compute the recurrences of ``model``, on the states of ``cache``."""
 
     def ours(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
         function = _BY_NAME[name]
