@@ -152,7 +152,7 @@ def family_of(case: Case) -> Family | None:
 
 
 def _image_token(case: Case) -> int:
-    from .catalogue import VISION_MODELS
+    from .configurations import VISION_MODELS
 
     enclosing = ENCLOSING.get(case.family)
     name = case.family if enclosing is None else enclosing.family

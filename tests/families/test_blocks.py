@@ -16,7 +16,7 @@ from moe_export.load.pretrained.joined import RoutedExperts, join_apart
 from moe_export.load.pretrained.modal import split_by_kind
 from pretrained_models import EXPERTS, TEXT, lively
 
-from .catalogue import TEXT_MODELS, VISION_MODELS
+from .configurations import TEXT_MODELS, VISION_MODELS
 
 
 def small(family, config):

@@ -177,12 +177,7 @@ def _proven(prompts: Prompts, whole: Tensor, model: Any) -> PartInputs:
     limit = _TOLERANCE * float(whole.abs().max())
     with narrowed(decoder.text_config):
         for name, start in (("prompt", 0), ("one token more", length - 1)):
-            logits = run_user_code(
-                lambda start=start: decoder.run(prompts.case(start, length))["logits"],
-                failure="the model does not run in parts",
-                where=type(model).__name__,
-            )
-            made = logits[:, -1]
+            made = _last_logits(prompts, start, type(model).__name__)
             off = float((made - whole[:, -1]).abs().max())
             if not off <= limit:
                 raise RewriteError(
@@ -192,3 +187,13 @@ def _proven(prompts: Prompts, whole: Tensor, model: Any) -> PartInputs:
                     hint="this family needs a record of its own; please report it",
                 )
     return decoder_inputs(prompts)
+
+
+def _last_logits(prompts: Prompts, start: int, where: str) -> Tensor:
+    """Of the parts, ``[B, V]``, for the tokens from ``start`` behind a cache of those before."""
+    made = run_user_code(
+        lambda: prompts.decoder.run(prompts.case(start, prompts.length)),
+        failure="the model does not run in parts",
+        where=where,
+    )
+    return made["logits"][:, -1]

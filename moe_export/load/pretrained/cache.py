@@ -37,6 +37,8 @@ def filled(kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
     from transformers import DynamicCache
     from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
 
+    keys_and_values: Any = DynamicLayer
+
     class States(LinearAttentionLayer):
         """States that are replaced and not written to: a graph has no memory."""
 
@@ -47,7 +49,7 @@ def filled(kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
             conv_kernel_size: int | None = None,
             **_: Any,
         ) -> Tensor:
-            before = self.conv_states[state_idx]
+            before: Any = self.conv_states[state_idx]
             seen = torch.cat([before, conv_states], dim=-1)
             self.conv_states[state_idx] = seen[..., -before.shape[-1] :]
             return seen
@@ -72,7 +74,7 @@ def filled(kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
     for kind in kinds:
         what = _KINDS.get(kind)
         if what is None:
-            layers.append(DynamicLayer())
+            layers.append(keys_and_values())
             layers[-1].update(next(given), next(given))
             continue
         layers.append(States())

@@ -47,14 +47,14 @@ def join_apart(model: nn.Module, hidden_size: int) -> None:
     The model takes ``inputs_embeds [B, S, hidden_size]`` and computes what it did before.  Layers
     of a class that was joined once are joined without being run.
     """
-    for layer in [module for module in model.modules() if _calls_apart(module)]:
-        calls = _KNOWN.get(type(layer))
-        if calls is None:
-            calls = _KNOWN[type(layer)] = _observed(model, layer, hidden_size)
-        parts: Any = layer
-        layer.add_module("moe", RoutedExperts(parts.router, parts.experts, calls.taken))
-        del parts.router, parts.experts
-        layer.__class__ = _joined(type(layer), calls.results)
+    layers: list[Any] = [module for module in model.modules() if _calls_apart(module)]
+    for layer in layers:
+        kind: Any = type(layer)
+        if kind not in _KNOWN:
+            _KNOWN[kind] = _observed(model, layer, hidden_size)
+        layer.moe = RoutedExperts(layer.router, layer.experts, _KNOWN[kind].taken)
+        del layer.router, layer.experts
+        layer.__class__ = _joined(kind, _KNOWN[kind].results)
 
 
 _KNOWN: dict[type[nn.Module], _Calls] = {}

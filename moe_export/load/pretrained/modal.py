@@ -15,10 +15,13 @@ def split_by_kind(model: nn.Module) -> None:
     The block computes what it did before, for any mixture of tokens; sets that get no token run on
     none.
     """
-    for block in [module for module in model.modules() if _has_two_sets(module)]:
-        block.__class__ = _splitting(type(block))
+    blocks: list[Any] = [module for module in model.modules() if _has_two_sets(module)]
+    for block in blocks:
+        kind: Any = type(block)
+        block.__class__ = _splitting(kind)
         for experts in (block.text_moe, block.vision_moe):
-            experts.__class__ = _of_rows(type(experts))
+            kind = type(experts)
+            experts.__class__ = _of_rows(kind)
 
 
 def _has_two_sets(module: nn.Module) -> bool:

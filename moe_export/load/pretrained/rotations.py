@@ -97,7 +97,8 @@ def keep_real(model: nn.Module) -> None:
             if buffer.is_complex():
                 delattr(module, name)
                 module.register_buffer(_kept(name), torch.view_as_real(buffer), persistent=False)
-                module.__class__ = _reading(type(module), name)
+                kind: Any = type(module)
+                module.__class__ = _reading(kind, name)
 
 
 def _kept(name: str) -> str:

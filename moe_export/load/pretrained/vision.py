@@ -57,7 +57,7 @@ class PackedVision(Part):
         self.images = images
         attention.register()
         self.tower.config._attn_implementation = attention.SEGMENTS
-        if images.joins_times:
+        if images.projector is not None and images.joins_times:
             getattr(self.core, images.projector)._temporal_slicing = _with_itself
 
     @property
