@@ -39,10 +39,10 @@ prompts here.
 """
 
 STATE = """
-Linear attention, state spaces and short convolutions carry a state beside the keys and values of other
-layers: `past_conv_<i>` and `past_state_<i>`, of one size however long the text.  A prompt runs one
-token after the other in these layers (ONNX `Scan`), and only there.  Layers of other kinds are refused
-by name when the model is loaded.
+Layers of linear attention, state spaces and short convolutions carry `past_conv_<i>` and
+`past_state_<i>` where others have keys and values, of one size however long the text.  In these
+layers, and only there, a prompt runs one token after the other (ONNX `Scan`).  Layers of other
+kinds are refused by name when the model is loaded.
 """
 
 
