@@ -21,6 +21,7 @@ def export(
     output: StrPath,
     target: str = DEFAULT_TARGET,
     precision: str = "f32",
+    dense_precision: str = "f32",
     example_inputs: Sequence[Any] | Mapping[str, Any] | None = None,
     dynamic_shapes: Mapping[str, Mapping[int, str]] | None = None,
     python_path: Sequence[StrPath] = (),
@@ -38,7 +39,8 @@ def export(
     ``target`` is ``ort``, ONNX Runtime with this project's kernels, or ``standard``, any ONNX
     runtime.  ``precision`` is how experts store their weights and what rows are rounded to before
     they meet them: ``f32`` (the model's own numbers), ``bf16``, ``f16``, ``int8`` or ``int4``, with
-    a block size as in ``int4:64`` and zero points as in ``int4+zeros``.
+    a block size as in ``int4:64`` and zero points as in ``int4+zeros``.  ``dense_precision``
+    says the same of all other products but a router's: attention, shared experts, the head.
 
     ``force`` replaces a bundle that already lies at ``output``.  Raises a ``MoeExportError``; then
     nothing was written to ``output``.
@@ -47,6 +49,7 @@ def export(
         source,
         target=target,
         precision=precision,
+        dense_precision=dense_precision,
         output=output,
         example_inputs=example_inputs,
         dynamic_shapes=dynamic_shapes,

@@ -23,6 +23,7 @@ class BundleFacts:
 
     target: str
     precision: str
+    dense_precision: str
     rounding: RoundingCost | None
     """What the precision costs, where it rounds."""
 
@@ -102,6 +103,7 @@ def bundle_facts(bundle: Bundle) -> BundleFacts:
     return BundleFacts(
         target=manifest.target,
         precision=str(manifest.precision),
+        dense_precision=str(manifest.dense_precision),
         rounding=manifest.rounding,
         verdict=manifest.verdict,
         tool=f"{manifest.tool.name} {manifest.tool.version}",

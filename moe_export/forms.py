@@ -77,8 +77,8 @@ class LoadedModel:
     """Inputs of other sizes than the example's, by what to call them; none: the example resized."""
 
     beside: tuple[LoadedModel, ...] = ()
-    spool: Spool | None = None
-    """Where weights are kept once they are quantised; a model that has none keeps none."""
+    spool_folder: Path | None = None
+    """Where weights are kept once they are quantised; ``None`` is where the system keeps files."""
 
     narrow_block: Callable[[str], torch.nn.Module | None] = lambda _: None
     """By path, a block of the same code with narrower experts and other weights, if there is one:
@@ -133,6 +133,9 @@ class BlockRecord:
 class MoELayer(Protocol):
     """A proven block as it stands in a marked model; rows are ``[T, H]``."""
 
+    logits: torch.nn.Module
+    """From rows to ``router_logits``."""
+
     correction_bias: torch.Tensor | None
     replayed_ids: torch.Tensor | None
     """When set, ``[T, K]`` experts that are taken instead of the router's choice."""
@@ -156,6 +159,13 @@ class MoELayer(Protocol):
         """The routed sum ``[T, Hout]`` of the experts alone."""
 
 
+@dataclass
+class Edges:
+    """How far the edges at which rows are rounded are moved, as ``MoELayer.edge_shift`` says."""
+
+    shift: float = 0.0
+
+
 @dataclass(frozen=True, kw_only=True)
 class MarkedModel:
     """The model twice: as it was, and with each proven block as a router op and an experts op.
@@ -173,9 +183,18 @@ class MarkedModel:
     layers: Mapping[str, MoELayer]
     """The replacements in ``marked``, by the path of the block they stand for."""
 
-    real_layer: Callable[[str, torch.dtype, Precision], MoELayer]
-    """The proven block at a path with its weights built, in a dtype of choice, its experts' in a
-    precision."""
+    real_layer: Callable[[str, torch.nn.Module, torch.dtype, Precision], MoELayer]
+    """The proven block at a path with its weights built, its experts' in a precision and all else
+    of a copy of the block in that dtype."""
+
+    dense_weight: Callable[[str, Precision], torch.Tensor]
+    """A matrix of the source in a precision, by name: what meets it in a product is rounded."""
+
+    edges: Edges
+    """Of what meets such a matrix."""
+
+    spool: Spool
+    """The quantised weights of the model."""
 
     beside: tuple[MarkedModel, ...] = ()
     """The models beside this one, as ``loaded`` has them."""
@@ -278,8 +297,8 @@ class RoundingCost:
     """By MoE layer, the share of tokens that choose the same experts."""
 
     def __post_init__(self) -> None:
-        if not self.outputs or not self.routing:
-            raise ValueError("the cost of rounding has an output and a layer at least")
+        if not self.outputs:
+            raise ValueError("the cost of rounding has an output at least")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -307,9 +326,9 @@ class Weight:
     pieces: Callable[[], Iterator[Array]] | None = None
     """The same bytes one after the other, where that takes less memory than ``read``."""
 
-    def entry(self, index: int) -> Array:
-        """What is at an index of the leading axis."""
-        return self.read()[index] if self.rows is None else self.rows(index, index + 1)[0]
+    def part(self, start: int, stop: int) -> Array:
+        """What is at those indices of the leading axis."""
+        return self.read()[start:stop] if self.rows is None else self.rows(start, stop)
 
     def in_pieces(self) -> Iterator[Array]:
         """All numbers in order, as few in memory at a time as the weight allows."""
@@ -340,6 +359,9 @@ class Component:
     """By MoE layer: ``x``, ``y``, ``router_logits``, ``topk_ids``, ``topk_weights`` and
     ``experts_y`` to the value's name in the graph."""
 
+    dense: tuple[str, ...] = ()
+    """Weights in the dense precision, as the source names them."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PortableModel:
@@ -356,6 +378,9 @@ class PortableModel:
     source: Source
     precision: Precision = OWN_NUMBERS
     """Of the experts' weights and of the rows that meet them."""
+
+    dense_precision: Precision = OWN_NUMBERS
+    """The same of all other products but a router's."""
 
     rounding: RoundingCost | None = None
     """``None`` where the model keeps its own numbers."""
@@ -471,6 +496,7 @@ class ExportSpec:
     target: str
     output: Path
     precision: Precision = OWN_NUMBERS
+    dense_precision: Precision = OWN_NUMBERS
     example_inputs: tuple[Any, ...] | None = None
     dynamic_shapes: Any = None
     python_path: tuple[Path, ...] = ()

@@ -18,7 +18,7 @@ from moe_export.moe.quantize import Precision
 from moe_export.strict_json import decode, encode, parse, render
 
 FILE_NAME = "moe_export.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # A model of 200 000 tensors and 1000 MoE layers needs about 1 MiB; more is not a manifest.
 MAX_BYTES = 16 * 2**20
@@ -127,6 +127,9 @@ class ComponentRecord:
     probes: Mapping[str, Mapping[str, str]]
     """By MoE layer and role, the value's name in the probe graph."""
 
+    dense: tuple[str, ...]
+    """Weights in the dense precision, as the source names them."""
+
     def __post_init__(self) -> None:
         for layer, roles in self.probes.items():
             for role in roles:
@@ -153,6 +156,9 @@ class Manifest:
 
     precision: Precision
     """Of the experts' weights, and of the rows that meet them."""
+
+    dense_precision: Precision
+    """The same of all other products but a router's."""
 
     rounding: RoundingCost | None
     """What the precision costs; ``None`` where the model keeps its own numbers."""

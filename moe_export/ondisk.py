@@ -1,4 +1,4 @@
-"""Numbers in files: tensors at their places, and a file for what is computed once and read often."""
+"""Numbers in files: tensors at their places, and what is computed once and read often."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class OpenFile:
 
     def write(self, numbers: Any, offset: int) -> None:
         """Bytes at a place.  Raises ``MemoryBudgetError`` where the disk is full."""
-        target = memoryview(numbers)
+        target = memoryview(numbers.data)
         try:
             while target:
                 count = os.pwrite(self._descriptor, target, offset)
@@ -83,7 +83,7 @@ class InFile:
         row = math.prod(self.shape[1:]) * self.dtype.itemsize
         made = torch.empty((stop - start, *self.shape[1:]) if self.shape else (), dtype=self.dtype)
         flat = made.reshape(-1).view(torch.uint8).numpy()
-        self.file.read_into(memoryview(flat), self.offset + start * row)
+        self.file.read_into(flat.data, self.offset + start * row)
         return made
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from moe_export.bundle import bundle
 from moe_export.bundle.staging import check_replaceable, publish, seal, staging
-from moe_export.capture import capture, capture_live
+from moe_export.capture import Rounding, capture, capture_live
 from moe_export.errors import ParityError, UsageError
 from moe_export.forms import ExportSpec, LoadedModel, MarkedModel, Report
 from moe_export.load import load
@@ -19,6 +19,7 @@ from moe_export.report.text import failure
 from moe_export.rewrite import rewrite
 from moe_export.runtime import kernels
 from moe_export.runtime.bundle import Bundle
+from moe_export.runtime.resident import trimmed
 from moe_export.validate import validate
 
 STAGES = ("load", "rewrite", "capture", "lower", "bundle", "validate")
@@ -56,14 +57,15 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
     announce("rewrite")
     marked = rewrite(loaded)
     announce("capture")
-    portable = capture(marked, spec.precision)
+    portable = capture(marked, spec.precision, spec.dense_precision)
     announce("lower")
     lowered = lower(portable, spec.target)
     with staging(spec.output, force=spec.force) as place:
         announce("bundle")
         written = bundle(lowered, place)
         announce("validate")
-        report = validate(written)
+        with trimmed(place):
+            report = validate(written)
         seal(place, reports=files(report), verdict="passed" if report.passed else "failed")
         if not report.passed:
             _reject(place, spec.output, report)
@@ -86,13 +88,23 @@ def run_live(
     marked = rewrite(loaded)
     _require_same_layers(bundle, marked)
     announce("capture")
-    golden = capture_live(marked, bundle.manifest.precision)
+    golden = capture_live(marked, _roundings(bundle))
     announce("validate")
     source = loaded.source
     return Compared(
         report=validate(bundle, golden, against=f"live {source.description}"),
         same_weights=source.fingerprint == bundle.manifest.source.fingerprint,
     )
+
+
+def _roundings(bundle: Bundle) -> dict[str, Rounding]:
+    manifest = bundle.manifest
+    return {
+        name: Rounding(
+            experts=manifest.precision, dense=manifest.dense_precision, dense_names=component.dense
+        )
+        for name, component in manifest.components.items()
+    }
 
 
 def _require_same_inputs(bundle: Bundle, loaded: LoadedModel) -> None:

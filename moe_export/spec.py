@@ -51,6 +51,7 @@ def export_spec(
     *,
     target: str = DEFAULT_TARGET,
     precision: str = "f32",
+    dense_precision: str = "f32",
     output: StrPath | None = None,
     example_inputs: Any = None,
     dynamic_shapes: Any = None,
@@ -69,12 +70,14 @@ def export_spec(
     known and not built yet, and ``MissingEnvironmentError`` where only bundles can be run.
     """
     source, target = _checked_source(source), _checked_target(target)
-    checked = _checked_precision(precision)
+    experts = _checked_precision(precision, "--precision")
+    dense = _checked_precision(dense_precision, "--dense-precision")
     _require_workshop()
     return ExportSpec(
         source=source,
         target=target,
-        precision=checked,
+        precision=experts,
+        dense_precision=dense,
         output=Path() if output is None else _checked_output(output),
         example_inputs=example_inputs,
         dynamic_shapes=dynamic_shapes,
@@ -125,12 +128,12 @@ def _checked_target(name: str) -> str:
     return target.name
 
 
-def _checked_precision(text: str) -> Precision:
+def _checked_precision(text: str, where: str) -> Precision:
     try:
         return parse_precision(text)
     except (ValueError, TypeError) as error:
         raise UsageError(
-            f"unknown precision {text!r}", where="--precision", hint=f"precisions: {PRECISIONS}"
+            f"unknown precision {text!r}", where=where, hint=f"precisions: {PRECISIONS}"
         ) from error
 
 

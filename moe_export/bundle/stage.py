@@ -84,6 +84,7 @@ def _write_component(
         inputs=signature(component.graph.graph.inputs),
         outputs=signature(component.graph.graph.outputs),
         probes=component.probes,
+        dense=component.dense,
     )
 
 
@@ -107,6 +108,7 @@ def _manifest(
         target=model.target,
         kernels=model.kernels,
         precision=portable.precision,
+        dense_precision=portable.dense_precision,
         rounding=portable.rounding,
         ops=OpSet(domain=DOMAIN, version=VERSION),
         components=components,

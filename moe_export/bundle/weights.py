@@ -1,11 +1,11 @@
-"""The weights of a component in one file, each read, written and forgotten before the next."""
+"""The weights of a component in one file, each read and written in pieces before the next."""
 
 from __future__ import annotations
 
 import math
 import shutil
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -41,10 +41,9 @@ def write_weights(
     with HashedFile(path) as file:
         for name in sorted(weights):
             offset = file.pad_to(ALIGNMENT)
-            content = _bytes(name, weights[name])
-            file.write(content)
-            extents[name] = Extent(offset, len(content))
-            del content
+            for content in _bytes(name, weights[name]):
+                file.write(content)
+            extents[name] = Extent(offset, nbytes(weights[name]))
     return file.record, extents
 
 
@@ -72,18 +71,27 @@ def _is_int4(weight: Weight) -> bool:
     return weight.dtype.name == "int4"
 
 
-def _bytes(name: str, weight: Weight) -> memoryview:
-    array: Array = weight.read()
-    if array.shape != weight.shape or array.dtype != weight.dtype:
-        raise ValueError(
-            f"weight {name!r} was announced as {weight.dtype} {weight.shape}"
-            f" and read as {array.dtype} {array.shape}"
-        )
-    if _is_int4(weight):
-        return _in_halves(array).data
-    if sys.byteorder == "big":
-        array = array.byteswap()
-    return np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+def _bytes(name: str, weight: Weight) -> Iterator[memoryview]:
+    """All of a weight's bytes, a piece at a time."""
+    count = 0
+    for array in weight.in_pieces():
+        count += array.size
+        if array.dtype != weight.dtype or array.ndim != len(weight.shape):
+            raise _unlike(name, weight, f"{array.dtype} {array.shape}")
+        if _is_int4(weight):
+            yield _in_halves(array).data
+            continue
+        if sys.byteorder == "big":
+            array = array.byteswap()
+        yield np.ascontiguousarray(array).reshape(-1).view(np.uint8).data
+    if count != math.prod(weight.shape):
+        raise _unlike(name, weight, f"{count} numbers")
+
+
+def _unlike(name: str, weight: Weight, found: str) -> ValueError:
+    return ValueError(
+        f"weight {name!r} was announced as {weight.dtype} {weight.shape} and read as {found}"
+    )
 
 
 def _in_halves(array: Array) -> Array:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import torch
@@ -9,9 +10,10 @@ import torch
 from moe_export.capture.clean import clean, name_nodes, take_probes
 from moe_export.capture.completeness import names_read, unused_tensors
 from moe_export.capture.golden import fresh_inputs, golden_inputs, record
-from moe_export.capture.precision import give_precision
+from moe_export.capture.precision import DENSE, dense_weights, give_precision, router_weights
 from moe_export.capture.rounding import rounding_cost
 from moe_export.capture.trace import output_names, trace
+from moe_export.capture.watch import Rounding
 from moe_export.capture.weights import take_weights
 from moe_export.errors import CaptureError
 from moe_export.forms import (
@@ -25,18 +27,26 @@ from moe_export.forms import (
 )
 from moe_export.moe.quantize import Precision
 
+__all__ = ["Rounding", "capture", "capture_live"]
 
-def capture(model: MarkedModel, precision: Precision = OWN_NUMBERS) -> PortableModel:
+
+def capture(
+    model: MarkedModel,
+    precision: Precision = OWN_NUMBERS,
+    dense_precision: Precision = OWN_NUMBERS,
+) -> PortableModel:
     """Graphs in ``moe_export`` ops and standard ONNX, one for each part, with golden tensors.
 
     *Requires* marked parts whose ``forward`` runs on their example inputs.
     *Ensures* that batch, sequence and every other axis the model lets vary are symbolic; that the
     eager model ran on sizes the tracer did not see; that every parameter and buffer is in a
     graph or listed as unused with the reason; and that the experts of the graphs and those of the
-    golden tensors are in ``precision``.  Raises ``CaptureError``, ``RewriteError``,
-    ``CompletenessError``, or ``UnsupportedError`` for a weight that the precision does not hold.
+    golden tensors are in ``precision``, their other products in ``dense_precision``.
+
+    Raises ``CaptureError``, ``RewriteError``, ``CompletenessError``, or ``UnsupportedError`` for a
+    weight that the precision does not hold.
     """
-    parts = [_part(part, precision) for part in model.parts]
+    parts = [_part(part, precision, dense_precision) for part in model.parts]
     blocks = tuple(block for part in model.parts for block in part.blocks)
     weights = [weight for part in parts for weight in part.component.weights.values()]
     read = {name for part in model.parts for name in names_read(part.loaded)}
@@ -50,6 +60,7 @@ def capture(model: MarkedModel, precision: Precision = OWN_NUMBERS) -> PortableM
         assets=loaded.assets,
         source=loaded.source,
         precision=precision,
+        dense_precision=dense_precision,
         rounding=_all_costs([part.rounding for part in parts if part.rounding is not None]),
     )
 
@@ -62,7 +73,7 @@ class _Part:
     rounding: RoundingCost | None
 
 
-def _part(model: MarkedModel, precision: Precision) -> _Part:
+def _part(model: MarkedModel, precision: Precision, dense: Precision) -> _Part:
     """One graph and what the eager part does, on its own."""
     loaded = model.loaded
     _require_determinism(model)
@@ -72,15 +83,20 @@ def _part(model: MarkedModel, precision: Precision) -> _Part:
     clean(traced.graph, traced.axes, weights, loaded.component)
     probes = take_probes(traced.graph)
     name_nodes(traced.graph, probes)
-    stored = give_precision(traced.graph, weights, precision)
+    kept = router_weights(model)
+    dense_names = () if dense == OWN_NUMBERS else dense_weights(traced.graph, kept)
+    stored = give_precision(traced.graph, weights, precision, model.spool)
+    stored = give_precision(traced.graph, stored, dense, model.spool, DENSE, kept)
+    rounding = Rounding(
+        experts=precision if model.proven else OWN_NUMBERS, dense=dense, dense_names=dense_names
+    )
     inputs = golden_inputs(model, traced.axes)
-    golden = record(model, inputs, names, precision)
-    rounds = precision != OWN_NUMBERS and bool(model.proven)
+    golden = record(model, inputs, names, rounding)
     return _Part(
         name=loaded.component,
-        component=Component(graph=traced.graph, weights=stored, probes=probes),
+        component=Component(graph=traced.graph, weights=stored, probes=probes, dense=dense_names),
         golden=golden,
-        rounding=rounding_cost(model, inputs, names, golden) if rounds else None,
+        rounding=None if rounding.is_none else rounding_cost(model, inputs, names, golden),
     )
 
 
@@ -102,18 +118,21 @@ def _all_costs(costs: list[RoundingCost]) -> RoundingCost | None:
 
 
 def capture_live(
-    model: MarkedModel, precision: Precision = OWN_NUMBERS, *, seeds: tuple[int, ...] = (1, 2)
+    model: MarkedModel, roundings: Mapping[str, Rounding], *, seeds: tuple[int, ...] = (1, 2)
 ) -> Golden:
-    """Golden tensors of the eager model on inputs that no bundle has seen."""
-    return _together([_live(part, precision, seeds) for part in model.parts])
+    """Golden tensors of the eager model on inputs that no bundle has seen.
+
+    ``roundings`` says by component what the bundle has been rounded to.
+    """
+    return _together([_live(part, roundings[part.loaded.component], seeds) for part in model.parts])
 
 
-def _live(model: MarkedModel, precision: Precision, seeds: tuple[int, ...]) -> Golden:
+def _live(model: MarkedModel, rounding: Rounding, seeds: tuple[int, ...]) -> Golden:
     loaded = model.loaded
     prefix = "" if loaded.component == MAIN_COMPONENT else f"{loaded.component}, "
     names = output_names(loaded.module, loaded.example_inputs)
     inputs = {f"{prefix}fresh {seed}": fresh_inputs(model, seed) for seed in seeds}
-    return record(model, inputs, names, precision)
+    return record(model, inputs, names, rounding)
 
 
 def _require_determinism(model: MarkedModel) -> None:

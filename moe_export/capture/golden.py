@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from moe_export.capture.axes import Axes, other_sizes, resized
 from moe_export.capture.watch import (
+    Rounding,
     array_of,
     layer_at,
     layer_spec,
@@ -32,6 +33,7 @@ from moe_export.capture.watch import (
 from moe_export.forms import (
     OWN_NUMBERS,
     BlockRecord,
+    Edges,
     ExpertCase,
     Golden,
     GoldenCase,
@@ -39,7 +41,6 @@ from moe_export.forms import (
     MarkedModel,
     MoELayer,
 )
-from moe_export.moe.quantize import Precision
 from moe_export.moe.reference import routing_margin, selecting_scores
 
 Array = npt.NDArray[Any]
@@ -65,12 +66,12 @@ class _Runs:
     model: MarkedModel
     eager: nn.Module
     reference: nn.Module
-    precision: Precision
+    rounding: Rounding
 
     @property
     def shifts(self) -> tuple[float, ...]:
         """The edges that are tried beside the true ones: none where rows are not rounded."""
-        return () if self.precision.row_format == "f32" else EDGE_SHIFTS
+        return EDGE_SHIFTS if self.rounding.rounds_rows else ()
 
     @property
     def paths(self) -> list[str]:
@@ -78,14 +79,14 @@ class _Runs:
 
 
 def record(
-    model: MarkedModel, inputs: Mapping[str, Inputs], names: list[str], precision: Precision
+    model: MarkedModel, inputs: Mapping[str, Inputs], names: list[str], rounding: Rounding
 ) -> Golden:
     """Golden tensors of the eager model on each set of inputs, and of each layer's experts."""
     runs = _Runs(
         model=model,
-        eager=eager_model(model, precision),
-        reference=with_layers(model, _EXACT, precision),
-        precision=precision,
+        eager=eager_model(model, rounding),
+        reference=with_layers(model, _EXACT, rounding),
+        rounding=rounding,
     )
     return Golden(
         cases=tuple(_case(runs, name, given, names) for name, given in inputs.items()),
@@ -93,11 +94,11 @@ def record(
     )
 
 
-def eager_model(model: MarkedModel, precision: Precision) -> nn.Module:
-    """What a bundle in this precision has to reproduce: for ``f32`` the model as it is."""
-    if precision == OWN_NUMBERS:
+def eager_model(model: MarkedModel, rounding: Rounding) -> nn.Module:
+    """What a bundle that is rounded so has to reproduce: without rounding the model as it is."""
+    if rounding.is_none:
         return model.loaded.module
-    return with_layers(model, torch.float32, precision)
+    return with_layers(model, torch.float32, rounding)
 
 
 def golden_inputs(model: MarkedModel, axes: Axes) -> dict[str, Inputs]:
@@ -142,7 +143,9 @@ def _case(runs: _Runs, name: str, inputs: Inputs, names: list[str]) -> GoldenCas
         with torch.no_grad():
             layers[path] = {**runs.model.layers[path].watch(rows), "y": y.reshape(-1, y.shape[-1])}
     exact = _replayed(runs.reference, {key: _widened(x) for key, x in inputs.items()}, layers)
-    moved = [_replayed(runs.eager, inputs, layers, shift) for shift in runs.shifts]
+    moved = [
+        _replayed(runs.eager, inputs, layers, shift, runs.model.edges) for shift in runs.shifts
+    ]
     return GoldenCase(
         name=name,
         component=runs.model.loaded.component,
@@ -174,14 +177,21 @@ class _Replay:
 
 
 def _replayed(
-    module: nn.Module, inputs: Inputs, chosen: Mapping[str, Seen], shift: float = 0.0
+    module: nn.Module,
+    inputs: Inputs,
+    chosen: Mapping[str, Seen],
+    shift: float = 0.0,
+    edges: Edges | None = None,
 ) -> _Replay:
     """Run a model of layers on the choice of another run, with its rounding edges moved."""
     layers = {path: layer_at(module, path) for path in chosen}
     for path, layer in layers.items():
         layer.replayed_ids, layer.edge_shift = chosen[path]["topk_ids"], shift
+    edges = edges or Edges()
+    edges.shift = shift
     with torch.no_grad():
         outputs = tensors_in(module(**inputs))
+    edges.shift = 0.0
     for layer in layers.values():
         layer.replayed_ids, layer.edge_shift = None, 0.0
     return _Replay(outputs, {path: dict(layer.seen) for path, layer in layers.items()})
@@ -255,7 +265,8 @@ def _expert_case(runs: _Runs, block: BlockRecord) -> ExpertCase:
 def _eager_layer(runs: _Runs, block: BlockRecord) -> MoELayer:
     """The experts of a block in float32: the eager model has them where it rounds."""
     if runs.eager is runs.model.loaded.module:
-        return runs.model.real_layer(block.path, torch.float32, runs.precision)
+        source = runs.eager.get_submodule(block.path)
+        return runs.model.real_layer(block.path, source, torch.float32, OWN_NUMBERS)
     return layer_at(runs.eager, block.path)
 
 

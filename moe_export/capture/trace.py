@@ -48,7 +48,11 @@ def trace(model: MarkedModel, output_names: list[str]) -> Trace:
     with _quiet():
         try:
             program = torch.export.export(
-                without_numbers(model.marked), (), kwargs=dict(inputs), dynamic_shapes=shapes, strict=False
+                without_numbers(model.marked),
+                (),
+                kwargs=dict(inputs),
+                dynamic_shapes=shapes,
+                strict=False,
             )
         except _TRACING_ERRORS as error:
             raise _capture_error(model, error) from error

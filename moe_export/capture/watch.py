@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from moe_export.errors import CaptureError
-from moe_export.forms import BlockRecord, MarkedModel, MoELayer
+from moe_export.forms import OWN_NUMBERS, BlockRecord, MarkedModel, MoELayer
 from moe_export.lazy import real, twin_of
 from moe_export.moe.layer import LayerSpec
 from moe_export.moe.quantize import Precision
@@ -24,14 +25,43 @@ Inputs = Mapping[str, Tensor]
 REFUSALS = (RuntimeError, ValueError, IndexError)
 
 
-def with_layers(model: MarkedModel, dtype: torch.dtype, precision: Precision) -> nn.Module:
-    """The eager model with each proven block as a layer in ``precision`` that can replay.
+@dataclass(frozen=True, kw_only=True)
+class Rounding:
+    """What a model is rounded to: its experts, and matrices of other products by name."""
+
+    experts: Precision = OWN_NUMBERS
+    dense: Precision = OWN_NUMBERS
+    dense_names: tuple[str, ...] = ()
+
+    @property
+    def is_none(self) -> bool:
+        """Whether the model keeps its own numbers."""
+        return self.experts == OWN_NUMBERS and not self.dense_names
+
+    @property
+    def rounds_rows(self) -> bool:
+        """Whether rows are rounded before they meet a matrix."""
+        used = (self.experts, *(self.dense for _ in self.dense_names[:1]))
+        return any(precision.row_format != "f32" for precision in used)
+
+
+def with_layers(model: MarkedModel, dtype: torch.dtype, rounding: Rounding) -> nn.Module:
+    """The eager model, rounded, with each proven block as a layer that can replay.
 
     In float32 it shares all other tensors with the eager model; in another dtype it is a copy.
     """
-    twin = twin_of(model.loaded.module, None if dtype is torch.float32 else dtype)
+    module = model.loaded.module
+    tensors = dict(module.named_parameters()) | dict(module.named_buffers())
+    rounded = {
+        id(tensors[name]): nn.Parameter(
+            model.dense_weight(name, rounding.dense), requires_grad=False
+        )
+        for name in rounding.dense_names
+    }
+    twin = twin_of(module, None if dtype is torch.float32 else dtype, rounded)
     for block in model.proven:
-        layer = model.real_layer(block.path, dtype, precision)
+        part = twin.get_submodule(block.path)
+        layer = model.real_layer(block.path, part, dtype, rounding.experts)
         if not isinstance(layer, nn.Module):
             raise TypeError(f"the layer at {block.path!r} is not a module")
         if not block.path:

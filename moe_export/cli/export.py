@@ -35,6 +35,7 @@ Examples:
     "ONNX runtime; trt and trt-rtx are not built yet.",
 )
 @options.precision
+@options.dense_precision
 @options.output
 @options.python_path
 @options.trust_pickle
@@ -50,6 +51,7 @@ def export(
     model: str,
     target: str,
     precision: str,
+    dense_precision: str,
     output: str | None,
     as_json: bool,
     **words: Any,
@@ -65,6 +67,7 @@ def export(
         model,
         target=target,
         precision=precision,
+        dense_precision=dense_precision,
         output=output or options.default_output(model),
         **words,
     )
@@ -108,8 +111,10 @@ def _tell(console: Console, exported: Exported, output: Path) -> None:
 
 
 def _kind(bundle: BundleFacts) -> str:
-    precision = f", experts in {bundle.precision}" if bundle.precision != "f32" else ""
-    return f"target {bundle.target}{precision}"
+    experts = f", experts in {bundle.precision}" if bundle.precision != "f32" else ""
+    dense = bundle.dense_precision
+    products = f", other products in {dense}" if dense != "f32" else ""
+    return f"target {bundle.target}{experts}{products}"
 
 
 def _facts(exported: Exported, output: Path) -> dict[str, Any]:
@@ -121,6 +126,7 @@ def _facts(exported: Exported, output: Path) -> dict[str, Any]:
         "bundle": str(output),
         "target": bundle.target,
         "precision": bundle.precision,
+        "dense_precision": bundle.dense_precision,
         "rounding": bundle.rounding,
         "verdict": bundle.verdict,
         "bytes": bundle.bytes,

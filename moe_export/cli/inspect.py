@@ -194,7 +194,11 @@ def _tell_bundle(console: Console, bundle: BundleFacts) -> None:
     from moe_export.report.figures import columns, size
 
     console.out()
-    rows = [("target", bundle.target), ("precision", bundle.precision)]
+    rows = [
+        ("target", bundle.target),
+        ("precision", bundle.precision),
+        ("dense precision", bundle.dense_precision),
+    ]
     if bundle.rounding is not None:
         from moe_export.report.text import rounding
 

@@ -66,6 +66,14 @@ precision = click.option(
     "a block size as in int4:64 and zero points as in int4+zeros.",
 )
 
+dense_precision = click.option(
+    "--dense-precision",
+    default="f32",
+    show_default=True,
+    metavar="PRECISION",
+    help="The same for all other products but a router's: attention, shared experts, the head.",
+)
+
 SUFFIX = ".moe"
 
 output = click.option(

@@ -134,7 +134,6 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
         dialogue_assets,
         read_directory,
     )
-    from moe_export.ondisk import Spool
 
     folder = Path(spec.source)
     if spec.example_inputs is not None or spec.dynamic_shapes is not None:
@@ -146,9 +145,11 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
     found = read_directory(folder)
     assets = {**found.assets, **dialogue_assets(found, folder)}
     parts = assemble(found)
-    source = Source(description=folder.resolve().name, fingerprint=fingerprint_of_files(found.stored))
+    source = Source(
+        description=folder.resolve().name, fingerprint=fingerprint_of_files(found.stored)
+    )
     found.model.requires_grad_(requires_grad=False)
-    spool = Spool(spec.output.parent if spec.output.parent.is_dir() else None)
+    beside_output = spec.output.parent if spec.output.parent.is_dir() else None
     decoder, *others = [
         LoadedModel(
             module=part.module,
@@ -159,7 +160,7 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
             component=part.name,
             left_out=found.left_out,
             cases=part.inputs.cases,
-            spool=spool,
+            spool_folder=beside_output,
             narrow_block=NarrowBlocks(found.model, part.module),
         )
         for part in parts

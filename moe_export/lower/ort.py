@@ -98,30 +98,46 @@ class _Matrix:
 
     def weight(self, weights: Mapping[str, Weight]) -> Weight:
         """The same in panels; every part is read when it is."""
-        values = weights[self.values]
-        experts = values.shape if len(values.shape) == 3 else (1, *values.shape)
-        size = packing.packed_size(
-            (experts[0], experts[1], experts[2]),
-            _FORMATS[values.dtype.name],
+        parts = [None if n is None else weights[n] for n in (self.values, self.scales, self.zeros)]
+        values, *others = parts
+        if values is None:
+            raise AssertionError("a matrix has values")
+        is_one = len(values.shape) == 2
+        experts, rows, columns = (1, *values.shape) if is_one else values.shape
+        name = _FORMATS[values.dtype.name]
+        header = packing.Header(
+            format=name,
+            experts=experts,
+            rows=rows,
+            columns=columns,
             block_size=self.block_size,
             gated=self.gated,
             zeros=self.zeros is not None,
+            wide_scales=self.scales is not None and not self.block_size,
         )
 
-        def read() -> Array:
-            parts = (None if name is None else weights[name] for name in (self.scales, self.zeros))
-            stored = values.read()
-            scales, zeros = (None if part is None else part.read() for part in parts)
-            return packing.pack(
-                stored.reshape(experts),
-                gated=self.gated,
-                interleaved=self.interleaved,
-                scales=None if scales is None else scales.reshape(*experts[:2], -1),
-                zeros=None if zeros is None else zeros.reshape(*experts[:2], -1),
-                block_size=self.block_size,
-            )
+        def entry(part: Weight | None, number: int) -> Array | None:
+            if part is None:
+                return None
+            return part.read() if is_one else part.part(number, number + 1)[0]
 
-        return replace(values, shape=(size,), dtype=np.dtype(np.uint8), read=read)
+        def expert(number: int) -> tuple[Array, Array | None, Array | None]:
+            made, scales, zeros = (entry(part, number) for part in (values, *others))
+            if made is None:
+                raise AssertionError("a matrix has values")
+            return made, scales, zeros
+
+        def pieces() -> Iterator[Array]:
+            return packing.pack_in_pieces(header, expert, interleaved=self.interleaved)
+
+        return replace(
+            values,
+            shape=(header.total_bytes,),
+            dtype=np.dtype(np.uint8),
+            read=lambda: np.concatenate([piece.copy() for piece in pieces()]),
+            rows=None,
+            pieces=pieces,
+        )
 
 
 def _nodes_in_rows(graph: ir.Model) -> Iterator[ir.Node]:

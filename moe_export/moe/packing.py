@@ -7,6 +7,7 @@ are ``ml_dtypes``, which is imported where ``unpack`` makes one.
 from __future__ import annotations
 
 import struct
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, get_args
 
@@ -168,16 +169,44 @@ def pack(
     for name, array in (("scales", scales), ("zeros", zeros)):
         if array is not None and array.shape != (experts, rows, header.blocks):
             raise ValueError(f"{name} {array.shape} of {header.blocks} blocks of {values.shape}")
-    blob = np.zeros(header.total_bytes, np.uint8)
-    blob[: _HEADER.size] = np.frombuffer(header.encode(), np.uint8)
-    order = _rows_in_panels(header, interleaved=interleaved)
-    for expert, panels in enumerate(_experts(blob, header)):
-        _put_values(panels, values[expert], header, order)
-        if scales is not None:
-            _put_scales(panels, scales[expert], header, order)
-        if zeros is not None:
-            _put_zeros(panels, zeros[expert], header, order)
+
+    def expert(number: int) -> tuple[Array, Array | None, Array | None]:
+        return (
+            values[number],
+            None if scales is None else scales[number],
+            None if zeros is None else zeros[number],
+        )
+
+    blob = np.empty(header.total_bytes, np.uint8)
+    end = 0
+    for piece in pack_in_pieces(header, expert, interleaved=interleaved):
+        blob[end : end + piece.size] = piece
+        end += piece.size
     return blob
+
+
+def pack_in_pieces(
+    header: Header,
+    expert: Callable[[int], tuple[Array, Array | None, Array | None]],
+    *,
+    interleaved: bool = False,
+) -> Iterator[Array]:
+    """The blob in pieces: the header, then the panels of each expert, read when they are made.
+
+    ``expert`` gives one's values ``[rows, columns]``, scales and zeros ``[rows, blocks]``.  A piece
+    may be overwritten when the next is asked for.
+    """
+    yield np.frombuffer(header.encode(), np.uint8)
+    order = _rows_in_panels(header, interleaved=interleaved)
+    panels = np.zeros((header.panels, header.panel_bytes), np.uint8)
+    for number in range(header.experts):
+        values, scales, zeros = expert(number)
+        _put_values(panels, values, header, order)
+        if scales is not None:
+            _put_scales(panels, scales, header, order)
+        if zeros is not None:
+            _put_zeros(panels, zeros, header, order)
+        yield panels.reshape(-1)
 
 
 def unpack(blob: Array) -> tuple[Array, Array | None, Array | None, Header]:
@@ -250,11 +279,16 @@ def _experts(blob: Array, header: Header) -> Array:
 
 def _put_values(panels: Array, values: Array, header: Header, order: Array) -> None:
     """Write one expert's ``values [rows, columns]``."""
-    numbers = _as_bytes_or_words(values, header.format)
-    nothing = _OFFSETS.get(header.format, 0)
-    padded = np.full((len(order), header.padded_columns), nothing, numbers.dtype)
-    padded[:, : header.columns] = numbers[order]
-    padded[order < 0] = nothing
+    padded = _as_bytes_or_words(values, header.format)
+    if (len(order), header.padded_columns) != values.shape:
+        nothing = _OFFSETS.get(header.format, 0)
+        numbers, padded = (
+            padded,
+            np.full((len(order), header.padded_columns), nothing, padded.dtype),
+        )
+        padded[order >= 0, : header.columns] = numbers[order[order >= 0]]
+    elif not np.array_equal(order, np.arange(len(order))):
+        padded = padded[order]
     by_panel = padded.reshape(header.panels, PANEL_ROWS, header.padded_columns)
     space = panels[:, : header.value_bytes]
     if header.format == "int4":
@@ -263,7 +297,7 @@ def _put_values(panels: Array, values: Array, header: Header, order: Array) -> N
         space.reshape(header.panels, -1, PANEL_ROWS, 4)[...] = both.swapaxes(1, 2)
         return
     run = _run(header.format)
-    target = space.view(numbers.dtype).reshape(header.panels, -1, PANEL_ROWS, run)
+    target = space.view(padded.dtype).reshape(header.panels, -1, PANEL_ROWS, run)
     target[...] = by_panel.reshape(header.panels, PANEL_ROWS, -1, run).swapaxes(1, 2)
 
 

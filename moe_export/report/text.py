@@ -58,11 +58,12 @@ def rounding(cost: RoundingCost) -> str:
     """What a precision costs beside the model's own numbers: the worst output, and the routing."""
     name, output = max(cost.outputs.items(), key=lambda item: item[1].relative_error)
     angle = _angle([each.cosine for each in cost.outputs.values()])
+    words = f"costs a relative error of at most {error(output.relative_error)} ({name}), "
+    words += f"1 - cosine {angle}"
+    if not cost.routing:
+        return words
     same = share(min(cost.routing.values()))
-    return (
-        f"costs a relative error of at most {error(output.relative_error)} ({name}), "
-        f"1 - cosine {angle}; {same} of the tokens choose the same experts where fewest do"
-    )
+    return f"{words}; {same} of the tokens choose the same experts where fewest do"
 
 
 def tables(report: Report) -> str:

@@ -10,26 +10,35 @@ import torch
 from torch import Tensor, fx, nn
 from torch.utils._pytree import tree_leaves
 
-from moe_export.forms import OWN_NUMBERS, ROOT_NAME, BlockRecord, LoadedModel, MarkedModel
+from moe_export.forms import (
+    OWN_NUMBERS,
+    ROOT_NAME,
+    BlockRecord,
+    Edges,
+    LoadedModel,
+    MarkedModel,
+)
 from moe_export.lazy import in_memory, twin_of
 from moe_export.moe.quantize import Precision
 from moe_export.moe.recipe import Recipe, Source
 from moe_export.ondisk import Spool
 from moe_export.rewrite.alike import alike, reads_all, widened
+from moe_export.rewrite.dense import rounded_matrix
 from moe_export.rewrite.fused import FusedMoE, built, fused, placeholder, rounded
 from moe_export.rewrite.groups import expert_groups, named_source
 from moe_export.rewrite.proposal import Proposal, Refusal, first_tensor_like
 from moe_export.rewrite.recognise import Recognition, recognise
 from moe_export.rewrite.register import is_registered
+from moe_export.rewrite.rows import tensor_named
 
 
-def rewrite(loaded: LoadedModel) -> MarkedModel:
+def rewrite(loaded: LoadedModel, spool: Spool | None = None) -> MarkedModel:
     """The model with every proven block replaced by a router op and an experts op.
 
     *Requires* a module in eval mode that runs on ``loaded.example_inputs``.
     *Ensures* that ``loaded.module`` is unchanged, that the marked model shares its tensors, and
     that each block which looked like a mixture of experts has a record: proven, or unfused with
-    the reason.  Models beside this one are rewritten alike.
+    the reason.  Models beside this one are rewritten alike, and share its ``spool``.
     """
     marked = twin_of(loaded.module)
     shown: dict[str, Recognition] = {}
@@ -58,14 +67,18 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
             name = f"{path or ROOT_NAME}.{role}"
             recipes[name] = _of_the_model(recipe, loaded.module, f"{path}." if path else "")
 
-    spool = loaded.spool or Spool()
+    spool, edges = spool or Spool(loaded.spool_folder), Edges()
 
-    def real_layer(path: str, dtype: torch.dtype, precision: Precision) -> FusedMoE:
+    def real_layer(
+        path: str, block: nn.Module, dtype: torch.dtype, precision: Precision
+    ) -> FusedMoE:
         source = loaded.module.get_submodule(path)
-        block = twin_of(source, dtype)
         if precision == OWN_NUMBERS:
             return fused(proposals[path], block)
         return rounded(proposals[path], block, source, precision, spool, path or ROOT_NAME)
+
+    def dense_weight(name: str, precision: Precision) -> Tensor:
+        return rounded_matrix(name, tensor_named(loaded.module, name), precision, spool, edges)
 
     order = {path: number for number, (path, _) in enumerate(loaded.module.named_modules())}
     return MarkedModel(
@@ -75,7 +88,10 @@ def rewrite(loaded: LoadedModel) -> MarkedModel:
         blocks=tuple(sorted(records, key=lambda record: order[record.path])),
         layers=layers,
         real_layer=real_layer,
-        beside=tuple(rewrite(other) for other in loaded.beside),
+        dense_weight=dense_weight,
+        edges=edges,
+        spool=spool,
+        beside=tuple(rewrite(other, spool) for other in loaded.beside),
     )
 
 
@@ -130,7 +146,9 @@ def _decision(
     for other, known in shown.items():
         source = loaded.module.get_submodule(other)
         if reads_all(known.proposal, source) and alike(block, source):
-            return replace(known, proof=replace(known.proof, shown_on=known.proof.shown_on or other))
+            return replace(
+                known, proof=replace(known.proof, shown_on=known.proof.shown_on or other)
+            )
     narrow = loaded.narrow_block(path)
     found = None if narrow is None else recognise(narrow, call.x)
     if narrow is not None and isinstance(found, Recognition):

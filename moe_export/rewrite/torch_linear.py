@@ -32,12 +32,12 @@ class Stored:
 
 def linear_of(rows: Tensor, stored: Stored, block_size: int, row_format: str) -> Tensor:
     """``rows [.., H]``, rounded, times the matrix, plus the bias, in the rows' dtype."""
-    matrix = _matrix(stored.weight, stored.scales, stored.zeros, block_size, rows.dtype)
+    matrix = stored_matrix(stored.weight, stored.scales, stored.zeros, block_size, rows.dtype)
     bias = None if stored.bias is None else stored.bias.to(rows.dtype)
     return F.linear(_rounded(rows, row_format), matrix, bias)
 
 
-def _matrix(
+def stored_matrix(
     weight: Tensor,
     scales: Tensor | None,
     zeros: Tensor | None,

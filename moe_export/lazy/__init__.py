@@ -1,0 +1,25 @@
+"""Tensors whose numbers are read when an operator needs them, and forgotten afterwards.
+
+A model of such tensors runs as any other, in the memory of what it multiplies at a time.  Layout
+and casts of them are put off (``layout``); a product reads its matrix in slices of rows
+(``products``); whatever else meets one gets it whole.
+"""
+
+from moe_export.lazy import layout, products
+from moe_export.lazy.models import in_memory, made_of, twin_of, without_numbers
+from moe_export.lazy.tensors import LazyTensor, Reader, is_lazy, real, runs, slices
+
+__all__ = [
+    "LazyTensor",
+    "Reader",
+    "in_memory",
+    "is_lazy",
+    "layout",
+    "made_of",
+    "products",
+    "real",
+    "runs",
+    "slices",
+    "twin_of",
+    "without_numbers",
+]

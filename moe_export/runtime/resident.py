@@ -1,0 +1,69 @@
+"""Keep mapped weights from adding up in memory.
+
+ONNX Runtime maps a bundle's weights, and every page that was ever read counts as this process's
+memory, however large the model.  On Linux a process can give such pages back, and read them again
+from the file when it needs them.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+# How much of them may stay, and how often to look: a core reads some 10 GiB in a second.
+LIMIT = 1 << 30
+_SECONDS = 0.02
+
+_STATUS, _MAPS = Path("/proc/self/statm"), Path("/proc/self/smaps")
+_DONTNEED = getattr(mmap, "MADV_DONTNEED", None)
+
+
+@contextmanager
+def trimmed(folder: Path, limit: int = LIMIT) -> Iterator[None]:
+    """Meanwhile, give back the mapped files of ``folder`` whenever they take up ``limit`` bytes.
+
+    Where the system cannot tell or do that, nothing happens.
+    """
+    if _DONTNEED is None or not _MAPS.exists():
+        yield
+        return
+    done = threading.Event()
+    watch = threading.Thread(
+        target=_watch, args=(str(folder.resolve()), limit, done), name="trim", daemon=True
+    )
+    watch.start()
+    try:
+        yield
+    finally:
+        done.set()
+        watch.join()
+
+
+def _watch(folder: str, limit: int, done: threading.Event) -> None:
+    advise = ctypes.CDLL(None).madvise
+    while not done.wait(_SECONDS):
+        if _shared_bytes() > limit:
+            for start, length in _mapped(folder):
+                advise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONTNEED)
+
+
+def _shared_bytes() -> int:
+    """Of mapped files, in memory."""
+    return int(_STATUS.read_text().split()[2]) * mmap.PAGESIZE
+
+
+def _mapped(folder: str) -> Iterator[tuple[int, int]]:
+    """Start and length of each mapping of a file in the folder that holds nothing but the file."""
+    start = length = 0
+    for line in _MAPS.read_text(errors="replace").splitlines():
+        if not line[0].isupper():
+            span, *_, name = line.split(maxsplit=5)
+            first, last = (int(end, 16) for end in span.split("-"))
+            inside = name.startswith(f"{folder}/")
+            start, length = (first, last - first) if inside else (0, 0)
+        elif line.startswith("Anonymous:") and length and line.split()[1] == "0":
+            yield start, length
