@@ -79,7 +79,7 @@ def read_directory(folder: Path) -> Pretrained:
     _require_text_model(family, kind, folder, transformers)
     stored = read_shards(files)
     model = _built(loader, stored, enclosing, folder)
-    _require_plain_attention(model.config.get_text_config(), folder)
+    _require_known_layers(model.config.get_text_config(), folder)
     return Pretrained(
         model=model,
         stored=stored,
@@ -195,14 +195,14 @@ def _from_tensors(
     )
 
 
-def _require_plain_attention(config: Any, folder: Path) -> None:
+def _require_known_layers(config: Any, folder: Path) -> None:
     """Refuse layers whose masks or states the decoder does not build."""
     odd = sorted(set(getattr(config, "layer_types", None) or ()) - KINDS)
     if odd:
         raise UnsupportedError(
             f"layers of the kind {odd[0]!r} are not built yet",
             where=str(folder / CONFIG),
-            hint="built are layers whose state is keys and values: " + ", ".join(sorted(KINDS)),
+            hint=f"built are {', '.join(sorted(KINDS))}",
         )
 
 
