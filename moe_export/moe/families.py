@@ -123,6 +123,7 @@ FAMILIES: Mapping[str, Family] = {
         image_tokens=("image_token_id",),
     ),
     "glm4v_moe": Family(positions="mrope", images=Packed(limits_count_time=True)),
+    "internvl": Family(positions="plain", images=Tiles()),
     "kimi_k25": Family(
         positions="plain",
         images=Packed(tower="vision_tower", projector="mm_projector", order="rows", patch="square"),

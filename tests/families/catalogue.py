@@ -41,6 +41,7 @@ REMARKS: dict[str, str] = {
     "aria": "square images: the mask of padded pixels is no input",
     "deepseek_ocr2": "whole views of one size, without crops",
     "gemma4": "text and images, without sound; without embeddings for each layer",
+    "internvl": "tiles of one size; text models with experts, such as qwen3_moe",
     "llama4": "whole views of one size; Transformers 5.24.0 itself needs a fault mended to run it",
     "minimax_m3_vl": "with full attention in every layer; sparse ones are refused",
     "qwen3_omni_moe": "the thinker alone, which reads text and images; it hears and says nothing",

@@ -237,6 +237,11 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "video_start_token_id": 262,
         "video_end_token_id": 263,
     },
+    "internvl": {
+        "text_config": {**_TEXT, "model_type": "qwen3_moe"},
+        "vision_config": {**_LAYERS, "image_size": [16, 16], "patch_size": [4, 4]},
+        "image_token_id": _IMAGE,
+    },
     "kimi_k25": {
         "text_config": {**_TEXT, **_ROUTED, **_LATENT, **_GROUPS, "model_type": "deepseek_v3"},
         "vision_config": {**_LAYERS, "pos_emb_height": 8, "pos_emb_width": 8},

@@ -87,7 +87,7 @@ class Examples:
         vision = self.config.vision_config
         if not isinstance(self._images, Packed | Padded):
             side = getattr(vision, "sam_config", vision).image_size
-            size = (len(shapes), 3, side, side)
+            size = (len(shapes), 3, *(side if isinstance(side, list | tuple) else (side, side)))
             return {"pixel_values": torch.randn(size, generator=self._generator)}
         merge = merge_of(self.config)
         if isinstance(self._images, Padded):
