@@ -122,6 +122,7 @@ FAMILIES: Mapping[str, Family] = {
         images=Padded(tower="vision_tower", projector="embed_vision"),
         image_tokens=("image_token_id",),
     ),
+    "glm46v": Family(positions="mrope", images=Packed(limits_count_time=True)),
     "glm4v_moe": Family(positions="mrope", images=Packed(limits_count_time=True)),
     "internvl": Family(positions="plain", images=Tiles()),
     "kimi_k25": Family(

@@ -227,6 +227,16 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "audio_config": None,
         **_MEDIA,
     },
+    "glm46v": {
+        "text_config": {**_TEXT, **_ROUTED, **_GROUPS, **_MROPE, "model_type": "glm4v_moe_text"},
+        "vision_config": {**TOWER, "image_size": 32, "model_type": "glm4v_moe_vision"},
+        "image_token_id": _IMAGE,
+        "video_token_id": _VIDEO,
+        "image_start_token_id": _START,
+        "image_end_token_id": _END,
+        "video_start_token_id": 262,
+        "video_end_token_id": 263,
+    },
     "glm4v_moe": {
         "text_config": {**_TEXT, **_ROUTED, **_GROUPS, **_MROPE},
         "vision_config": {**TOWER, "image_size": 32},
