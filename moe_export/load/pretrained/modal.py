@@ -25,7 +25,9 @@ def split_by_kind(model: nn.Module) -> None:
 
 
 def _has_two_sets(module: nn.Module) -> bool:
-    return {"text_moe", "vision_moe"} <= dict(module.named_children()).keys()
+    """Whether it is such a block, as the source has it."""
+    children = dict(module.named_children()).keys()
+    return {"text_moe", "vision_moe"} <= children and not hasattr(module, "is_split")
 
 
 @cache
@@ -49,7 +51,7 @@ def _splitting(block: type[nn.Module]) -> type[nn.Module]:
             y = y + self.shared_experts(hidden_states)
         return y, None
 
-    return _kind(block, forward)
+    return _kind(block, forward=forward, is_split=True)
 
 
 @cache
@@ -60,9 +62,8 @@ def _of_rows(experts: type[nn.Module]) -> type[nn.Module]:
         made: Tensor = cast(Any, experts).forward(self, hidden_states)[0]
         return made.view_as(hidden_states)
 
-    return _kind(experts, forward)
+    return _kind(experts, forward=forward)
 
 
-def _kind(source: type[nn.Module], forward: Any) -> type[nn.Module]:
-    kind = type(source.__name__, (source,), {"forward": forward})
-    return cast(type[nn.Module], kind)
+def _kind(source: type[nn.Module], **own: Any) -> type[nn.Module]:
+    return cast(type[nn.Module], type(source.__name__, (source,), own))
