@@ -47,10 +47,6 @@ kinds are refused by name when the model is loaded.
 
 
 def main() -> None:
-    from importlib.metadata import version
-
-    from families.stages import ANSWER_TOKENS
-
     warnings.simplefilter("ignore")
     wanted = set(sys.argv[1:])
     rows = known_rows() if wanted else {}
@@ -61,12 +57,19 @@ def main() -> None:
             made = progress(case, Path(folder))
         rows[case.family] = row(case, made)
         print(case.family, *made.passed, made.reason, file=sys.stderr, flush=True)
+        PAGE.write_text(page_of(rows), encoding="utf-8")
+
+
+def page_of(rows: dict[str, str]) -> str:
+    from importlib.metadata import version
+
+    from families.stages import ANSWER_TOKENS
+
     page = INTRODUCTION.format(
         transformers=version("transformers"), torch=version("torch"), tokens=ANSWER_TOKENS
     )
     page += "\n## Vision-language models\n\n" + table("vision", rows) + not_tried()
-    page += "\n## Language models\n\n" + table("text", rows) + STATE
-    PAGE.write_text(page, encoding="utf-8")
+    return page + "\n## Language models\n\n" + table("text", rows) + STATE
 
 
 def known_rows() -> dict[str, str]:
