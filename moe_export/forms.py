@@ -70,6 +70,9 @@ class LoadedModel:
 
     source: Source
     component: str = MAIN_COMPONENT
+    left_out: Mapping[str, str] = field(default_factory=dict)
+    """Tensors of the source that are no part of the model, by name, each with the reason."""
+
     cases: Mapping[str, Mapping[str, torch.Tensor]] = field(default_factory=dict)
     """Inputs of other sizes than the example's, by what to call them; none: the example resized."""
 

@@ -55,7 +55,7 @@ def capture(
         components={part.name: part.component for part in parts},
         golden=_together([part.golden for part in parts]),
         blocks=blocks,
-        unused=unused_tensors(loaded, weights, blocks, read),
+        unused={**unused_tensors(loaded, weights, blocks, read), **loaded.left_out},
         parameters=sum(parameter.numel() for parameter in loaded.module.parameters()),
         assets=loaded.assets,
         source=loaded.source,

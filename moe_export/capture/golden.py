@@ -141,7 +141,7 @@ def _case(runs: _Runs, name: str, inputs: Inputs, names: list[str]) -> GoldenCas
         x, y = calls[path]
         rows = x.reshape(-1, x.shape[-1])
         with torch.no_grad():
-            layers[path] = {**runs.model.layers[path].watch(rows), "y": y.reshape(len(rows), -1)}
+            layers[path] = {**runs.model.layers[path].watch(rows), "y": y.reshape(-1, y.shape[-1])}
     exact = _replayed(runs.reference, {key: _widened(x) for key, x in inputs.items()}, layers)
     moved = [
         _replayed(runs.eager, inputs, layers, shift, runs.model.edges) for shift in runs.shifts

@@ -158,6 +158,7 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
             assets=assets,
             source=source,
             component=part.name,
+            left_out=found.left_out,
             cases=part.inputs.cases,
             spool_folder=beside_output,
             narrow_block=NarrowBlocks(found.model, part.module),

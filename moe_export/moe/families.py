@@ -22,6 +22,9 @@ class Packed:
     projector: str | None = None
     """The module behind it, where the tower's features are not those of the text."""
 
+    joins_times: bool = False
+    """Whether the projector joins features of two times; of an image, each with itself."""
+
     features: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
     """Which of the tower's outputs goes on."""
 
@@ -57,13 +60,42 @@ class Tiles:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Padded:
+    """Images of any shape: patches ``[images, patches, numbers]`` with a place in the image each.
+
+    A patch at ``(-1, -1)`` is padding.
+    """
+
+    tower: str
+    """The module of the model that takes patches and places, and averages squares of patches."""
+
+    projector: str
+
+
+@dataclass(frozen=True, kw_only=True)
 class Family:
     """How the parts of one family are put together."""
 
     positions: Literal["plain", "mrope"]
     """``mrope``: three positions for each token, time, height and width (Qwen2-VL, section 2.1)."""
 
-    images: Packed | Tiles
+    images: Packed | Tiles | Padded
+
+    image_tokens: tuple[str, ...] = ()
+    """The tokens, by their names in the configuration, that the decoder is told are of an image;
+    none where it makes no difference to it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Enclosing:
+    """A model that holds one of a family, which is exported, beside others, which are not."""
+
+    within: str
+    """Its name: of its tensors with a point, of its configuration with ``_config`` behind it."""
+
+    family: str
+    left_out: Mapping[str, str]
+    """The others by name, each with the reason."""
 
 
 FAMILIES: Mapping[str, Family] = {
@@ -75,10 +107,31 @@ FAMILIES: Mapping[str, Family] = {
             separator="view_separator",
         ),
     ),
+    "ernie4_5_vl_moe": Family(
+        positions="mrope",
+        images=Packed(
+            tower="vision_tower",
+            projector="resampler_model",
+            joins_times=True,
+            features="last_hidden_state",
+        ),
+        image_tokens=("image_token_id", "image_start_token_id", "image_end_token_id"),
+    ),
+    "gemma4": Family(
+        positions="plain",
+        images=Padded(tower="vision_tower", projector="embed_vision"),
+        image_tokens=("image_token_id",),
+    ),
+    "glm46v": Family(positions="mrope", images=Packed(limits_count_time=True)),
     "glm4v_moe": Family(positions="mrope", images=Packed(limits_count_time=True)),
+    "internvl": Family(positions="plain", images=Tiles()),
     "kimi_k25": Family(
         positions="plain",
         images=Packed(tower="vision_tower", projector="mm_projector", order="rows", patch="square"),
+    ),
+    "llama4": Family(
+        positions="plain",
+        images=Tiles(tower_and_projector=("vision_model", "multi_modal_projector")),
     ),
     "minimax_m3_vl": Family(
         positions="plain",
@@ -95,6 +148,18 @@ FAMILIES: Mapping[str, Family] = {
     "step3p7": Family(
         positions="plain",
         images=Tiles(tower_and_projector=("vision_model", "multi_modal_projector")),
+    ),
+}
+"""By ``model_type``."""
+
+ENCLOSING: Mapping[str, Enclosing] = {
+    "qwen3_omni_moe": Enclosing(
+        within="thinker",
+        family="qwen3_omni_moe_thinker",
+        left_out={
+            "talker": "it says the thinker's text aloud, and a bundle answers in text",
+            "code2wav": "it makes sound of what the talker says",
+        },
     ),
 }
 """By ``model_type``."""

@@ -32,6 +32,7 @@ _ROUTING = frozenset(
         "logsumexp",
         "sigmoid",
         "topk",
+        "gather",  # of logits to which the choice alone adds a bias
         "argmax",
         "max",
         "sort",

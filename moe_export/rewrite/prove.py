@@ -167,14 +167,16 @@ def _climb(router: FusedMoE, rows: Tensor, expert: int) -> Tensor:
 
 
 def _perturbed(block: nn.Module, seed: int) -> nn.Module:
-    """A copy with every parameter moved by about a third of its own size."""
+    """A copy with every parameter and buffer of numbers moved by about a third of its own size."""
     other = copy.deepcopy(block)
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        for parameter in other.parameters():
-            size = float(parameter.square().mean().sqrt())
-            noise = torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
-            parameter.add_(noise * (0.3 * size + 1e-2))
+        for tensor in (*other.parameters(), *other.buffers()):
+            if not tensor.is_floating_point():
+                continue
+            size = float(tensor.square().mean().sqrt())
+            noise = torch.randn(tensor.shape, generator=generator, dtype=tensor.dtype)
+            tensor.add_(noise * (0.3 * size + 1e-2))
     return other
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -14,6 +15,7 @@ from moe_export.rewrite.proposal import Proposal, Refusal
 from moe_export.rewrite.propose import propose
 from moe_export.rewrite.prove import depends_on_other_tokens, prove, size_of
 from moe_export.rewrite.register import registered_proposal
+from moe_export.rewrite.rows import tensor_named
 
 
 @dataclass(frozen=True)
@@ -45,10 +47,35 @@ def recognise(block: nn.Module, example: Tensor) -> Recognition | Refusal:
 def _by_structure(block: nn.Module, example: Tensor) -> Recognition | Refusal:
     x = _probe_input(block, example)
     run_block(block, x)  # what fails here is the block's own objection, not a bug of ours
-    found = propose(block, x)
+    found = propose(_varied(block), x)
     if isinstance(found, Refusal):
         return _explained(found, block, x)
     return _decide(found, block, example, "structure")
+
+
+def _varied(block: nn.Module) -> nn.Module:
+    """The block with other numbers in tensors that hold one number only, such as zeros or ones.
+
+    A bias of zeros is added without a trace, as is a scale of ones multiplied.  What is proposed
+    from such a run would leave them out; it is the block with its own numbers that is proven.
+    """
+    even = [name for name, tensor in _numbers(block) if bool((tensor == tensor.flatten()[0]).all())]
+    if not even:
+        return block
+    varied = copy.deepcopy(block)
+    generator = torch.Generator().manual_seed(23)
+    for name in even:
+        tensor = tensor_named(varied, name)
+        more = torch.rand(tensor.shape, generator=generator, dtype=tensor.dtype) / 8
+        # Positive numbers stay so: one may be what keeps a denominator from 0.
+        tensor.copy_(torch.where(tensor == 0, more, tensor * (1 + more)))
+    return varied
+
+
+def _numbers(block: nn.Module) -> Iterator[tuple[str, Tensor]]:
+    for name, tensor in (*block.named_parameters(), *block.named_buffers()):
+        if tensor.is_floating_point() and tensor.numel():
+            yield name, tensor
 
 
 def _decide(

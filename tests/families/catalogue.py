@@ -8,222 +8,10 @@ from typing import Any, Literal
 
 import torch
 
-from pretrained_models import EXPERTS, IDS, TEXT, TOWER, lively
+from moe_export.moe.families import ENCLOSING
+from pretrained_models import EXPERTS, TEXT, lively
 
-_IMAGE, _VIDEO = IDS["<|image_pad|>"], IDS["<|video_pad|>"]
-_START, _END = IDS["<|vision_start|>"], IDS["<|vision_end|>"]
-
-# Windows that every prompt here is longer than.
-_SLIDING = {"layer_types": ["sliding_attention", "full_attention"], "sliding_window": 6}
-_LOCAL = {"num_local_experts": 8}
-_ROUTED = {"n_routed_experts": 8, "first_k_dense_replace": 1, "n_shared_experts": 1}
-_GROUPS = {"n_group": 2, "topk_group": 1}
-_LATENT = {
-    "q_lora_rank": 32,
-    "kv_lora_rank": 32,
-    "qk_nope_head_dim": 16,
-    "qk_rope_head_dim": 16,
-    "v_head_dim": 16,
-    "num_key_value_heads": 4,
-}
-
-TEXT_MODELS: dict[str, dict[str, Any]] = {
-    "afmoe": {"num_dense_layers": 1, **_SLIDING},
-    "cohere2_moe": _SLIDING,
-    "deepseek_v2": {**_ROUTED, **_LATENT, "topk_method": "greedy"},
-    "deepseek_v3": {**_ROUTED, **_LATENT, **_GROUPS},
-    "deepseek_v32": {**_ROUTED, **_LATENT, **_GROUPS},
-    "dots1": {**_ROUTED, **_GROUPS, **_SLIDING},
-    "ernie4_5_moe": {"moe_num_experts": 8, "moe_k": 2, "moe_num_shared_experts": 1},
-    "exaone_moe": _SLIDING,
-    "flex_olmo": {},
-    "gemma4_text": {
-        **_SLIDING,
-        "enable_moe_block": True,
-        "top_k_experts": 2,
-        "hidden_size_per_layer_input": 0,
-        "final_logit_softcapping": 30.0,
-        "global_head_dim": 16,
-        "num_global_key_value_heads": 2,
-    },
-    "glm4_moe": {**_ROUTED, **_GROUPS},
-    "glm4_moe_lite": {**_ROUTED, **_LATENT, **_GROUPS},
-    "glm_moe_dsa": {**_ROUTED, **_LATENT, **_GROUPS},
-    "gpt_oss": {**_LOCAL, **_SLIDING},
-    "granitemoe": {**_LOCAL, "logits_scaling": 4.0},
-    "granitemoe_swa": {**_LOCAL, **_SLIDING},
-    "granitemoeshared": {**_LOCAL, "shared_intermediate_size": 32},
-    "granitemoehybrid": {**_LOCAL, "shared_intermediate_size": 32, "layer_types": None},
-    "hunyuan_v1_moe": {},
-    "hy_v3": {},
-    "jamba": {"num_experts": 8},
-    "jetmoe": {},
-    "kimi_linear": {},
-    "kolibri1": {},
-    "laguna": _SLIDING,
-    "lfm2_moe": {"num_dense_layers": 1, "layer_types": ["conv", "full_attention"]},
-    "llama4_text": {
-        **_LOCAL,
-        "num_experts_per_tok": 1,
-        "layer_types": ["chunked_attention", "full_attention"],
-        "no_rope_layers": [1, 0],
-        "attention_chunk_size": 6,
-        "interleave_moe_layer_step": 1,
-        "intermediate_size_mlp": 64,
-    },
-    "longcat_flash": {**_LATENT, **_ROUTED, "num_layers": 2},
-    "mellum": _SLIDING,
-    "mimo_v2_flash": {"n_routed_experts": 8, **_SLIDING},
-    "minimax": {},
-    "minimax_m2": _LOCAL,
-    "mixtral": {**_LOCAL, "sliding_window": 6},
-    "nemotron_h": {},
-    "olmoe": {},
-    "phimoe": _LOCAL,
-    "qwen2_moe": {"shared_expert_intermediate_size": 32},
-    "qwen3_5_moe_text": {"shared_expert_intermediate_size": 32, "layer_types": None},
-    "qwen3_moe": {},
-    "qwen3_next": {"shared_expert_intermediate_size": 32, "layer_types": None},
-    "solar_open": {"n_routed_experts": 8},
-}
-"""By ``model_type``: what a configuration says beside ``TEXT`` and ``EXPERTS``."""
-
-_TEXT = {**TEXT, **EXPERTS}
-_MROPE = {
-    "rope_parameters": {
-        "rope_type": "default",
-        "rope_theta": 1e4,
-        "mrope_section": [4, 2, 2],
-        "partial_rotary_factor": 1.0,
-    }
-}
-_TABLE = {"num_position_embeddings": 64}
-_LAYERS = {
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_attention_heads": 2,
-    "num_hidden_layers": 2,
-    "patch_size": 4,
-}
-_MEDIA = {
-    "image_token_id": _IMAGE,
-    "video_token_id": _VIDEO,
-    "vision_start_token_id": _START,
-    "vision_end_token_id": _END,
-}
-
-VISION_MODELS: dict[str, dict[str, Any]] = {
-    "aria": {
-        "text_config": {
-            **TEXT,
-            "intermediate_size": 32,
-            "moe_num_experts": 8,
-            "moe_topk": 2,
-            "moe_num_shared_experts": 1,
-        },
-        "vision_config": {**_LAYERS, "model_type": "idefics3_vision", "image_size": 16},
-        "projector_patch_to_query_dict": {16: 4},
-        "image_token_id": _IMAGE,
-    },
-    "deepseek_ocr2": {
-        "text_config": {
-            **_TEXT,
-            **_ROUTED,
-            "num_key_value_heads": 4,
-            "mlp_layer_types": ["dense", "sparse"],
-        },
-        "vision_config": {
-            "sam_config": {
-                **_LAYERS,
-                "patch_size": 16,
-                "image_size": 64,
-                "output_channels": 16,
-                "downsample_channels": [16, 32],
-                "window_size": 2,
-                "global_attn_indexes": [1],
-            },
-            "encoder_config": {**_LAYERS, "num_key_value_heads": 2, "num_hidden_layers": 1},
-        },
-        "image_token_id": _IMAGE,
-    },
-    "glm4v_moe": {
-        "text_config": {**_TEXT, **_ROUTED, **_GROUPS, **_MROPE},
-        "vision_config": {**TOWER, "image_size": 32},
-        "image_token_id": _IMAGE,
-        "video_token_id": _VIDEO,
-        "image_start_token_id": _START,
-        "image_end_token_id": _END,
-        "video_start_token_id": 262,
-        "video_end_token_id": 263,
-    },
-    "kimi_k25": {
-        "text_config": {**_TEXT, **_ROUTED, **_LATENT, **_GROUPS, "model_type": "deepseek_v3"},
-        "vision_config": {**_LAYERS, "pos_emb_height": 8, "pos_emb_width": 8},
-        "projection_hidden_size": 32,
-        **_MEDIA,
-    },
-    "minimax_m3_vl": {
-        "text_config": {
-            **_TEXT,
-            **_LOCAL,
-            "layer_types": ["full_attention"] * 2,
-            "dense_intermediate_size": 64,
-            "shared_intermediate_size": 32,
-        },
-        "vision_config": {**_LAYERS, "hidden_size": 48, "image_size": 32},
-        "projector_hidden_size": 32,
-        "image_token_id": _IMAGE,
-        "video_token_id": _VIDEO,
-    },
-    "qwen3_5_moe": {
-        "text_config": {
-            **_TEXT,
-            **_MROPE,
-            "shared_expert_intermediate_size": 32,
-            "layer_types": ["full_attention"] * 2,
-        },
-        "vision_config": {**TOWER, **_TABLE},
-        **_MEDIA,
-    },
-    "qwen3_omni_moe_thinker": {
-        "text_config": {**_TEXT, **_MROPE},
-        "vision_config": {**TOWER, **_TABLE, "depth": 3, "deepstack_visual_indexes": [0, 1]},
-        "audio_config": {
-            "d_model": 32,
-            "encoder_layers": 1,
-            "encoder_attention_heads": 2,
-            "encoder_ffn_dim": 32,
-            "downsample_hidden_size": 16,
-            "output_dim": 64,
-        },
-        "audio_token_id": 264,
-        "audio_start_token_id": 265,
-        "audio_end_token_id": 266,
-        **_MEDIA,
-    },
-    "qwen3_vl_moe": {
-        "text_config": {**_TEXT, **_MROPE},
-        "vision_config": {**TOWER, **_TABLE, "depth": 3, "deepstack_visual_indexes": [0, 1]},
-        **_MEDIA,
-    },
-    "step3p7": {
-        "text_config": {
-            **_TEXT,
-            **_LOCAL,
-            **_SLIDING,
-            "n_routed_experts": 8,
-            "num_sliding_attention_heads": 4,
-            "share_expert_dim": 32,
-            "pad_token_id": 0,
-            "mlp_layer_types": ["dense", "sparse"],
-            "swiglu_limits": [0.0, 1.5],
-            "swiglu_limits_shared": [0.0, 1.5],
-        },
-        "vision_config": {**_LAYERS, "image_size": 32, "max_position_embeddings": 64},
-        "image_token_id": _IMAGE,
-    },
-}
-"""By ``model_type``: whole configurations."""
+from .configurations import TEXT_MODELS, VISION_MODELS
 
 
 @dataclass(frozen=True)
@@ -234,42 +22,29 @@ class Stop:
     words: str
 
 
-_STATE = Stop("proven", "layers of the kind '(linear_attention|conv)' are not built yet")
 _INDEXED = Stop("proven", "layers of the kind 'indexed_attention' are not built yet")
-_COMPLEX = Stop("exported", "an operator has no ONNX form")
 
 STOPPED: dict[str, Stop] = {
-    "deepseek_v2": _COMPLEX,
     "deepseek_v32": _INDEXED,
-    "gemma4_text": Stop("recognised", "no block of experts was found"),
     "glm_moe_dsa": _INDEXED,
-    "granitemoehybrid": _STATE,
-    "jamba": _STATE,
-    "kimi_linear": _STATE,
-    "kolibri1": Stop("recognised", "no known router and experts reproduce it"),
-    "lfm2_moe": _STATE,
-    "llama4_text": _COMPLEX,
     "longcat_flash": Stop("recognised", "not feed-forward networks"),
-    "minimax": _STATE,
-    "nemotron_h": _STATE,
+    "minimax": Stop("proven", "MiniMax uses cache of its own"),
     "phimoe": Stop("recognised", "no known router and experts reproduce it"),
-    "qwen3_5_moe_text": _STATE,
-    "qwen3_next": _STATE,
 }
 
 NOT_TRIED: dict[str, str] = {
-    "ernie4_5_vl_moe": "two sets of experts, chosen by whether a token is of an image",
-    "gemma4": "router and experts lie in the layer itself, beside attention",
-    "glm5_next": "linear attention has a state of its own",
-    "llama4": "its vision tower counts positions in complex numbers",
+    "glm5_next": "its decoder mixes linear attention with attention by an index of its own",
 }
 """Families of vision-language models without a record, and what is known to stand in the way."""
 
 REMARKS: dict[str, str] = {
     "aria": "square images: the mask of padded pixels is no input",
     "deepseek_ocr2": "whole views of one size, without crops",
+    "gemma4": "text and images, without sound; without embeddings for each layer",
+    "internvl": "tiles of one size; text models with experts, such as qwen3_moe",
+    "llama4": "whole views of one size; Transformers 5.24.0 itself needs a fault mended to run it",
     "minimax_m3_vl": "with full attention in every layer; sparse ones are refused",
-    "qwen3_5_moe": "with full attention in every layer; linear attention is refused",
+    "qwen3_omni_moe": "the thinker alone, which reads text and images; it hears and says nothing",
     "qwen3_omni_moe_thinker": "text and images, without sound",
     "step3p7": "whole views of one size, without crops",
 }
@@ -289,6 +64,8 @@ class Case:
         """Write the model to ``folder`` and return it."""
         import transformers
 
+        if self.family in ENCLOSING:
+            return self._save_enclosing(folder)
         if self.kind == "text":
             given: dict[str, Any] = {**TEXT, **EXPERTS, **TEXT_MODELS[self.family]}
             loader: Any = transformers.AutoModelForCausalLM
@@ -300,6 +77,16 @@ class Case:
         model.save_pretrained(folder)
         return model
 
+    def _save_enclosing(self, folder: Path) -> Any:
+        """Write the whole model, and return the one within that a bundle is of."""
+        import transformers
+
+        config = transformers.AutoConfig.for_model(self.family, **VISION_MODELS[self.family])
+        kind = transformers.AutoModelForTextToWaveform._model_mapping[type(config)]
+        model = lively(kind(config))
+        model.save_pretrained(folder)
+        return getattr(model, ENCLOSING[self.family].within)
+
 
 def _fill_biases(model: torch.nn.Module) -> None:
     """Give the routers' correction biases, which are buffers, numbers that change the choice."""
@@ -309,6 +96,6 @@ def _fill_biases(model: torch.nn.Module) -> None:
             buffer.uniform_(-0.2, 0.2, generator=generator)
 
 
-CASES = [Case(name, "vision") for name in VISION_MODELS] + [
+CASES = [Case(name, "vision") for name in sorted(VISION_MODELS)] + [
     Case(name, "text") for name in TEXT_MODELS
 ]

@@ -7,7 +7,6 @@ against the whole model's.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from inspect import signature
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,10 @@ import moe_export
 from moe_export.errors import MoeExportError
 from moe_export.forms import Array, MarkedModel
 from moe_export.load import load
+from moe_export.load.pretrained.assemble import kinds_of_tokens
 from moe_export.load.pretrained.examples import Examples, Inputs
-from moe_export.moe.families import FAMILIES, Packed
+from moe_export.load.pretrained.mended import mend
+from moe_export.moe.families import ENCLOSING, FAMILIES, Family, Packed
 from moe_export.rewrite import rewrite
 from moe_export.runtime import Session
 from moe_export.runtime.greedy import greedy
@@ -94,7 +95,8 @@ class Told:
 
 def told_by(case: Case, model: Any) -> Told:
     """Ask the model with Transformers: a prompt of text, with two images where it sees."""
-    family = FAMILIES.get(case.family)
+    mend(model)
+    family = family_of(case)
     examples = Examples(model, None if family is None else family.images)
     if family is None:
         inputs = {"input_ids": examples.tokens(1, 15)}
@@ -102,9 +104,7 @@ def told_by(case: Case, model: Any) -> Told:
     else:
         shapes = [(2, 3), (1, 2)]
         inputs = {"input_ids": examples.prompt(shapes, 4), **examples.seen(shapes)}
-        is_image = inputs["input_ids"] == model.config.image_token_id
-        takes_types = "mm_token_type_ids" in signature(model.forward).parameters
-        more = {"mm_token_type_ids": is_image.int()} if takes_types else {}
+        more = kinds_of_tokens(model, inputs["input_ids"])
     more["attention_mask"] = torch.ones_like(inputs["input_ids"])
     with torch.no_grad():
         logits = model(**inputs, **more).logits[0, -1].numpy()
@@ -137,7 +137,7 @@ def difference(made: Array, expected: Array) -> float:
 
 
 def _positions(case: Case, prompt: Array, seen: dict[str, Array]) -> Array:
-    family = FAMILIES.get(case.family)
+    family = family_of(case)
     if family is None or family.positions == "plain":
         return plain_positions(0, prompt.shape[1])
     assert isinstance(family.images, Packed)
@@ -145,7 +145,15 @@ def _positions(case: Case, prompt: Array, seen: dict[str, Array]) -> Array:
     return mrope_positions(prompt[0].tolist(), _image_token(case), grids, 2)
 
 
-def _image_token(case: Case) -> int:
-    from .catalogue import VISION_MODELS
+def family_of(case: Case) -> Family | None:
+    """The record that the case's model is exported by."""
+    enclosing = ENCLOSING.get(case.family)
+    return FAMILIES.get(case.family if enclosing is None else enclosing.family)
 
-    return int(VISION_MODELS[case.family]["image_token_id"])
+
+def _image_token(case: Case) -> int:
+    from .configurations import VISION_MODELS
+
+    enclosing = ENCLOSING.get(case.family)
+    name = case.family if enclosing is None else enclosing.family
+    return int(VISION_MODELS[name]["image_token_id"])

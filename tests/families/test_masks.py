@@ -6,7 +6,7 @@ from types import SimpleNamespace
 
 import torch
 
-from moe_export.load.pretrained.masks import CHUNKED, FULL, SLIDING, masks_of, narrowed
+from moe_export.load.pretrained.masks import CHUNKED, FULL, LINEAR, SLIDING, masks_of, narrowed
 
 
 def config(**facts):
@@ -51,6 +51,36 @@ def test_chunks_begin_at_the_first_token_that_is_no_padding():
     facts = {"layer_types": [CHUNKED], "attention_chunk_size": 2}
     assert seen(facts, CHUNKED, rows=5) == [[0], [0, 1], [2], [2, 3], [4]]
     assert seen(facts, CHUNKED, rows=5, padding=1) == [[0], [1], [1, 2], [3], [3, 4]]
+
+
+def images_seen(tokens, facts=None, *, past=0, padding=0):
+    """For each row the keys it sees in a layer with a window of 3; ``tokens``: 1 is an image's."""
+    facts = {"layer_types": [SLIDING, FULL], "sliding_window": 3} | (facts or {})
+    mask = torch.ones(1, past + len(tokens), dtype=torch.int64)
+    mask[0, :padding] = 0
+    rows = torch.zeros(1, len(tokens), 4)
+    made = masks_of(config(**facts), mask, rows, past, torch.tensor([tokens]))[SLIDING]
+    return [row.nonzero().flatten().tolist() for row in made[0, 0]]
+
+
+def test_rows_of_an_image_see_what_follows_in_it():
+    both = {"use_bidirectional_attention": "vision"}
+    tokens = [0, 1, 1, 0, 1]
+    assert images_seen(tokens) == [[0], [0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 4]]
+    assert images_seen(tokens, both) == [[0], [0, 1, 2], [0, 1, 2], [1, 2, 3], [2, 3, 4]]
+
+
+def test_what_came_before_counts_as_text():
+    both = {"use_bidirectional_attention": "vision"}
+    assert images_seen([1, 1], both, past=2) == [[0, 1, 2, 3], [1, 2, 3]]
+
+
+def test_layers_with_a_state_get_the_rows_that_are_no_padding():
+    facts = {"layer_types": [LINEAR, FULL]}
+    mask = torch.tensor([[0, 0, 1, 1, 1]])
+    made = masks_of(config(**facts), mask, torch.zeros(1, 3, 4), 2)
+    assert made[LINEAR].tolist() == [[1, 1, 1]]
+    assert made[FULL].shape == (1, 1, 3, 5)
 
 
 def test_eager_attention_gets_what_it_adds():

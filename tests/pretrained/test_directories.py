@@ -239,17 +239,18 @@ def test_a_family_without_a_record_is_refused_before_its_weights_are_read(tmp_pa
     assert "qwen3_vl_moe" in result.stderr
 
 
-def test_layers_that_keep_another_state_than_keys_and_values_are_refused(tmp_path):
+def test_layers_of_a_kind_that_is_not_known_are_refused(tmp_path):
     import transformers
 
     from pretrained_models import EXPERTS, TEXT
 
-    config = transformers.AutoConfig.for_model(
-        "lfm2_moe", **{**TEXT, **EXPERTS, "layer_types": ["conv", "full_attention"]}
-    )
+    layers = {"layer_types": ["conv", "full_attention"]}
+    config = transformers.AutoConfig.for_model("lfm2_moe", **TEXT, **EXPERTS, **layers)
     transformers.AutoModelForCausalLM.from_config(config).save_pretrained(tmp_path)
-    with pytest.raises(UnsupportedError, match="layers of the kind 'conv'"):
-        load(export_spec(tmp_path))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("moe_export.load.pretrained.directory.KINDS", frozenset({"full_attention"}))
+        with pytest.raises(UnsupportedError, match="layers of the kind 'conv'"):
+            load(export_spec(tmp_path))
 
 
 def test_an_index_of_whole_shards_is_read(text_source, copied):

@@ -23,6 +23,7 @@ from moe_export.load.pretrained.examples import (
     vision_inputs,
 )
 from moe_export.load.pretrained.masks import narrowed
+from moe_export.load.pretrained.mended import mend
 from moe_export.load.pretrained.parts import (
     Decoder,
     DeepstackDecoder,
@@ -30,10 +31,13 @@ from moe_export.load.pretrained.parts import (
     Embed,
     EmbedText,
     Part,
+    TypedDecoder,
+    TypedEmbed,
+    text_model_of,
 )
-from moe_export.load.pretrained.vision import PackedVision, TileVision
+from moe_export.load.pretrained.vision import PackedVision, PaddedVision, TileVision
 from moe_export.load.usercode import run_user_code
-from moe_export.moe.families import Family, Packed, Tiles
+from moe_export.moe.families import Family, Packed, Padded, Tiles
 
 # Float32 rounding of two orders of the same sums, through all layers, over the largest logit.
 _TOLERANCE = 1e-4
@@ -55,6 +59,7 @@ def assemble(source: Pretrained) -> list[LoadedPart]:
     prompt and for the token after it.
     """
     model: Any = source.model.eval()
+    mend(model)
     if source.family is None:
         return _language(model)
     return _vision_language(model, source.family)
@@ -89,7 +94,7 @@ def _vision_language(model: Any, family: Family) -> list[LoadedPart]:
             where=type(model).__name__,
             hint="the family's record is wrong; please report it",
         )
-    vision, embed, decoder = _parts(model, images)
+    vision, embed, decoder = _parts(model, family)
     own = {**embed.run({"input_ids": ids, **vision.run(seen)}), "position_ids": positions}
     inputs = _proven(Prompts(decoder=decoder, own=own), whole, model)
     return [
@@ -102,15 +107,13 @@ def _vision_language(model: Any, family: Family) -> list[LoadedPart]:
 def _whole(model: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
     """The logits of the whole model, and the positions that it gives to the tokens."""
     ids = inputs["input_ids"]
-    given = {**inputs, "attention_mask": torch.ones_like(ids)}
-    if "mm_token_type_ids" in inspect.signature(model.forward).parameters:
-        given["mm_token_type_ids"] = (ids == model.config.image_token_id).int()
+    given = {**inputs, "attention_mask": torch.ones_like(ids), **kinds_of_tokens(model, ids)}
     seen: list[Tensor | None] = []
 
     def record(_: Any, args: Any, kwargs: Mapping[str, Any]) -> None:
         seen.append(kwargs.get("position_ids"))
 
-    handle = model.model.language_model.register_forward_pre_hook(record, with_kwargs=True)
+    handle = text_model_of(model).register_forward_pre_hook(record, with_kwargs=True)
     try:
         with torch.no_grad(), narrowed(model.config.get_text_config()):
             logits = _logits(model, given)
@@ -118,17 +121,39 @@ def _whole(model: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
         handle.remove()
     if seen[0] is None:
         return logits, torch.arange(ids.shape[1]).expand_as(ids)
-    return logits, seen[0].long()  # a family counts in floats
+    positions = seen[0].long()  # a family counts in floats
+    return logits, positions.expand(*positions.shape[:-2], *ids.shape)
 
 
-def _parts(model: Any, images: Packed | Tiles) -> tuple[Part, Embed, Decoder]:
+def kinds_of_tokens(model: Any, ids: Tensor) -> Inputs:
+    """What a processor says of ``ids`` beside them, as far as the whole model takes it."""
+    taken, config = inspect.signature(model.forward).parameters, model.config
+    is_image = ids == config.image_token_id
+    made = {"mm_token_type_ids": is_image.int()}
+    if "moe_mm_token_type_ids" in taken:
+        around = torch.tensor([config.image_start_token_id, config.image_end_token_id])
+        made["moe_mm_token_type_ids"] = (is_image | torch.isin(ids, around)).int()
+    return {name: x for name, x in made.items() if name in taken}
+
+
+def _parts(model: Any, family: Family) -> tuple[Part, Embed, Decoder]:
     """``vision``, ``embed`` and ``decoder``.  From here on attention is the parts' own."""
-    if isinstance(images, Tiles):
-        return TileVision(model, images).eval(), Embed(model).eval(), Decoder(model).eval()
-    vision = PackedVision(model, images).eval()
-    if images.deepstack:
+    vision = _vision(model, family.images).eval()
+    if isinstance(family.images, Packed) and family.images.deepstack:
         return vision, DeepstackEmbed(model).eval(), DeepstackDecoder(model).eval()
+    if family.image_tokens:
+        return vision, TypedEmbed(model, family.image_tokens).eval(), TypedDecoder(model).eval()
     return vision, Embed(model).eval(), Decoder(model).eval()
+
+
+def _vision(model: Any, images: Packed | Tiles | Padded) -> Part:
+    match images:
+        case Tiles():
+            return TileVision(model, images)
+        case Packed():
+            return PackedVision(model, images)
+        case Padded():
+            return PaddedVision(model, images)
 
 
 def _logits(model: Any, inputs: Inputs) -> Tensor:
@@ -152,7 +177,7 @@ def _proven(prompts: Prompts, whole: Tensor, model: Any) -> PartInputs:
     limit = _TOLERANCE * float(whole.abs().max())
     with narrowed(decoder.text_config):
         for name, start in (("prompt", 0), ("one token more", length - 1)):
-            made = decoder.run(prompts.case(start, length))["logits"][:, -1]
+            made = _last_logits(prompts, start, type(model).__name__)
             off = float((made - whole[:, -1]).abs().max())
             if not off <= limit:
                 raise RewriteError(
@@ -162,3 +187,13 @@ def _proven(prompts: Prompts, whole: Tensor, model: Any) -> PartInputs:
                     hint="this family needs a record of its own; please report it",
                 )
     return decoder_inputs(prompts)
+
+
+def _last_logits(prompts: Prompts, start: int, where: str) -> Tensor:
+    """Of the parts, ``[B, V]``, for the tokens from ``start`` behind a cache of those before."""
+    made = run_user_code(
+        lambda: prompts.decoder.run(prompts.case(start, prompts.length)),
+        failure="the model does not run in parts",
+        where=where,
+    )
+    return made["logits"][:, -1]

@@ -18,7 +18,7 @@ from moe_export.errors import (
 from moe_export.load.pretrained.masks import KINDS
 from moe_export.load.pretrained.shards import read_shards
 from moe_export.load.pretrained.weights import read_whole, whole_files
-from moe_export.moe.families import FAMILIES, Family
+from moe_export.moe.families import ENCLOSING, FAMILIES, Enclosing, Family
 
 CONFIG = "config.json"
 
@@ -51,6 +51,9 @@ class Pretrained:
     family: Family | None
     """``None`` for a model of text alone."""
 
+    left_out: Mapping[str, str]
+    """Tensors of the checkpoint that are no part of ``model``, by their names' beginning."""
+
     assets: Mapping[str, bytes]
 
 
@@ -66,7 +69,8 @@ def read_directory(folder: Path) -> Pretrained:
     files = whole_files(folder)
     transformers = _transformers()
     kind = _model_type(config, folder, transformers)
-    family = FAMILIES.get(kind)
+    enclosing = ENCLOSING.get(kind)
+    family = FAMILIES.get(kind if enclosing is None else enclosing.family)
     loader = (
         transformers.AutoModelForCausalLM
         if family is None
@@ -74,9 +78,15 @@ def read_directory(folder: Path) -> Pretrained:
     )
     _require_text_model(family, kind, folder, transformers)
     stored = read_shards(files)
-    model = _built(loader, stored, folder)
-    _require_plain_attention(model.config.get_text_config(), folder)
-    return Pretrained(model=model, stored=stored, family=family, assets=_assets(folder))
+    model = _built(loader, stored, enclosing, folder)
+    _require_known_layers(model.config.get_text_config(), folder)
+    return Pretrained(
+        model=model,
+        stored=stored,
+        family=family,
+        left_out={} if enclosing is None else _left_out(enclosing, stored),
+        assets=_assets(folder),
+    )
 
 
 def _config(folder: Path) -> dict[str, Any]:
@@ -133,8 +143,27 @@ def _require_text_model(family: Family | None, kind: str, folder: Path, transfor
         )
 
 
-def _built(loader: Any, stored: Mapping[str, torch.Tensor], folder: Path) -> Any:
-    model = read_whole(lambda: _from_tensors(loader, stored, folder), folder)
+def _left_out(enclosing: Enclosing, stored: Mapping[str, torch.Tensor]) -> dict[str, str]:
+    return {
+        f"{name}.*": reason
+        for name, reason in enclosing.left_out.items()
+        if any(tensor.startswith(f"{name}.") for tensor in stored)
+    }
+
+
+def _of_one(enclosing: Enclosing, stored: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of the model within, by its own names for them, and what is of no known part."""
+    return {
+        name.removeprefix(f"{enclosing.within}."): tensor
+        for name, tensor in stored.items()
+        if name.partition(".")[0] not in enclosing.left_out
+    }
+
+
+def _built(
+    loader: Any, stored: Mapping[str, torch.Tensor], enclosing: Enclosing | None, folder: Path
+) -> Any:
+    model = read_whole(lambda: _from_tensors(loader, stored, enclosing, folder), folder)
     if (folder / "generation_config.json").is_file():
         from transformers import GenerationConfig
 
@@ -142,11 +171,16 @@ def _built(loader: Any, stored: Mapping[str, torch.Tensor], folder: Path) -> Any
     return model
 
 
-def _from_tensors(loader: Any, stored: Mapping[str, torch.Tensor], folder: Path) -> Any:
+def _from_tensors(
+    loader: Any, stored: Mapping[str, torch.Tensor], enclosing: Enclosing | None, folder: Path
+) -> Any:
     """The model, and what Transformers found odd, which renames, stacks and casts what it gets."""
     from transformers import AutoConfig
 
     config = AutoConfig.from_pretrained(folder, local_files_only=True, trust_remote_code=False)
+    if enclosing is not None:
+        config = getattr(config, f"{enclosing.within}_config")
+        stored = _of_one(enclosing, stored)
     kind = loader._model_mapping[type(config)]
     return kind.from_pretrained(
         None,
@@ -161,14 +195,14 @@ def _from_tensors(loader: Any, stored: Mapping[str, torch.Tensor], folder: Path)
     )
 
 
-def _require_plain_attention(config: Any, folder: Path) -> None:
+def _require_known_layers(config: Any, folder: Path) -> None:
     """Refuse layers whose masks or states the decoder does not build."""
     odd = sorted(set(getattr(config, "layer_types", None) or ()) - KINDS)
     if odd:
         raise UnsupportedError(
             f"layers of the kind {odd[0]!r} are not built yet",
             where=str(folder / CONFIG),
-            hint="built are layers whose state is keys and values: " + ", ".join(sorted(KINDS)),
+            hint=f"built are {', '.join(sorted(KINDS))}",
         )
 
 

@@ -15,9 +15,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part
+from moe_export.load.pretrained.cache import carried
+from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part, core_of
 from moe_export.load.pretrained.vision import features_of_tiles, merge_of
-from moe_export.moe.families import Packed, Tiles
+from moe_export.moe.families import Packed, Padded, Tiles
 
 Inputs = dict[str, Tensor]
 Shape = tuple[int, int]
@@ -40,13 +41,14 @@ class Examples:
     Images of packed patches have so many ``rows x columns`` of features; tiles have them all alike.
     """
 
-    def __init__(self, model: Any, images: Packed | Tiles | None = None) -> None:
+    def __init__(self, model: Any, images: Packed | Tiles | Padded | None = None) -> None:
         self.config = model.config
         self._images = images
         self._generator = torch.Generator().manual_seed(_SEED)
         if isinstance(images, Tiles):
             with torch.no_grad():
-                made = features_of_tiles(model.model, images, self.seen([(0, 0)])["pixel_values"])
+                pixels = self.seen([(0, 0)])["pixel_values"]
+                made = features_of_tiles(core_of(model), images, pixels)
             self._tile_features = made.shape[0]
 
     def tokens(self, batch: int, length: int) -> Tensor:
@@ -63,17 +65,18 @@ class Examples:
     def prompt(self, shapes: list[Shape], length: int) -> Tensor:
         """Ids ``[1, S]``: ``length`` of text around the features of so many images."""
         text = iter(torch.split(self.tokens(1, length * (len(shapes) + 1)), length, dim=1))
-        names = ("vision_start_token_id", "image_token_id", "vision_end_token_id")
-        start, token, end = map(self._token, names)
+        start = self._token("vision_start_token_id", "image_start_token_id")
+        token = self._token("image_token_id")
+        end = self._token("vision_end_token_id", "image_end_token_id")
         parts = [next(text)]
         for shape in shapes:
             parts += [start, token.expand(1, self.features(shape)), end, next(text)]
         return torch.cat(parts, dim=1)
 
-    def _token(self, name: str) -> Tensor:
+    def _token(self, *names: str) -> Tensor:
         """``[1, 1]``, or ``[1, 0]`` where the configuration has no such token."""
-        value = getattr(self.config, name, None)
-        return torch.tensor([[] if value is None else [value]], dtype=torch.int64)
+        values = [getattr(self.config, name, None) for name in names]
+        return torch.tensor([[i for i in values if i is not None][:1]], dtype=torch.int64)
 
     def features(self, shape: Shape) -> int:
         """How many rows an image becomes."""
@@ -82,26 +85,45 @@ class Examples:
     def seen(self, shapes: list[Shape]) -> Inputs:
         """What ``vision`` takes for random images."""
         vision = self.config.vision_config
-        if not isinstance(self._images, Packed):
+        if not isinstance(self._images, Packed | Padded):
             side = getattr(vision, "sam_config", vision).image_size
-            size = (len(shapes), 3, side, side)
+            size = (len(shapes), 3, *(side if isinstance(side, list | tuple) else (side, side)))
             return {"pixel_values": torch.randn(size, generator=self._generator)}
         merge = merge_of(self.config)
+        if isinstance(self._images, Padded):
+            return self._padded(shapes, merge)
         grid = torch.tensor([[1, rows * merge, columns * merge] for rows, columns in shapes])
         patch: tuple[int, ...] = (3, vision.patch_size, vision.patch_size)
         if self._images.patch == "flat":
-            patch = (math.prod(patch) * vision.temporal_patch_size,)
+            patch = (math.prod(patch) * getattr(vision, "temporal_patch_size", 1),)
         count = int(grid.prod(dim=-1).sum())
         pixels = torch.randn(count, *patch, generator=self._generator)
         return {"pixel_values": pixels, "image_grid_thw": grid}
 
+    def _padded(self, shapes: list[Shape], merge: int) -> Inputs:
+        """Images with as many patches as the largest needs, and those of one more square."""
+        sizes = [(rows * merge, columns * merge) for rows, columns in shapes]
+        most = max(rows * columns for rows, columns in sizes) + merge**2
+        numbers = 3 * self.config.vision_config.patch_size**2
+        pixels = torch.zeros(len(sizes), most, numbers)
+        places = torch.full((len(sizes), most, 2), -1)
+        for image, (rows, columns) in enumerate(sizes):
+            count = rows * columns
+            pixels[image, :count] = torch.rand(count, numbers, generator=self._generator)
+            place = torch.arange(count)
+            places[image, :count] = torch.stack([place % columns, place // columns], dim=-1)
+        return {"pixel_values": pixels, "image_position_ids": places}
 
-def vision_inputs(examples: Examples, images: Packed | Tiles) -> PartInputs:
+
+def vision_inputs(examples: Examples, images: Packed | Tiles | Padded) -> PartInputs:
     """One, two and three images, of several shapes where they may differ."""
     axes: dict[str, dict[int, str]] = {"pixel_values": {0: "tiles"}}
     if isinstance(images, Packed):
         patches = f"{merge_of(examples.config) ** 2}*features"
         axes = {"pixel_values": {0: patches}, "image_grid_thw": {0: "images"}}
+    if isinstance(images, Padded):
+        places = {0: "images", 1: f"{merge_of(examples.config) ** 2}*squares"}
+        axes = {"pixel_values": places, "image_position_ids": places}
     return PartInputs(
         example=examples.seen([(2, 3), (4, 2)]),
         axes=axes,
@@ -170,6 +192,8 @@ class Prompts:
         }
         if "deepstack_embeds" in decoder.own_inputs:
             own["deepstack_embeds"] = self.own["deepstack_embeds"][:, :, start:end]
+        if "image_tokens" in decoder.own_inputs:
+            own["image_tokens"] = self.own["image_tokens"][:, start:end]
         past = self._cache(start, padding if start else 0)
         return {**{name: own[name].contiguous() for name in decoder.own_inputs}, **past}
 
@@ -188,10 +212,16 @@ class Prompts:
 def decoder_inputs(prompts: Prompts) -> PartInputs:
     """A prompt, what follows it, and a prompt with padding on its left."""
     decoder, length, case = prompts.decoder, prompts.length, prompts.case
-    cache = {name: {0: "batch", 2: "past"} for name in decoder.cache_names("past")}
+    cache = {
+        f"past_{what}_{layer}": {0: "batch", 2: "past"}
+        if what in ("key", "value")
+        else {0: "batch"}
+        for layer, what in carried(decoder.kinds)
+    }
     own_axes: dict[str, dict[int, str]] = {
         "inputs_embeds": {0: "batch", 1: "sequence"},
         "deepstack_embeds": {1: "batch", 2: "sequence"},
+        "image_tokens": {0: "batch", 1: "sequence"},
         # Time, height and width stand before the batch.
         "position_ids": {1: "batch", 2: "sequence"}
         if prompts.own["position_ids"].dim() > 2

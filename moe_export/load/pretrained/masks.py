@@ -7,26 +7,43 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 
-KINDS = frozenset({FULL, SLIDING, CHUNKED})
-"""The kinds of layers whose masks are built here."""
+LINEAR, CONV = "linear_attention", "conv"
+"""Layers that do not attend, and carry a state."""
+
+NONE = frozenset({"moe", "mlp"})
+"""Layers that do nothing across tokens."""
+
+KINDS = frozenset({FULL, SLIDING, CHUNKED, LINEAR, CONV}) | NONE
+"""The kinds of layers that the decoder builds masks and caches for."""
 
 
-def masks_of(config: Any, padding: Tensor, embeds: Tensor, past: int) -> Tensor | dict[str, Tensor]:
+def masks_of(
+    config: Any, padding: Tensor, embeds: Tensor, past: int, image_tokens: Tensor | None = None
+) -> Tensor | dict[str, Tensor]:
     """One mask ``[B, 1, S, P+S]``, or one for each kind of layer where a model has several.
 
     ``padding [B, P+S]`` is 0 where a token is padding; ``embeds [B, S, H]`` follow P = ``past``.
     Caches keep all that came before, and what is outside a window is masked.  A row always sees
-    itself, also where it is padding: a softmax over nothing would be NaN.
+    itself, also where it is padding: a softmax over nothing would be NaN.  ``image_tokens [B, S]``
+    is 1 where a row is of an image: in some models such a row sees all of its image in the layers
+    that have a window.
     """
     key = torch.arange(padding.shape[1])[None, :]
     query = torch.arange(embeds.shape[1])[:, None] + past
+    whole = None
+    if image_tokens is not None and getattr(config, "use_bidirectional_attention", None):
+        whole = _of_one_image(image_tokens, past)
     made = {}
     for kind in kinds_of(config):
-        seen = _seen(config, kind, padding.bool(), query, key)
+        if kind in (LINEAR, CONV):
+            made[kind] = padding[:, past:]
+            continue
+        seen = _seen(config, kind, padding.bool(), query, key, whole)
         made[kind] = seen if config._attn_implementation != "eager" else _added(seen, embeds.dtype)
     return made if len(made) > 1 else made.popitem()[1]
 
@@ -36,8 +53,8 @@ def kinds_of(config: Any) -> list[str]:
 
     Models without a list have one kind of layer, with a window where there is a size for it.
     """
-    named = set(getattr(config, "layer_types", None) or ())
-    if named & {SLIDING, CHUNKED}:
+    named = set(getattr(config, "layer_types", None) or ()) - NONE
+    if named - {FULL}:
         return sorted({FULL, *named})
     is_used = getattr(config, "use_sliding_window", True) is not False
     return [SLIDING if not named and is_used and getattr(config, "sliding_window", None) else FULL]
@@ -69,16 +86,33 @@ def narrowed(config: Any) -> Iterator[None]:
             setattr(config, name, size)
 
 
-def _seen(config: Any, kind: str, real: Tensor, query: Tensor, key: Tensor) -> Tensor:
-    seen = (key <= query) & real[:, None, None, :]
+def _seen(
+    config: Any, kind: str, real: Tensor, query: Tensor, key: Tensor, whole: Tensor | None
+) -> Tensor:
+    seen = key <= query
+    if kind == SLIDING and whole is not None:
+        seen = seen | whole
+    seen = seen & real[:, None, None, :]
     if kind == SLIDING:
         seen = seen & (key > query - config.sliding_window)
     if kind == CHUNKED:
         # Chunks are counted from the first token that is no padding.
-        first = (~real).long().cumprod(-1).sum(-1)[:, None, None, None]
+        first = (real.long().cumsum(-1) == 0).sum(-1)[:, None, None, None]
         size = config.attention_chunk_size
         seen = seen & ((key - first) // size == (query - first) // size)
     return seen | (key == query)
+
+
+def _of_one_image(image_tokens: Tensor, past: int) -> Tensor:
+    """``[B, 1, S, P+S]``: whether row and key stand in one unbroken run of an image's tokens.
+
+    What came before the rows counts as text.
+    """
+    is_image = image_tokens > 0
+    begins = is_image & (F.pad(image_tokens, (1, 0))[:, :-1] == 0)
+    number = torch.where(is_image, begins.long().cumsum(-1), 0)
+    keys = F.pad(number, (past, 0))
+    return ((number[:, :, None] == keys[:, None, :]) & is_image[:, :, None])[:, None]
 
 
 def _added(seen: Tensor, dtype: torch.dtype) -> Tensor:

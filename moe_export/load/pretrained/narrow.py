@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from moe_export.errors import UsageError
+from moe_export.load.pretrained.parts import text_model_of, with_blocks
 from moe_export.load.usercode import run_user_code
 
 # Rows of a narrow expert: the first that is no size of the block already, nor half or twice one.
@@ -79,6 +80,7 @@ class NarrowBlocks:
                 )
         except UsageError:  # a size that the configuration objects to
             return None
+        with_blocks(text_model_of(made), text.hidden_size)
         return made
 
 

@@ -17,7 +17,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe_export.load.pretrained import attention
-from moe_export.load.pretrained.masks import masks_of
+from moe_export.load.pretrained.cache import carried, filled, has_states, tensors_of
+from moe_export.load.pretrained.joined import join_apart
+from moe_export.load.pretrained.masks import FULL, masks_of
+from moe_export.load.pretrained.modal import split_by_kind
+from moe_export.load.pretrained.recurrence import in_steps
+from moe_export.load.pretrained.rotations import in_real_numbers, keep_real
 
 # What ``vision`` gives and ``embed`` takes, and the axis of each that counts features.
 FEATURE_AXES = {"image_embeds": 0, "deepstack": 1}
@@ -26,8 +31,6 @@ FEATURE_AXES = {"image_embeds": 0, "deepstack": 1}
 class Part(nn.Module):
     """All modules of the source, by their names there; what ``forward`` runs is one part of it."""
 
-    model: Any
-    lm_head: Any
     config: Any
 
     def __init__(self, source: nn.Module) -> None:
@@ -35,6 +38,17 @@ class Part(nn.Module):
         for name, child in source.named_children():
             self.add_module(name, child)
         self.config = cast(Any, source).config
+        keep_real(self)
+
+    @property
+    def core(self) -> Any:
+        """What holds the towers and the text model."""
+        return core_of(self)
+
+    @property
+    def text_model(self) -> Any:
+        """What maps embeddings to hidden states."""
+        return text_model_of(self)
 
     def run(self, inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What the part gives for ``inputs`` by name, and no gradients."""
@@ -43,11 +57,29 @@ class Part(nn.Module):
         return made
 
 
+def core_of(source: Any) -> Any:
+    """What holds the towers and the text model: the source's ``model``, where it has one."""
+    return getattr(source, "model", source)
+
+
+def text_model_of(source: Any) -> Any:
+    """What maps embeddings to hidden states, be it alone or beside its head."""
+    core = core_of(source)
+    text = getattr(core, "language_model", core)
+    return text.model if hasattr(text, "lm_head") and text is not core else text
+
+
+def with_blocks(text_model: nn.Module, hidden_size: int) -> None:
+    """Let what is a router with its experts be a module that maps rows to rows, everywhere."""
+    split_by_kind(text_model)
+    join_apart(text_model, hidden_size)
+
+
 class EmbedText(Part):
     """``input_ids [B, S]`` to ``inputs_embeds [B, S, H]``, where there is nothing but text."""
 
     def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
-        return {"inputs_embeds": self.model.get_input_embeddings()(input_ids)}
+        return {"inputs_embeds": self.text_model.get_input_embeddings()(input_ids)}
 
 
 class Embed(Part):
@@ -59,7 +91,7 @@ class Embed(Part):
 
     def text(self, input_ids: Tensor, places: _Places) -> Tensor:
         """The embeddings of the text; an image's token may be none that the table has."""
-        embed: Any = self.model.get_input_embeddings()
+        embed: Any = self.text_model.get_input_embeddings()
         made: Tensor = embed(input_ids.masked_fill(places.is_image, 0))
         return made
 
@@ -77,6 +109,27 @@ class DeepstackEmbed(Embed):
         return {
             "inputs_embeds": places.put(image_embeds, embeds),
             "deepstack_embeds": torch.stack(layers),
+        }
+
+
+class TypedEmbed(Embed):
+    """The same, and ``image_tokens [B, S]``: 1 where a token is of an image."""
+
+    def __init__(self, source: nn.Module, names: tuple[str, ...]) -> None:
+        super().__init__(source)
+        own = self.config.image_token_id
+        self._around = [i for i in (getattr(self.config, name) for name in names) if i != own]
+
+    def forward(self, input_ids: Tensor, image_embeds: Tensor) -> dict[str, Tensor]:
+        features = image_embeds.shape[0]
+        places = _Places(input_ids, self.config.image_token_id, features)
+        is_of_image = places.is_image
+        for token in self._around:
+            # In an answer, where there are no features, such a token is text.
+            is_of_image = is_of_image | ((input_ids == token) & places.is_image.any())
+        return {
+            "inputs_embeds": places.put(image_embeds, self.text(input_ids, places)),
+            "image_tokens": is_of_image.long(),
         }
 
 
@@ -103,24 +156,22 @@ class Decoder(Part):
     """Rows that follow a cache to the logits of the last one, and the longer cache.
 
     ``inputs_embeds [B, S, H]``, ``position_ids``, ``attention_mask [B, P+S]`` (0: padding), and for
-    each layer ``past_key_<i>`` and ``past_value_<i> [B, heads, P, d]``; P may be 0.
+    each layer ``past_key_<i>`` and ``past_value_<i> [B, heads, P, d]``; P may be 0.  A layer that
+    carries a state has ``past_conv_<i>`` and ``past_state_<i>`` instead, zeros before a prompt.
     """
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__(source)
-        self.num_layers: int = self.text_config.num_hidden_layers
+        count: int = self.text_config.num_hidden_layers
+        self.kinds: list[str] = getattr(self.text_config, "layer_types", None) or [FULL] * count
         if self.text_config._attn_implementation == "sdpa":
             attention.register()
             self.text_config._attn_implementation = attention.GROUPED
+        with_blocks(self.text_model, self.text_config.hidden_size)
         kind: Any = type(self)
         self.__class__ = _taking(kind, (*self.own_inputs, *self.cache_names("past")))
 
     own_inputs: tuple[str, ...] = ("inputs_embeds", "position_ids", "attention_mask")
-
-    @property
-    def text_model(self) -> Any:
-        """What maps embeddings to hidden states."""
-        return getattr(self.model, "language_model", self.model)
 
     @property
     def text_config(self) -> Any:
@@ -128,28 +179,38 @@ class Decoder(Part):
         return self.config.get_text_config()
 
     def cache_names(self, prefix: str) -> list[str]:
-        """Keys and values of each layer, as they are named when they go in or come out."""
-        return [f"{prefix}_{kind}_{i}" for i in range(self.num_layers) for kind in ("key", "value")]
+        """What each layer carries on, as it is named when it goes in or comes out."""
+        return [f"{prefix}_{what}_{layer}" for layer, what in carried(self.kinds)]
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        from transformers import DynamicCache
-
-        past = [inputs[name] for name in self.cache_names("past")]
-        cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
+        cache = filled(self.kinds, [inputs[name] for name in self.cache_names("past")])
         embeds = inputs["inputs_embeds"]
-        made = self.text_model(
-            inputs_embeds=embeds,
-            attention_mask=masks_of(
-                self.text_config, inputs["attention_mask"], embeds, past[0].shape[2]
-            ),
-            position_ids=inputs["position_ids"],
-            cache=cache,
-            use_cache=True,
-            **self.further(inputs),
+        masks = masks_of(
+            self.text_config,
+            inputs["attention_mask"],
+            embeds,
+            self._length_before(inputs),
+            inputs.get("image_tokens"),
         )
-        present = _tensors_of(cache)
+        with in_real_numbers(), in_steps(self.text_model, cache):
+            made = self.text_model(
+                inputs_embeds=embeds,
+                attention_mask=masks,
+                position_ids=inputs["position_ids"],
+                cache=cache,
+                use_cache=True,
+                **self.further(inputs),
+            )
+        present = tensors_of(self.kinds, cache)
         logits = self._logits(made.last_hidden_state[:, -1:])
         return {"logits": logits, **dict(zip(self.cache_names("present"), present, strict=True))}
+
+    def _length_before(self, inputs: Mapping[str, Tensor]) -> int:
+        """P, as the cache has it where it has keys, else as the mask has it."""
+        for name in self.cache_names("past"):
+            if "_key_" in name:
+                return inputs[name].shape[2]
+        return inputs["attention_mask"].shape[1] - inputs["inputs_embeds"].shape[1]
 
     def further(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """What a family's text model takes beside these."""
@@ -158,7 +219,8 @@ class Decoder(Part):
     def _logits(self, hidden: Tensor) -> Tensor:
         """The head, and what configurations name that comes behind it."""
         config = self.text_config
-        logits: Tensor = self.lm_head(hidden)
+        head = getattr(self, "lm_head", None) or self.core.language_model.lm_head
+        logits: Tensor = head(hidden)
         logits = logits * (getattr(config, "logit_scale", None) or 1.0)
         logits = logits / (getattr(config, "logits_scaling", None) or 1.0)
         cap = getattr(config, "final_logit_softcapping", None)
@@ -168,11 +230,16 @@ class Decoder(Part):
         """The cache that a prompt of ``embeds [B, S, H]`` begins with; its sizes from one token."""
         from transformers import DynamicCache
 
-        cache = DynamicCache()
+        cache = DynamicCache(config=self.text_config if has_states(self.kinds) else None)
         with torch.no_grad():
             self.text_model(inputs_embeds=embeds[:, :1], cache=cache, use_cache=True)
-        filled = zip(self.cache_names("past"), _tensors_of(cache), strict=True)
-        return {name: x[:, :, :0].clone() for name, x in filled}
+        made = tensors_of(self.kinds, cache)
+        return {
+            f"past_{what}_{layer}": x[:, :, :0].clone()
+            if what in ("key", "value")
+            else torch.zeros_like(x)
+            for (layer, what), x in zip(carried(self.kinds), made, strict=True)
+        }
 
 
 class DeepstackDecoder(Decoder):
@@ -192,8 +259,15 @@ class DeepstackDecoder(Decoder):
         }
 
 
-def _tensors_of(cache: Any) -> list[Tensor]:
-    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+class TypedDecoder(Decoder):
+    """A decoder that is told by ``image_tokens [B, S]`` which of its rows are of an image."""
+
+    own_inputs = ("inputs_embeds", "image_tokens", "position_ids", "attention_mask")
+
+    def further(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
+        name = "moe_mm_token_type_ids"
+        takes = name in inspect.signature(self.text_model.forward).parameters
+        return {name: inputs["image_tokens"]} if takes else {}
 
 
 @cache

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from moe_export.load.pretrained import attention
 from moe_export.load.pretrained.parts import Part
-from moe_export.moe.families import Packed, Tiles
+from moe_export.load.pretrained.rotations import in_real_numbers
+from moe_export.moe.families import Packed, Padded, Tiles
 
 # Distances of a table's entries from a place between them, for each way to resample.
 _TAPS = {"bilinear": (0, 1), "bicubic": (-1, 0, 1, 2)}
@@ -23,10 +24,11 @@ class TileVision(Part):
         super().__init__(source)
         self.images = images
         for path in images.unread:
-            self.model.set_submodule(path, nn.Identity())
+            self.core.set_submodule(path, nn.Identity())
 
     def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        return {"image_embeds": features_of_tiles(self.model, self.images, pixel_values)}
+        with in_real_numbers():
+            return {"image_embeds": features_of_tiles(self.core, self.images, pixel_values)}
 
 
 def features_of_tiles(model: Any, images: Tiles, pixel_values: Tensor) -> Tensor:
@@ -55,11 +57,13 @@ class PackedVision(Part):
         self.images = images
         attention.register()
         self.tower.config._attn_implementation = attention.SEGMENTS
+        if images.projector is not None and images.joins_times:
+            getattr(self.core, images.projector)._temporal_slicing = _with_itself
 
     @property
     def tower(self) -> Any:
         """What takes patches and grids."""
-        return getattr(self.model, self.images.tower)
+        return getattr(self.core, self.images.tower)
 
     def forward(self, pixel_values: Tensor, image_grid_thw: Tensor) -> dict[str, Tensor]:
         grid = _Grid(image_grid_thw, pixel_values.shape[0], merge_of(self.config), self.images)
@@ -74,9 +78,11 @@ class PackedVision(Part):
         )
         features = made.pooler_output
         if self.images.features == "last_hidden_state":
-            features = made.last_hidden_state.squeeze(0)
+            features = made.last_hidden_state.flatten(0, -2)
         if self.images.projector is not None:
-            features = getattr(self.model, self.images.projector)(features)
+            projector = getattr(self.core, self.images.projector)
+            given = (features, image_grid_thw) if self.images.joins_times else (features,)
+            features = projector(*given)
         outputs = {"image_embeds": features.flatten(0, -2)}
         if self.images.deepstack:
             outputs["deepstack"] = torch.stack(list(made.deepstack_features))
@@ -94,11 +100,57 @@ class PackedVision(Part):
         return {}
 
 
+def _with_itself(features: Tensor, _: Tensor) -> Tensor:
+    """What a projector makes of an image's two times, of which it has one."""
+    return torch.cat([features, features], dim=-1)
+
+
+class PaddedVision(Part):
+    """``pixel_values [images, patches, numbers]`` and each patch's place to features.
+
+    ``image_position_ids [images, patches, 2]`` are column and row, -1 where a patch is padding.
+    Squares of patches become one row of ``image_embeds [rows, H]``, padding none.
+    """
+
+    def __init__(self, source: nn.Module, images: Padded) -> None:
+        super().__init__(source)
+        self.images = images
+        tower = getattr(self.core, images.tower)
+        tower.pooler._avg_pool_by_positions = _Squares(tower.config.pooling_kernel_size)
+
+    def forward(self, pixel_values: Tensor, image_position_ids: Tensor) -> dict[str, Tensor]:
+        tower, projector = (
+            getattr(self.core, name) for name in (self.images.tower, self.images.projector)
+        )
+        made = tower(pixel_values, pixel_position_ids=image_position_ids)
+        return {"image_embeds": projector(made.last_hidden_state)}
+
+
+class _Squares:
+    """The mean of each square of patches, and which squares an image has.
+
+    What the source computes, but for its side: that follows there from the number of patches.
+    """
+
+    def __init__(self, side: int) -> None:
+        self._side = side
+
+    def __call__(self, hidden: Tensor, places: Tensor, squares: int) -> tuple[Tensor, Tensor]:
+        column, row = places.clamp(min=0).unbind(-1)
+        wide = (column.max(dim=-1, keepdim=True).values + 1) // self._side
+        square = column // self._side + wide * (row // self._side)
+        # Padding holds zeros: it adds nothing to the first square.
+        is_of = (square[:, None, :] == torch.arange(squares)[:, None]).to(hidden.dtype)
+        return is_of @ hidden / self._side**2, is_of.any(-1)
+
+
 def merge_of(config: Any) -> int:
     """How many patches in a row, and how many of these rows, become one feature."""
     vision = config.vision_config
-    merge = getattr(vision, "spatial_merge_size", None) or vision.merge_kernel_size[0]
-    return int(merge)
+    for name in ("spatial_merge_size", "pooling_kernel_size"):
+        if getattr(vision, name, None):
+            return int(getattr(vision, name))
+    return int(vision.merge_kernel_size[0])
 
 
 class _Grid:
