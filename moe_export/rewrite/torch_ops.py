@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from moe_export.moe.schema import DOMAIN, OPS, OpSchema
+from moe_export.rewrite.torch_attention import appended, attended
 from moe_export.rewrite.torch_linear import Stored, linear_of
 
 # The ranks of docs/ops.md: numbers, then NaN, then experts outside the best groups (-inf).
@@ -362,6 +363,51 @@ def _(
 ) -> Tensor:
     _require_rows(weight_layout)
     return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=_compute_dtype(x))
+
+
+# --- CachedAttention ----------------------------------------------------------------------------
+
+
+@torch.library.custom_op(
+    f"{DOMAIN}::cached_attention", mutates_args=(), schema=torch_signature(OPS["CachedAttention"])
+)
+def cached_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    *,
+    scale: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``y [B,S,N*v]``, ``present_key [P+S,B,M,d]`` and ``present_value [P+S,B,M,v]``."""
+    dtype = _compute_dtype(query)
+    keys, values = (
+        appended(past.to(dtype), rows.to(dtype))
+        for past, rows in ((past_key, key), (past_value, value))
+    )
+    return attended(query.to(dtype), keys, values, mask, scale), keys, values
+
+
+@cached_attention.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    **_attributes: object,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = _compute_dtype(query)
+    batch, length, width = query.shape
+    groups = width // key.shape[2]
+    present = [
+        past.new_empty((past.shape[0] + length, *past.shape[1:]), dtype=dtype)
+        for past in (past_key, past_value)
+    ]
+    return query.new_empty((batch, length, groups * value.shape[2]), dtype=dtype), *present
 
 
 # --- Probe --------------------------------------------------------------------------------------
