@@ -295,6 +295,9 @@ class Component:
     """By MoE layer: ``x``, ``y``, ``router_logits``, ``topk_ids``, ``topk_weights`` and
     ``experts_y`` to the value's name in the graph."""
 
+    in_place: Mapping[str, str] = field(default_factory=dict)
+    """Outputs that begin with an input and may be written where it lies, to that input's name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PortableModel:

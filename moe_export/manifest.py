@@ -18,7 +18,7 @@ from moe_export.moe.quantize import Precision
 from moe_export.strict_json import decode, encode, parse, render
 
 FILE_NAME = "moe_export.json"
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 
 # A model of 200 000 tensors and 1000 MoE layers needs about 1 MiB; more is not a manifest.
 MAX_BYTES = 16 * 2**20
@@ -127,7 +127,17 @@ class ComponentRecord:
     probes: Mapping[str, Mapping[str, str]]
     """By MoE layer and role, the value's name in the probe graph."""
 
+    in_place: Mapping[str, str]
+    """Outputs that begin with an input and may be written where it lies, to that input's name."""
+
     def __post_init__(self) -> None:
+        kinds = {info.name: info.dtype for info in self.inputs}
+        made = {info.name: info.dtype for info in self.outputs}
+        if len(set(self.in_place.values())) < len(self.in_place):
+            raise ValueError("in_place has two outputs in one place")
+        for output, given in self.in_place.items():
+            if output not in made or kinds.get(given) != made[output]:
+                raise ValueError(f"in_place has {output!r} where {given!r} lies")
         for layer, roles in self.probes.items():
             for role in roles:
                 if role not in get_args(Role):

@@ -84,6 +84,7 @@ def _write_component(
         inputs=signature(component.graph.graph.inputs),
         outputs=signature(component.graph.graph.outputs),
         probes=component.probes,
+        in_place=component.in_place,
     )
 
 

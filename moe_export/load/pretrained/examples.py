@@ -179,7 +179,8 @@ class Prompts:
 def decoder_inputs(prompts: Prompts) -> PartInputs:
     """A prompt, what follows it, and a prompt with padding on its left."""
     decoder, length, case = prompts.decoder, prompts.length, prompts.case
-    cache = {name: {0: "batch", 2: "past"} for name in decoder.cache_names("past")}
+    axes = {decoder.past_axis: "past", 1 if decoder.past_axis == 0 else 0: "batch"}
+    cache = {name: dict(sorted(axes.items())) for name in decoder.cache_names("past")}
     own_axes: dict[str, dict[int, str]] = {
         "inputs_embeds": {0: "batch", 1: "sequence"},
         "deepstack_embeds": {1: "batch", 2: "sequence"},

@@ -103,15 +103,20 @@ class Decoder(Part):
     """Rows that follow a cache to the logits of the last one, and the longer cache.
 
     ``inputs_embeds [B, S, H]``, ``position_ids``, ``attention_mask [B, P+S]`` (0: padding), and for
-    each layer ``past_key_<i>`` and ``past_value_<i> [B, heads, P, d]``; P may be 0.
+    each layer ``past_key_<i>`` and ``past_value_<i> [P, B, heads, d]``; P may be 0.
+
+    Tokens come first, so that a longer cache begins with the shorter one whatever the batch.  Attention
+    that is the source's own has its caches as the source has them, ``[B, heads, P, d]``.
     """
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__(source)
         self.num_layers: int = self.text_config.num_hidden_layers
+        self.past_axis = 2
         if self.text_config._attn_implementation == "sdpa":
             attention.register()
             self.text_config._attn_implementation = attention.GROUPED
+            self.past_axis = 0
         kind: Any = type(self)
         self.__class__ = _taking(kind, (*self.own_inputs, *self.cache_names("past")))
 
@@ -134,7 +139,7 @@ class Decoder(Part):
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
         from transformers import DynamicCache
 
-        past = [inputs[name] for name in self.cache_names("past")]
+        past = [self._by_head(inputs[name]) for name in self.cache_names("past")]
         cache = DynamicCache(list(zip(past[::2], past[1::2], strict=True)))
         embeds = inputs["inputs_embeds"]
         made = self.text_model(
@@ -147,7 +152,7 @@ class Decoder(Part):
             use_cache=True,
             **self.further(inputs),
         )
-        present = _tensors_of(cache)
+        present = self._tensors_of(cache)
         logits = self._logits(made.last_hidden_state[:, -1:])
         return {"logits": logits, **dict(zip(self.cache_names("present"), present, strict=True))}
 
@@ -159,8 +164,11 @@ class Decoder(Part):
         """The head, and what configurations name that comes behind it."""
         config = self.text_config
         logits: Tensor = self.lm_head(hidden)
-        logits = logits * (getattr(config, "logit_scale", None) or 1.0)
-        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)
+        # A factor of 1 would be two more passes over a large vocabulary.
+        if (factor := getattr(config, "logit_scale", None) or 1.0) != 1.0:
+            logits = logits * factor
+        if (divisor := getattr(config, "logits_scaling", None) or 1.0) != 1.0:
+            logits = logits / divisor
         cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
@@ -171,8 +179,17 @@ class Decoder(Part):
         cache = DynamicCache()
         with torch.no_grad():
             self.text_model(inputs_embeds=embeds[:, :1], cache=cache, use_cache=True)
-        filled = zip(self.cache_names("past"), _tensors_of(cache), strict=True)
-        return {name: x[:, :, :0].clone() for name, x in filled}
+        filled = zip(self.cache_names("past"), self._tensors_of(cache), strict=True)
+        return {name: x.narrow(self.past_axis, 0, 0).clone() for name, x in filled}
+
+    def _by_head(self, past: Tensor) -> Tensor:
+        """``[B, heads, P, d]``, as the source's caches have it."""
+        return past.permute(1, 2, 0, 3) if self.past_axis == 0 else past
+
+    def _tensors_of(self, cache: Any) -> list[Tensor]:
+        """The keys and values of a cache of the source's, as they go in and come out."""
+        tensors = [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
+        return [x.permute(2, 0, 1, 3) for x in tensors] if self.past_axis == 0 else tensors
 
 
 class DeepstackDecoder(Decoder):
@@ -190,10 +207,6 @@ class DeepstackDecoder(Decoder):
             "visual_pos_masks": inputs["attention_mask"],
             "deepstack_visual_embeds": list(inputs["deepstack_embeds"].unbind(0)),
         }
-
-
-def _tensors_of(cache: Any) -> list[Tensor]:
-    return [tensor for layer in cache.layers for tensor in (layer.keys, layer.values)]
 
 
 @cache
