@@ -1,8 +1,8 @@
-"""Write arithmetic that has an ONNX operator as that operator: norms, rotary positions, attention.
+"""Write arithmetic that has an operator as that operator: norms, rotary positions, attention.
 
-Each rule matches what the exporter makes of PyTorch's own code, and replaces it by the operator that
-means the same: one of the ONNX standard, or of the op set.  Golden tensors hold the graph against the
-eager model later.
+Each rule matches what the exporter makes of PyTorch's own code, and replaces it by the operator
+that means the same: one of the ONNX standard, or of the op set.  Golden tensors hold the graph
+against the eager model later.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Attention behind a cache as ``moe_export.CachedAttention``, whose cache can grow where it lies."""
+"""Attention behind a cache as ``moe_export.CachedAttention``, which lets it grow in place."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ class _CachedAttention(pattern.RewriteRuleClassBase):  # type: ignore[misc]
             _version=VERSION,
             _outputs=3,
         )
-        (heads, _), (_, width) = _sizes(query) or (0, 0), _sizes(value) or (0, 0)
+        heads, width = (_sizes(query) or (0, 0))[0], (_sizes(value) or (0, 0))[1]
         _describe(y, query, [heads * width])
         apart = op.Reshape(y, op.Constant(value_ints=[0, 0, heads, width]))
         _describe(apart, query, [heads, width])
@@ -144,7 +144,8 @@ def _describe(made: ir.Value, x: ir.Value, sizes: list[int]) -> None:
     """Say of ``made`` that it is as many rows of such sizes as ``x [B, N, S, d]`` has."""
     if x.shape is not None:
         made.shape = ir.Shape([x.shape[0], x.shape[2], *sizes])
-    made.dtype = x.dtype
+    if x.dtype is not None:
+        made.dtype = x.dtype
 
 
 def _sizes(x: ir.Value) -> tuple[int, int] | None:

@@ -156,11 +156,10 @@ def attention_bound(
 ) -> Array:
     """Bound of ``CachedAttention``'s y, elementwise ``[B, S, N*v]``.
 
-    ``keys [T,B,M,d]`` and ``values [T,B,M,v]`` are those of cache and rows together.  A score errs by
-    ``d = gamma(d + 3) |q||k| scale``, which moves a softmax by ``expm1(2 d)`` beside what its own
-    arithmetic costs, as in ``router_bound``.  A running maximum rescales sums once for each block
-    of keys: three more roundings and an exponential, of which there are fewer than T.  The weighted
-    sum adds ``gamma(T)``.
+    ``keys [T,B,M,d]`` and ``values [T,B,M,v]`` are those of cache and rows together.  A score errs
+    by ``e = gamma(d + 3) |q||k| scale``, which moves a softmax by ``expm1(2 e)`` beside what its
+    own arithmetic costs, as in ``router_bound``.  A running maximum adds an exponential and three
+    roundings, and the weighted sum ``gamma(T)``.
     """
     batch, length, _ = query.shape
     total, _, heads, width = keys.shape

@@ -403,11 +403,12 @@ def _(
     dtype = _compute_dtype(query)
     batch, length, width = query.shape
     groups = width // key.shape[2]
-    present = [
-        past.new_empty((past.shape[0] + length, *past.shape[1:]), dtype=dtype)
-        for past in (past_key, past_value)
-    ]
-    return query.new_empty((batch, length, groups * value.shape[2]), dtype=dtype), *present
+    total = past_key.shape[0] + length
+    return (
+        query.new_empty((batch, length, groups * value.shape[2]), dtype=dtype),
+        past_key.new_empty((total, *past_key.shape[1:]), dtype=dtype),
+        past_value.new_empty((total, *past_value.shape[1:]), dtype=dtype),
+    )
 
 
 # --- Probe --------------------------------------------------------------------------------------

@@ -73,7 +73,8 @@ def running(inputs: Mapping[str, Array]) -> Iterator[None]:
 
     try:
         yield
-    except (errors.InvalidArgument, errors.RuntimeException, errors.Fail) as error:
+    # The last is what it makes of each of them where arrays are bound.
+    except (errors.InvalidArgument, errors.RuntimeException, errors.Fail, RuntimeError) as error:
         message = first_line(error)
         if is_out_of_memory(error):
             raise MemoryBudgetError(f"the run does not fit into memory: {message}") from error

@@ -59,9 +59,9 @@ class Cache:
     def run(self, inputs: Mapping[str, Array], mask: Array | None = None) -> Array:
         """The logits ``[B, V]`` of the last of the tokens that follow; valid until the next run.
 
-        ``inputs`` are the decoder's own, ``inputs_embeds [B, S, H]`` among them; ``mask [B, S]`` is 0
-        where a token is padding.  Raises ``MemoryBudgetError`` for more tokens than there may be; the
-        cache is then as it was.
+        ``inputs`` are the decoder's own, ``inputs_embeds [B, S, H]`` among them; ``mask [B, S]`` is
+        0 where a token is padding.  Raises ``MemoryBudgetError`` for more tokens than there may be,
+        and what ``Session.run`` raises; the cache is then as it was.
         """
         count = inputs["inputs_embeds"].shape[1]
         after = self._length + count
@@ -91,7 +91,8 @@ class Cache:
     def _make_room(self, tokens: int) -> None:
         if self._max_tokens is not None and tokens > self._max_tokens:
             raise MemoryBudgetError(
-                f"the cache is full: it may hold {self._max_tokens} tokens, this run makes {tokens}",
+                f"the cache is full: it may hold {self._max_tokens} tokens,"
+                f" this run makes {tokens}",
                 hint="allow more with max_cache_tokens, or ask for a shorter answer",
             )
         if tokens <= self._room:

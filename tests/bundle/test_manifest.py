@@ -35,6 +35,7 @@ def manifest(**changes) -> Manifest:
         inputs=(TensorInfo(name="tokens", dtype="int64", shape=("batch", None, 8)),),
         outputs=(),
         probes={"layers.0": {"x": "value_3"}},
+        in_place={},
     )
     paths = (*component.graphs, component.data, "golden/golden.safetensors", "tokenizer.json")
     whole = Manifest(
@@ -125,6 +126,11 @@ def test_no_changed_byte_is_read(position, byte):
         (lambda m: m.update(assets=["missing.json"]), None, "'missing.json' is not in files"),
         (lambda m: m.update(golden="../golden"), None, "is not in files"),
         (lambda m: m.update(components={}), None, "components is empty"),
+        (
+            lambda m: m["components"]["model"].update(in_place={"y": "tokens"}),
+            "components.model",
+            "in_place has 'y' where 'tokens' lies",
+        ),
         (
             lambda m: m["components"]["model"]["inputs"][0]["shape"].append(-1),
             "components.model.inputs[0]",

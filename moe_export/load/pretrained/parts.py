@@ -105,8 +105,8 @@ class Decoder(Part):
     ``inputs_embeds [B, S, H]``, ``position_ids``, ``attention_mask [B, P+S]`` (0: padding), and for
     each layer ``past_key_<i>`` and ``past_value_<i> [P, B, heads, d]``; P may be 0.
 
-    Tokens come first, so that a longer cache begins with the shorter one whatever the batch.  Attention
-    that is the source's own has its caches as the source has them, ``[B, heads, P, d]``.
+    Tokens come first, so that a longer cache begins with the shorter one whatever the batch.
+    Attention that is the source's own has its caches as the source has them, ``[B, heads, P, d]``.
     """
 
     def __init__(self, source: nn.Module) -> None:

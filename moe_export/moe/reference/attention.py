@@ -22,10 +22,11 @@ def cached_attention(
 ) -> tuple[Array, Array, Array]:
     """``y [B,S,N*v]``, and the cache with the rows behind it: ``[P+S,B,M,d]`` and ``[P+S,B,M,v]``.
 
-    ``query`` is ``[B,S,N*d]``, ``key`` ``[B,S,M*d]``, ``value`` ``[B,S,M*v]``, ``mask`` ``[B,1,S,P+S]``
-    or ``[1,1,S,P+S]``.  A row that sees nothing gives 0.  ``scale`` 0 stands for 1/sqrt(d).
+    ``query`` is ``[B,S,N*d]``, ``key`` ``[B,S,M*d]``, ``value`` ``[B,S,M*v]``, and ``mask``
+    ``[B,1,S,P+S]`` or ``[1,1,S,P+S]``.  A row that sees nothing gives 0.  ``scale`` 0 stands for
+    1/sqrt(d).
     """
-    dtype = np.float64 if query.dtype == np.float64 else np.float32
+    dtype: npt.DTypeLike = np.float64 if query.dtype == np.float64 else np.float32
     present_key, present_value = (
         _appended(past.astype(dtype), rows.astype(dtype))
         for past, rows in ((past_key, key), (past_value, value))
@@ -34,7 +35,7 @@ def cached_attention(
     heads, width = past_key.shape[2:]
     group = query.shape[2] // key.shape[2]
     queries = query.astype(dtype).reshape(batch, length, heads, group, width)
-    factor = dtype(scale or 1 / np.sqrt(width))
+    factor = np.asarray(scale or 1 / np.sqrt(width), dtype)
     scores = np.einsum("bsmgd,tbmd->bmgst", queries * factor, present_key)
     weights = _weights(scores, mask[:, :, np.newaxis])
     y = np.einsum("bmgst,tbmv->bsmgv", weights, present_value)
