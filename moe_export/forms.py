@@ -362,6 +362,9 @@ class Component:
     dense: tuple[str, ...] = ()
     """Weights in the dense precision, as the source names them."""
 
+    in_place: Mapping[str, str] = field(default_factory=dict)
+    """Outputs that begin with an input and may be written where it lies, to that input's name."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PortableModel:

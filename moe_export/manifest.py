@@ -130,7 +130,17 @@ class ComponentRecord:
     dense: tuple[str, ...]
     """Weights in the dense precision, as the source names them."""
 
+    in_place: Mapping[str, str]
+    """Outputs that begin with an input and may be written where it lies, to that input's name."""
+
     def __post_init__(self) -> None:
+        kinds = {info.name: info.dtype for info in self.inputs}
+        made = {info.name: info.dtype for info in self.outputs}
+        if len(set(self.in_place.values())) < len(self.in_place):
+            raise ValueError("in_place has two outputs in one place")
+        for output, given in self.in_place.items():
+            if output not in made or kinds.get(given) != made[output]:
+                raise ValueError(f"in_place has {output!r} where {given!r} lies")
         for layer, roles in self.probes.items():
             for role in roles:
                 if role not in get_args(Role):

@@ -481,6 +481,78 @@ def _linear(grouped: Problem, name: str, shape: tuple[int, ...]) -> Problem:
     return replace(grouped, name=name, op="Linear", inputs=inputs)
 
 
+def attention_problem(
+    name: str,
+    batch: int = 1,
+    length: int = 3,
+    past: int = 4,
+    heads: tuple[int, int] = (4, 2),
+    sizes: tuple[int, int] = (16, 16),
+    *,
+    seen: Array | None = None,
+    scale: float = 0.0,
+) -> Problem:
+    """Causal behind the cache, unless ``seen [B or 1, S, P+S]`` says otherwise."""
+    rng = np.random.default_rng(23)
+    (queries, cached), (width, value_width) = heads, sizes
+    if seen is None:
+        seen = np.tri(length, past + length, past, dtype=bool)[np.newaxis]
+    shapes = {
+        "query": (batch, length, queries * width),
+        "key": (batch, length, cached * width),
+        "value": (batch, length, cached * value_width),
+        "past_key": (past, batch, cached, width),
+        "past_value": (past, batch, cached, value_width),
+    }
+    inputs = {key: 2 * rng.normal(size=shape).astype(np.float32) for key, shape in shapes.items()}
+    inputs["mask"] = seen[:, np.newaxis]
+    ordered = {key: inputs[key] for key in ("query", "key", "value", "mask")} | inputs
+    attributes = {"scale": scale} if scale else {}
+    return Problem(name=name, op="CachedAttention", inputs=ordered, attributes=attributes)
+
+
+def attention_problems() -> list[Problem]:
+    """One row and many, groups of heads, sizes that are no whole panels, every kind of mask."""
+    make = attention_problem
+    rng = np.random.default_rng(29)
+    behind = np.arange(9)[None, :] - np.arange(5)[:, None] - 4  # of S = 5 and P = 4
+    window = ((behind <= 0) & (behind > -3))[np.newaxis]
+    padded = np.repeat(behind[np.newaxis] <= 0, 2, axis=0) & (
+        np.arange(9) >= np.array([0, 6])[:, None, None]
+    )
+    some = rng.random((2, 40, 340)) < 0.2
+    return [
+        make("one-row"),
+        make("prompt", past=0),
+        make("token", length=1, past=9),
+        make("token-of-many-heads", length=1, past=300, heads=(16, 2)),
+        make("one-head-for-all", heads=(6, 1), length=1, past=30),
+        make("a-head-each", heads=(3, 3), length=2, past=131),
+        make("batch", batch=3, length=2, past=5),
+        make("odd-sizes", sizes=(5, 7), batch=2, past=140),
+        make("value-size", sizes=(48, 32), length=1, past=70),
+        make("key-size-only-odd", sizes=(24, 16), length=30, past=200),
+        make("scaled", scale=0.25),
+        make("no-rows", length=0),
+        make("split-keys", length=1, past=1500, heads=(2, 1)),
+        make("split-keys-batch", batch=2, length=2, past=1100),
+        make("many-rows", length=90, past=45),
+        make("many-rows-batch", batch=2, length=70, past=200, heads=(6, 2)),
+        make("window", length=5, past=4, seen=window),
+        make("padding", batch=2, length=5, past=4, seen=padded),
+        make("any-mask", batch=2, length=40, past=300, seen=some),
+        make("nothing-seen", length=2, past=700, seen=np.zeros((1, 2, 702), bool)),
+        make("the-last-seen", length=1, past=1300, seen=(np.arange(1301) == 1300)[None, None]),
+        make("the-first-seen", length=1, past=1300, seen=(np.arange(1301) == 0)[None, None]),
+    ]
+
+
 def all_problems() -> list[Problem]:
     """The whole suite; every name is unique within its op."""
-    return router_problems() + experts_problems() + grouped_problems() + stored_weight_problems()
+    return [
+        *router_problems(),
+        *experts_problems(),
+        *grouped_problems(),
+        *stored_weight_problems(),
+        *attention_problems(),
+    ]

@@ -85,6 +85,7 @@ def _write_component(
         outputs=signature(component.graph.graph.outputs),
         probes=component.probes,
         dense=component.dense,
+        in_place=component.in_place,
     )
 
 

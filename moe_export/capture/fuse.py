@@ -1,7 +1,8 @@
-"""Write arithmetic that has an ONNX operator as that operator: norms, rotary positions, attention.
+"""Write arithmetic that has an operator as that operator: norms, rotary positions, attention.
 
-Each rule matches what the exporter makes of PyTorch's own code, and replaces it by the operator of
-the ONNX standard that means the same; golden tensors hold the graph against the eager model later.
+Each rule matches what the exporter makes of PyTorch's own code, and replaces it by the operator
+that means the same: one of the ONNX standard, or of the op set.  Golden tensors hold the graph
+against the eager model later.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.rewriter import RewriteRuleSet, pattern
 
+from moe_export.capture.fuse_attention import use_cached_attention
+
 
 def fuse(graph: ir.Model) -> None:
     """Fuse what can be; *ensures* that inputs, outputs and probes keep their values."""
     norms = [_Norm.rule(scale_first=first) for first in (True, False)]
-    RewriteRuleSet([*norms, _Rotary.rule(), _CachedAttention.rule()]).apply_to_model(graph)
-    RewriteRuleSet([_FlatAttention.rule()]).apply_to_model(graph)
+    RewriteRuleSet([*norms, _Rotary.rule()]).apply_to_model(graph)
+    use_cached_attention(graph)
     RemoveUnusedNodesPass()(graph)
 
 
@@ -88,146 +91,6 @@ class _Rotary(pattern.RewriteRuleClassBase):  # type: ignore[misc]
 
     def rewrite(self, op: Any, x: ir.Value, cos: ir.Value, sin: ir.Value, **_: Any) -> Any:
         return op.RotaryEmbedding(x, cos, sin, interleaved=0)
-
-
-class _CachedAttention(pattern.RewriteRuleClassBase):  # type: ignore[misc]
-    """Keys and values that are put behind those of before, which go on as the next cache."""
-
-    def __init__(self) -> None:
-        super().__init__("cached attention")
-
-    def pattern(
-        self, op: Any, query: Any, key: Any, value: Any, past_key: Any, past_value: Any, mask: Any
-    ) -> Any:
-        keys = op.Concat(past_key, key, axis=-2, _outputs=["keys"])
-        values = op.Concat(past_value, value, axis=-2, _outputs=["values"])
-        made = op.Attention(query, keys, values, mask, _outputs=["made"])
-        return made, keys, values
-
-    def check(self, context: Any, made: ir.Value, **_: Any) -> Any:
-        result = pattern.MatchResult()
-        producer = made.producer()
-        # Causal from the first key on: behind a cache the operator counts from its end.
-        if producer is None or producer.attributes.get_int("is_causal"):
-            return result.fail("it is causal beside its mask")
-        return result
-
-    def rewrite(
-        self,
-        op: Any,
-        query: ir.Value,
-        key: ir.Value,
-        value: ir.Value,
-        past_key: ir.Value,
-        past_value: ir.Value,
-        mask: ir.Value,
-        made: ir.Value,
-        **_: Any,
-    ) -> Any:
-        producer = made.producer()
-        attributes = {} if producer is None else producer.attributes
-        return op.Attention(query, key, value, mask, past_key, past_value, **attributes, _outputs=3)
-
-
-class _FlatAttention(pattern.RewriteRuleClassBase):  # type: ignore[misc]
-    """Cached attention on ``[B, N, S, d]`` between transpositions, as one on ``[B, S, N*d]``."""
-
-    def pattern(
-        self,
-        op: Any,
-        query: Any,
-        key: Any,
-        value: Any,
-        cos: Any,
-        sin: Any,
-        mask: Any,
-        past_key: Any,
-        past_value: Any,
-    ) -> Any:
-        placed = [
-            op.RotaryEmbedding(op.Transpose(x, perm=[0, 2, 1, 3]), cos, sin, interleaved=0)
-            for x in (query, key)
-        ]
-        values = op.Transpose(op.Reshape(value, pattern.ANY_VALUE), perm=[0, 2, 1, 3])
-        made, keys, next_values = op.Attention(
-            *placed,
-            values,
-            mask,
-            past_key,
-            past_value,
-            _allow_other_attributes=True,
-            _outputs=["made", "keys", "next_values"],
-        )
-        turned = op.Transpose(made, perm=[0, 2, 1, 3])
-        return op.Reshape(turned, pattern.ANY_VALUE, _outputs=["flat"]), keys, next_values
-
-    def check(
-        self,
-        context: Any,
-        query: ir.Value,
-        key: ir.Value,
-        value: ir.Value,
-        past_value: ir.Value,
-        flat: ir.Value,
-        **_: Any,
-    ) -> Any:
-        result = pattern.MatchResult()
-        heads, cached = _heads(query), _heads(key)
-        if heads is None or cached is None or past_value.shape is None:
-            return result.fail("the numbers of heads are not known")
-        widths = (_last(value), _last(flat), past_value.shape[3], past_value.shape[1])
-        if widths != (cached[0] * widths[2], heads[0] * widths[2], widths[2], cached[0]):
-            return result.fail("values or results do not lie head by head")
-        return result
-
-    def rewrite(
-        self,
-        op: Any,
-        query: ir.Value,
-        key: ir.Value,
-        value: ir.Value,
-        cos: ir.Value,
-        sin: ir.Value,
-        mask: ir.Value,
-        past_key: ir.Value,
-        past_value: ir.Value,
-        made: ir.Value,
-        **_: Any,
-    ) -> Any:
-        producer = made.producer()
-        attributes = {} if producer is None else dict(producer.attributes)
-        flat_shape = op.Constant(value_ints=[0, 0, -1])
-        heads = [_heads(x) or (0, 0) for x in (query, key)]
-        placed = [
-            op.RotaryEmbedding(op.Reshape(x, flat_shape), cos, sin, interleaved=0, num_heads=n)
-            for x, (n, _) in zip((query, key), heads, strict=True)
-        ]
-        return op.Attention(
-            *placed,
-            value,
-            mask,
-            past_key,
-            past_value,
-            **attributes,
-            q_num_heads=heads[0][0],
-            kv_num_heads=heads[1][0],
-            _outputs=3,
-        )
-
-
-def _heads(x: ir.Value) -> tuple[int, int] | None:
-    """N and d of ``[B, S, N, d]``."""
-    if x.shape is None or len(x.shape) != 4:
-        return None
-    heads, width = x.shape[2], x.shape[3]
-    return (heads, width) if isinstance(heads, int) and isinstance(width, int) else None
-
-
-def _last(x: ir.Value) -> int | None:
-    """The last size of ``[B, S, n]``."""
-    if x.shape is None or len(x.shape) != 3 or not isinstance(x.shape[2], int):
-        return None
-    return x.shape[2]
 
 
 def _number(value: ir.Value | None) -> float | None:

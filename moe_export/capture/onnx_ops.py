@@ -21,10 +21,12 @@ _SNAKE = {
     "GroupedMatMul": "grouped_matmul",
     "Combine": "combine",
     "Linear": "linear",
+    "CachedAttention": "cached_attention",
 }
 _TYPES = {
     "float": ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"],
     "int32": ["tensor(int32)"],
+    "bool": ["tensor(bool)"],
     "weight": [
         f"tensor({name})" for name in ("float", "float16", "bfloat16", "int8", "uint8", "int4")
     ],

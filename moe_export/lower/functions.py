@@ -30,6 +30,7 @@ _TEMPLATES = {
     "GroupedMatMul": "grouped_matmul.onnxtxt",
     "Combine": "combine.onnxtxt",
     "Linear": "linear_op.onnxtxt",
+    "CachedAttention": "cached_attention.onnxtxt",
 }
 _BLANK_LINES = re.compile(r"\n\s*\n(\s*\n)*")
 
@@ -97,6 +98,8 @@ def overload_of(
         words = [f"experts{given['num_experts']}"]
     elif op == "Combine":
         words = ["plain"]
+    elif op == "CachedAttention":
+        words = [f"times{given['scale']}" if given["scale"] else "by_root"]
     else:
         words = _storage_words(given)
     # Matrices and scales are told by the words above.

@@ -40,11 +40,12 @@ def lower_component(component: Component) -> Lowered:
     """*Requires* that the matrices of ``moe_export`` nodes are weights of the component.
 
     *Ensures* that each is one weight in panels (``docs/panels.md``), packed when it is read; that
-    scales and zeros are inside it and no weights any more; and that every other weight is as it
-    was.
+    scales and zeros are inside it and no weights any more; that every other weight is as it was;
+    and that ``in_place`` names the caches that grow.
     """
     graph = component.graph.clone()
-    lowered = replace(component, graph=graph, weights=give_panels(graph, component.weights))
+    weights = give_panels(graph, component.weights)
+    lowered = replace(component, graph=graph, weights=weights, in_place=growing_caches(graph))
     return Lowered(
         component=lowered,
         probe_graph=probe_graph(lowered),
@@ -83,6 +84,24 @@ def give_panels(graph: ir.Model, weights: Mapping[str, Weight]) -> dict[str, Wei
     for matrix in packed.values():
         _replace_initializers(graph, matrix, made)
     return made
+
+
+def growing_caches(graph: ir.Model) -> dict[str, str]:
+    """Outputs that a kernel only adds to where the input that they begin with lies there too.
+
+    What else reads such an input finds it as it was: nothing is written but behind it.
+    """
+    found: dict[str, str] = {}
+    for node in graph.graph.all_nodes():
+        if node.domain != DOMAIN or node.op_type != "CachedAttention":
+            continue
+        names = [given.name for given in OPS[node.op_type].inputs]
+        for kind, made in zip(("key", "value"), node.outputs[1:], strict=True):
+            past = node.inputs[names.index(f"past_{kind}")]
+            taken = past is None or past.name in found.values()
+            if past is not None and not taken and past.is_graph_input() and made.is_graph_output():
+                found[str(made.name)] = str(past.name)
+    return found
 
 
 @dataclass(frozen=True)

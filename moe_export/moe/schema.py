@@ -14,7 +14,7 @@ from moe_export.moe.layer import AttributeValue
 DOMAIN = "moe_export"
 VERSION = 1
 
-ElementType = Literal["float", "int32", "weight", "scale"]
+ElementType = Literal["float", "int32", "bool", "weight", "scale"]
 
 
 @dataclass(frozen=True)
@@ -160,4 +160,23 @@ COMBINE = OpSchema(
     attributes=(),
 )
 
-OPS = {op.name: op for op in (ROUTER, EXPERTS, DISPATCH, GROUPED_MATMUL, COMBINE, LINEAR)}
+CACHED_ATTENTION = OpSchema(
+    "CachedAttention",
+    inputs=(
+        Input("query", "[B,S,N*d]"),
+        Input("key", "[B,S,M*d]"),
+        Input("value", "[B,S,M*v]"),
+        Input("mask", "[B or 1,1,S,P+S]", "bool"),
+        Input("past_key", "[P,B,M,d]"),
+        Input("past_value", "[P,B,M,v]"),
+    ),
+    outputs=(
+        Output("y", "[B,S,N*v]"),
+        Output("present_key", "[P+S,B,M,d]"),
+        Output("present_value", "[P+S,B,M,v]"),
+    ),
+    attributes=(Attribute("scale", "float", 0.0),),
+)
+
+_ALL = (ROUTER, EXPERTS, DISPATCH, GROUPED_MATMUL, COMBINE, LINEAR, CACHED_ATTENTION)
+OPS = {op.name: op for op in _ALL}

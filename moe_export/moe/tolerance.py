@@ -145,6 +145,42 @@ def experts_bound(
     )
 
 
+def attention_bound(
+    query: Array,
+    keys: Array,
+    values: Array,
+    mask: Array,
+    *,
+    scale: float = 0.0,
+    eps: float = FLOAT32_EPS,
+) -> Array:
+    """Bound of ``CachedAttention``'s y, elementwise ``[B, S, N*v]``.
+
+    ``keys [T,B,M,d]`` and ``values [T,B,M,v]`` are those of cache and rows together.  A score errs
+    by ``e = gamma(d + 3) |q||k| scale``, which moves a softmax by ``expm1(2 e)`` beside what its
+    own arithmetic costs, as in ``router_bound``.  A running maximum adds an exponential and three
+    roundings, and the weighted sum ``gamma(T)``.
+    """
+    batch, length, _ = query.shape
+    total, _, heads, width = keys.shape
+    group = query.shape[2] // (heads * width)
+    queries = _f64(query).reshape(batch, length, heads, group, width)
+    queries = queries * (scale or 1 / np.sqrt(width))
+    scores, sizes = (
+        np.einsum("bsmgd,tbmd->bmgst", q, k)
+        for q, k in ((queries, _f64(keys)), (np.abs(queries), np.abs(_f64(keys))))
+    )
+    seen = np.broadcast_to(mask[:, :, np.newaxis], scores.shape)
+    flat = (-1, total)
+    numbers = np.where(seen, scores, np.nan).reshape(flat)
+    error = np.where(seen, gamma(width + 3, eps) * sizes, 0).reshape(flat)
+    probs, relative = _probs(numbers, "softmax", eps, error)
+    relative = relative + (3 + FUNCTION_ROUNDINGS) * eps + gamma(total, eps)
+    spread = np.where(seen, np.nan_to_num(probs * relative + UNDERFLOW).reshape(scores.shape), 0)
+    y = np.einsum("bmgst,tbmv->bsmgv", spread, np.abs(_f64(values)))
+    return np.asarray(y.reshape(batch, length, heads * group * values.shape[3]) + UNDERFLOW)
+
+
 def selecting_scores_bound(
     router_logits: Array,
     spec: RouterSpec,

@@ -17,6 +17,7 @@ from torch import Tensor
 
 from moe_export.lazy import runs
 from moe_export.moe.schema import DOMAIN, OPS, OpSchema
+from moe_export.rewrite.torch_attention import appended, attended
 from moe_export.rewrite.torch_linear import Stored, linear_of
 
 # The ranks of docs/ops.md: numbers, then NaN, then experts outside the best groups (-inf).
@@ -363,6 +364,52 @@ def _(
 ) -> Tensor:
     _require_rows(weight_layout)
     return x.new_empty((*x.shape[:-1], weight.shape[0]), dtype=_compute_dtype(x))
+
+
+# --- CachedAttention ----------------------------------------------------------------------------
+
+
+@torch.library.custom_op(
+    f"{DOMAIN}::cached_attention", mutates_args=(), schema=torch_signature(OPS["CachedAttention"])
+)
+def cached_attention(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    *,
+    scale: float = 0.0,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """``y [B,S,N*v]``, ``present_key [P+S,B,M,d]`` and ``present_value [P+S,B,M,v]``."""
+    dtype = _compute_dtype(query)
+    keys, values = (
+        appended(past.to(dtype), rows.to(dtype))
+        for past, rows in ((past_key, key), (past_value, value))
+    )
+    return attended(query.to(dtype), keys, values, mask, scale), keys, values
+
+
+@cached_attention.register_fake
+def _(
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    mask: Tensor,
+    past_key: Tensor,
+    past_value: Tensor,
+    **_attributes: object,
+) -> tuple[Tensor, Tensor, Tensor]:
+    dtype = _compute_dtype(query)
+    batch, length, width = query.shape
+    groups = width // key.shape[2]
+    total = past_key.shape[0] + length
+    return (
+        query.new_empty((batch, length, groups * value.shape[2]), dtype=dtype),
+        past_key.new_empty((total, *past_key.shape[1:]), dtype=dtype),
+        past_value.new_empty((total, *past_value.shape[1:]), dtype=dtype),
+    )
 
 
 # --- Probe --------------------------------------------------------------------------------------

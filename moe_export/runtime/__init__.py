@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from moe_export.dialogue import FILE_NAME as _DIALOGUE
+from moe_export.errors import UsageError
 from moe_export.runtime.bundle import Bundle
 from moe_export.runtime.converse import Conversation
 from moe_export.runtime.generate import Generator
@@ -19,9 +20,15 @@ __all__ = ["Bundle", "Conversation", "Generator", "Session", "generator"]
 
 
 def generator(
-    bundle: Bundle | str | os.PathLike[str], *, threads: int | None = None
+    bundle: Bundle | str | os.PathLike[str],
+    *,
+    threads: int | None = None,
+    max_cache_tokens: int | None = None,
 ) -> Conversation | Generator:
-    """What answers in text with this bundle."""
+    """What answers in text with this bundle, with a cache of so many tokens at most."""
     opened = Bundle.of(bundle)
-    kind = Conversation if opened.asset(_DIALOGUE) is not None else Generator
-    return kind(opened, threads=threads)
+    if opened.asset(_DIALOGUE) is not None:
+        return Conversation(opened, threads=threads, max_cache_tokens=max_cache_tokens)
+    if max_cache_tokens is not None:
+        raise UsageError("the bundle answers without a cache", where=str(opened.path))
+    return Generator(opened, threads=threads)

@@ -13,7 +13,8 @@ from moe_export.dialogue import FILE_NAME, Dialogue
 from moe_export.errors import UnsafeInputError, UnsupportedError, UsageError
 from moe_export.forms import Array
 from moe_export.runtime.bundle import Bundle
-from moe_export.runtime.greedy import PAST, PRESENT, greedy, no_features
+from moe_export.runtime.cache import Cache, require_outputs
+from moe_export.runtime.greedy import greedy, no_features
 from moe_export.runtime.images import ImageLike
 from moe_export.runtime.patches import patches_of
 from moe_export.runtime.positions import mrope_positions, plain_positions
@@ -26,11 +27,18 @@ class Conversation(Answers):
     """A bundle of ``embed``, ``decoder`` and, where it sees, ``vision``, that answers in text.
 
     Decoding is greedy: each token is the one of the highest logit, the lower id where two are
-    equal.
+    equal.  ``max_cache_tokens`` is the most that the cache of an answer, with its prompt, may hold.
     """
 
-    def __init__(self, bundle: Bundle | str | os.PathLike[str], *, threads: int | None = None):
+    def __init__(
+        self,
+        bundle: Bundle | str | os.PathLike[str],
+        *,
+        threads: int | None = None,
+        max_cache_tokens: int | None = None,
+    ) -> None:
         self.bundle = Bundle.of(bundle)
+        self._max_cache_tokens = max_cache_tokens
         where = str(self.bundle.path / FILE_NAME)
         content = asset(self.bundle, FILE_NAME)
         self.dialogue = decode(Dialogue, parse(content, where), where, defaults=True)
@@ -40,7 +48,7 @@ class Conversation(Answers):
         self._sessions = {
             name: Session(self.bundle, component=name, threads=threads) for name in names
         }
-        self._refuse_missing_outputs()
+        require_outputs(self._sessions["decoder"])
 
     def stream(
         self,
@@ -101,7 +109,7 @@ class Conversation(Answers):
         room = max(0, self.dialogue.max_length - len(ids))
         steps = greedy(
             self._sessions["embed"],
-            self._sessions["decoder"],
+            Cache(self._sessions["decoder"], max_tokens=self._max_cache_tokens),
             ids=np.array([ids], np.int64),
             features=self._features(images),
             positions=self._positions(ids, [grid for _, grid in images]),
@@ -147,15 +155,4 @@ class Conversation(Answers):
             raise UnsafeInputError(
                 f"the tokenizer knows {recipe.token!r:.80} under another id than {recipe.token_id}",
                 where=str(self.bundle.path / FILE_NAME),
-            )
-
-    def _refuse_missing_outputs(self) -> None:
-        """What goes in as ``past_`` comes out as ``present_``, and logits beside it."""
-        decoder = self._sessions["decoder"]
-        taken = [name for name in decoder.input_names if name.startswith(PAST)]
-        wanted = ["logits", *(PRESENT + name.removeprefix(PAST) for name in taken)]
-        missing = sorted(set(wanted) - set(decoder.output_names))
-        if missing:
-            raise UnsafeInputError(
-                f"the decoder gives no {missing[0]!r:.80}", where=str(self.bundle.path)
             )

@@ -8,15 +8,13 @@ import numpy as np
 
 from moe_export.forms import Array
 from moe_export.manifest import TensorInfo
+from moe_export.runtime.cache import Cache
 from moe_export.runtime.session import Session
-
-PAST, PRESENT = "past_", "present_"
-"""How the names of a cache begin, as it goes into a decoder and as it comes out."""
 
 
 def greedy(
     embed: Session,
-    decoder: Session,
+    cache: Cache,
     *,
     ids: Array,
     features: Mapping[str, Array],
@@ -26,27 +24,15 @@ def greedy(
 
     ``ids [1, S]`` are the prompt's, ``positions [..., 1, S]`` theirs and ``features`` those of its
     images, by the names that ``embed`` takes beside ids.  Endless: it is the caller's to stop.
+    Logits are valid until the next token.
     """
     nothing = no_features(embed)
     following = int(positions.max()) + 1
-    cache = {
-        info.name: _no_rows(info, batch=1) for info in decoder.inputs if info.name.startswith(PAST)
-    }
-    length = 0
     while True:
-        length += ids.shape[1]
-        made = decoder.run(
-            {
-                **embed.run({"input_ids": ids, **features}),
-                "position_ids": positions,
-                "attention_mask": np.ones((1, length), np.int64),
-                **cache,
-            }
-        )
-        logits = made["logits"][0, -1]
+        embedded = embed.run({"input_ids": ids, **features})
+        logits = cache.run({**embedded, "position_ids": positions})[0]
         token = int(logits.argmax())
         yield token, logits
-        cache = {name: made[PRESENT + name.removeprefix(PAST)] for name in cache}
         ids, features = np.array([[token]], np.int64), nothing
         positions = np.full((*positions.shape[:-1], 1), following, np.int64)
         following += 1
@@ -58,7 +44,7 @@ def no_features(embed: Session) -> dict[str, Array]:
     return {info.name: _no_rows(info) for info in taken}
 
 
-def _no_rows(info: TensorInfo, *, batch: int = 0) -> Array:
-    """Nothing along the axes that vary, but for a batch in front."""
+def _no_rows(info: TensorInfo) -> Array:
+    """Nothing along the axes that vary."""
     shape = [size if isinstance(size, int) else 0 for size in info.shape]
-    return np.zeros([batch, *shape[1:]] if batch else shape, info.dtype)
+    return np.zeros(shape, info.dtype)

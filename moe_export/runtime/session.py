@@ -21,6 +21,7 @@ from moe_export.errors import (
 from moe_export.forms import Array, KernelNeeds
 from moe_export.manifest import TensorInfo
 from moe_export.moe.packing import VERSION as PANELS_VERSION
+from moe_export.runtime.binding import Binding, first_line, is_out_of_memory, running
 from moe_export.runtime.bundle import Bundle, Graph
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class Session:
         if threads is not None and threads < 1:
             raise UsageError(f"threads must be 1 or more, got {threads}")
         self.bundle = Bundle.of(bundle)
+        self.component = self.bundle.component(component)
         path = self.bundle.graph_path(component, graph)
         needs = self.bundle.manifest.kernels
         options = partial(_options, threads=threads, profile=profile)
@@ -108,6 +110,12 @@ class Session:
         if not wanted:
             return {}
         return dict(zip(wanted, _run(session, wanted, arrays), strict=True))
+
+    def bind(self) -> Binding:
+        """A place for inputs and outputs that stay where they are from run to run."""
+        if self._session is None:
+            raise UsageError("the session is closed")
+        return Binding(self._session, self.inputs, self.outputs)
 
     def end_profile(self) -> Path:
         """The file with what each operator of the runs so far took; no later run is in it.
@@ -174,20 +182,8 @@ def _check_array(value: Array, info: TensorInfo, sizes: dict[str, tuple[int, str
 def _run(
     session: onnxruntime.InferenceSession, wanted: Sequence[str], inputs: dict[str, Array]
 ) -> list[Array]:
-    from onnxruntime.capi import onnxruntime_pybind11_state as errors
-
-    try:
+    with running(inputs):
         results: list[Array] = session.run(list(wanted), inputs)
-    except (errors.InvalidArgument, errors.RuntimeException, errors.Fail) as error:
-        message = _first_line(error)
-        if _is_out_of_memory(error):
-            raise MemoryBudgetError(f"the run does not fit into memory: {message}") from error
-        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
-        raise UsageError(
-            f"the model cannot run on these values: {message}",
-            where=f"inputs {shapes}",
-            hint="indices such as token ids must lie in the model's range",
-        ) from error
     return results
 
 
@@ -259,22 +255,22 @@ def _create(ort: Any, path: Path, options: Any, providers: tuple[str, ...]) -> A
         UnicodeDecodeError,
     ) as error:
         raise UnsafeInputError(
-            f"ONNX Runtime refuses the graph: {_first_line(error)}", where=str(path)
+            f"ONNX Runtime refuses the graph: {first_line(error)}", where=str(path)
         ) from error
     except errors.RuntimeException as error:
-        if _is_out_of_memory(error):
+        if is_out_of_memory(error):
             raise MemoryBudgetError(
-                f"the model does not fit into memory: {_first_line(error)}", where=str(path)
+                f"the model does not fit into memory: {first_line(error)}", where=str(path)
             ) from error
         raise UnsafeInputError(
-            f"ONNX Runtime refuses the graph: {_first_line(error)}", where=str(path)
+            f"ONNX Runtime refuses the graph: {first_line(error)}", where=str(path)
         ) from error
     except errors.Fail as error:
         # One code for a broken graph and for one that is newer than this ONNX Runtime.
         if "IR version" in str(error) or "opset" in str(error):
             raise _too_old(ort, path, error) from error
         raise UnsafeInputError(
-            f"ONNX Runtime cannot load the graph: {_first_line(error)}", where=str(path)
+            f"ONNX Runtime cannot load the graph: {first_line(error)}", where=str(path)
         ) from error
 
 
@@ -292,7 +288,7 @@ def _options(ort: Any, *, threads: int | None, profile: Path | None) -> Any:
 
 def _too_old(ort: Any, path: Path, error: Exception) -> MissingEnvironmentError:
     return MissingEnvironmentError(
-        f"ONNX Runtime {ort.__version__} cannot run the graph: {_first_line(error)}",
+        f"ONNX Runtime {ort.__version__} cannot run the graph: {first_line(error)}",
         where=str(path),
         hint="pip install --upgrade onnxruntime",
     )
@@ -307,14 +303,6 @@ def _tensor_info(argument: Any) -> TensorInfo:
     if dtype is None:
         raise UnsupportedError(f"{name!r} is a {kind}, not a tensor")
     return TensorInfo(name=name, dtype=dtype, shape=shape)
-
-
-def _is_out_of_memory(error: Exception) -> bool:
-    return "bad allocation" in str(error) or "Failed to allocate memory" in str(error)
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0][:400]
 
 
 def _listed(names: Sequence[str]) -> str:

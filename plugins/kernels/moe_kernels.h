@@ -158,6 +158,33 @@ size_t linear_scratch(const Isa* isa, const Panels& weight, RowFormat row_format
 void linear(const Isa* isa, const Panels& weight, const float* bias, RowFormat row_format,
             const float* x, size_t rows, float* y, void* scratch, const Parallel& parallel);
 
+// ---------------------------------------------------------------------------------- CachedAttention
+
+// B, S and P below; N = heads is a multiple of M = kv_heads.
+struct AttentionSpec {
+  size_t batch, queries, past;
+  size_t heads, kv_heads;
+  size_t key_size, value_size;  // of one head
+  float scale;
+  bool mask_per_batch;
+};
+
+struct AttentionTensors {
+  const float* query;                    // [B, S, N * key_size]
+  const float *key, *value;              // [B, S, M * size]
+  const uint8_t* mask;                   // [B or 1, S, P+S]: not 0 where a row sees a key
+  const float *past_key, *past_value;    // [P, B, M, size]
+  float *present_key, *present_value;    // [P+S, B, M, size]; may begin where past_* does
+  float* y;                              // [B, S, N * value_size]
+};
+
+size_t attention_scratch(const Isa* isa, const AttentionSpec& spec);
+
+// Writes y and what present_* has behind past_*; also past_* itself where it lies elsewhere.  scratch:
+// attention_scratch() bytes, 64-byte aligned.
+void attention(const Isa* isa, const AttentionSpec& spec, const AttentionTensors& tensors,
+               void* scratch, const Parallel& parallel);
+
 }  // namespace moe
 
 #endif  // MOE_EXPORT_PLUGINS_KERNELS_MOE_KERNELS_H_

@@ -63,6 +63,7 @@ void destroy(void* kernel) { delete static_cast<LiveKernel*>(kernel); }
 ONNXTensorElementDataType type_of(const Port& port) {
   switch (port.type) {
     case PortType::int32: return ort_abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
+    case PortType::boolean: return ort_abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
     // Any: the kernel compares it with the attributes, and has better words for what it finds.
     case PortType::weight: return ort_abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_UNDEFINED;
     case PortType::f32: break;
@@ -112,7 +113,8 @@ CustomOp::CustomOp(const OpDefinition& its_definition)
 const std::vector<CustomOp>& custom_ops() {
   static const std::vector<CustomOp> all{CustomOp(router()),         CustomOp(experts()),
                                          CustomOp(dispatch()),       CustomOp(grouped_matmul()),
-                                         CustomOp(combine()),        CustomOp(linear())};
+                                         CustomOp(combine()),        CustomOp(linear()),
+                                         CustomOp(cached_attention())};
   return all;
 }
 

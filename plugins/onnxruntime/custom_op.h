@@ -20,6 +20,7 @@ class Kernel {
 enum class PortType {
   f32,
   int32,
+  boolean,
   weight,  // a float, int8, int4, or uint8 for panels, as the attributes say
 };
 
@@ -42,6 +43,7 @@ const OpDefinition& dispatch();
 const OpDefinition& grouped_matmul();
 const OpDefinition& combine();
 const OpDefinition& linear();
+const OpDefinition& cached_attention();
 
 struct CustomOp : ort_abi::OrtCustomOp {
   explicit CustomOp(const OpDefinition& definition);

@@ -54,6 +54,7 @@ const char* type_name(ONNXTensorElementDataType type) {
     case ort_abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_UINT8: return "uint8";
     case ort_abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT8: return "int8";
     case ort_abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32: return "int32";
+    case ort_abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL: return "bool";
     case ort_abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_FLOAT16: return "float16";
     case ort_abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_BFLOAT16: return "bfloat16";
     case ort_abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT4: return "int4";

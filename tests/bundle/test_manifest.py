@@ -36,6 +36,7 @@ def manifest(**changes) -> Manifest:
         outputs=(),
         probes={"layers.0": {"x": "value_3"}},
         dense=("head.weight",),
+        in_place={},
     )
     paths = (*component.graphs, component.data, "golden/golden.safetensors", "tokenizer.json")
     whole = Manifest(
@@ -127,6 +128,11 @@ def test_no_changed_byte_is_read(position, byte):
         (lambda m: m.update(assets=["missing.json"]), None, "'missing.json' is not in files"),
         (lambda m: m.update(golden="../golden"), None, "is not in files"),
         (lambda m: m.update(components={}), None, "components is empty"),
+        (
+            lambda m: m["components"]["model"].update(in_place={"y": "tokens"}),
+            "components.model",
+            "in_place has 'y' where 'tokens' lies",
+        ),
         (
             lambda m: m["components"]["model"]["inputs"][0]["shape"].append(-1),
             "components.model.inputs[0]",

@@ -24,6 +24,7 @@ from moe_export.load.pretrained.mended import mend
 from moe_export.moe.families import ENCLOSING, FAMILIES, Family, Packed
 from moe_export.rewrite import rewrite
 from moe_export.runtime import Session
+from moe_export.runtime.cache import Cache
 from moe_export.runtime.greedy import greedy
 from moe_export.runtime.positions import mrope_positions, plain_positions
 from moe_export.spec import export_spec
@@ -126,8 +127,8 @@ def answer(case: Case, bundle: Path, told: Told) -> tuple[list[int], Array]:
     embed, decoder = (Session(bundle, component=name) for name in ("embed", "decoder"))
     features = Session(bundle, component="vision").run(seen) if seen else {}
     positions = _positions(case, ids, seen)
-    steps = greedy(embed, decoder, ids=ids, features=features, positions=positions)
-    made = list(islice(steps, ANSWER_TOKENS))
+    steps = greedy(embed, Cache(decoder), ids=ids, features=features, positions=positions)
+    made = [(token, logits.copy()) for token, logits in islice(steps, ANSWER_TOKENS)]
     return [token for token, _ in made], made[0][1]
 
 

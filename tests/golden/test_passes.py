@@ -62,7 +62,7 @@ def run(proto: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarra
     runnable.CopyFrom(proto)
     if any(node.op_type == "Probe" for node in proto.graph.node):
         runnable.functions.append(onnx.parser.parse_function(_PROBE))
-    if any(node.op_type == "Linear" for node in proto.graph.node):
+    if {node.op_type for node in proto.graph.node} & {"Linear", "CachedAttention"}:
         model = ir.from_proto(proto)
         give_functions(model)
         runnable = ir.to_proto(model)
@@ -75,12 +75,14 @@ def run(proto: onnx.ModelProto, inputs: dict[str, np.ndarray]) -> list[np.ndarra
 def inputs_for(proto: onnx.ModelProto) -> dict[str, np.ndarray]:
     random = np.random.default_rng(6)
     sizes = {"s0": 2, "s1": 3, "batch": 2, "sequence": 3, "past": 4, "both": 7, "T": 5}
-    return {
+    made = {
         value.name: random.standard_normal(
             [dim.dim_value or sizes[dim.dim_param] for dim in value.type.tensor_type.shape.dim]
         ).astype(np.float32)
         for value in proto.graph.input
     }
+    masks = [v for v in proto.graph.input if v.type.tensor_type.elem_type == onnx.TensorProto.BOOL]
+    return made | {mask.name: made[mask.name] > -0.5 for mask in masks}
 
 
 def weights_of(model: ir.Model) -> dict[str, Weight]:

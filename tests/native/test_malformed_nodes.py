@@ -48,6 +48,14 @@ PANELS = EXPERTS | {
 }
 GROUPED = {"x_sorted": f32(6, H), "expert_offsets": i32(E + 1), "weights": f32(E, 5, H)}
 COMBINE = {"y_sorted": f32(6, H), "order": i32(6), "topk_weights": f32(T, K)}
+CACHED = {
+    "query": f32(2, 3, 32),
+    "key": f32(2, 3, 16),
+    "value": f32(2, 3, 16),
+    "mask": np.ones((2, 1, 3, 7), bool),
+    "past_key": f32(4, 2, 2, 8),
+    "past_value": f32(4, 2, 2, 8),
+}
 LOGITS = {"router_logits": f32(T, E)}
 
 int8 = {"weight_format": "int8"}
@@ -161,6 +169,52 @@ MALFORMED = {
         {"x": f32(2, 8), "weight": f32(5, 8), "bias": f32(8)},
         "'bias'.*N=5",
     ),
+    "rank of query": ("CachedAttention", {}, CACHED | {"query": f32(6, 32)}, "'query'.*B, S"),
+    "heads that share nothing": (
+        "CachedAttention",
+        {},
+        CACHED | {"query": f32(2, 3, 40)},
+        "'query'.*cannot share the 2 of past_key",
+    ),
+    "no heads": (
+        "CachedAttention",
+        {},
+        CACHED | {"past_key": f32(4, 2, 0, 8), "past_value": f32(4, 2, 0, 8)},
+        "'key'.*M.d=0",
+    ),
+    "rows of key": ("CachedAttention", {}, CACHED | {"key": f32(2, 2, 16)}, "'key'.*S=3"),
+    "width of value": ("CachedAttention", {}, CACHED | {"value": f32(2, 3, 8)}, "'value'.*v=16"),
+    "batch of a cache": (
+        "CachedAttention",
+        {},
+        CACHED | {"past_key": f32(4, 3, 2, 8)},
+        "'past_key'.*B=2",
+    ),
+    "length of a cache": (
+        "CachedAttention",
+        {},
+        CACHED | {"past_value": f32(5, 2, 2, 8)},
+        "'past_value'.*P=4",
+    ),
+    "keys of a mask": (
+        "CachedAttention",
+        {},
+        CACHED | {"mask": np.ones((2, 1, 3, 6), bool)},
+        r"'mask' is bool.*P\+S=7",
+    ),
+    "heads of a mask": (
+        "CachedAttention",
+        {},
+        CACHED | {"mask": np.ones((2, 4, 3, 7), bool)},
+        "'mask'.*1=1",
+    ),
+    "a mask of another batch": (
+        "CachedAttention",
+        {},
+        CACHED | {"mask": np.ones((3, 1, 3, 7), bool)},
+        "'mask'.*=2",
+    ),
+    "a scale of text": ("CachedAttention", {"scale": "root"}, CACHED, "a string.*a float"),
     "two matrices": ("Linear", panels, {"x": f32(2, 8), "weight": PANELS["down"]}, "expected 1"),
 }
 

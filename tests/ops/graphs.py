@@ -27,7 +27,7 @@ def options() -> ort.SessionOptions:
 
 
 def is_fed(array: Array) -> bool:
-    return array.dtype in (np.float32, np.int32)
+    return array.dtype in (np.float32, np.int32, np.bool_)
 
 
 def body_model(
@@ -54,7 +54,7 @@ def node_model(
 ) -> onnx.ModelProto:
     """One node of ``op``, with the function that it calls or without any.
 
-    What is float32 or int32 is an input of the graph with symbolic axes, the rest
+    What is float32, int32 or bool is an input of the graph with symbolic axes, the rest
     (weights in narrow formats) an initializer, as in a bundle.
     """
     schema = OPS[op]

@@ -32,6 +32,7 @@ TORCH_NAMES = {
     "GroupedMatMul": "grouped_matmul",
     "Combine": "combine",
     "Linear": "linear",
+    "CachedAttention": "cached_attention",
 }
 
 
@@ -61,6 +62,8 @@ def _reference(problem: Problem, inputs: Mapping[str, Array]) -> Outputs:
         return reference.dispatch(inputs["topk_ids"], int(problem.attributes["num_experts"]))
     if op == "Combine":
         return (reference.combine(**inputs),)
+    if op == "CachedAttention":
+        return reference.cached_attention(**inputs, **problem.attributes)
     run = {"GroupedMatMul": reference.grouped_matmul, "Linear": reference.linear}[op]
     how = {
         name: problem.attributes[name]

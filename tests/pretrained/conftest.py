@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,13 @@ import pytest
 import torch
 from click.testing import CliRunner, Result
 
+from moe_export import pipeline
 from moe_export.cli import program
+from moe_export.load import load
 from moe_export.manifest import FILE_NAME, FileRecord, Manifest
+from moe_export.rewrite import rewrite
+from moe_export.runtime import Bundle
+from moe_export.spec import export_spec
 from pretrained_models import EXPERTS, TEXT, lively, save_qwen3_vl_moe, tokenizer
 
 # Their files are among scikit-learn's, which the tests have for the digits of the example.
@@ -117,6 +123,39 @@ def vision_eager(vision_source: Path) -> Eager:
 @pytest.fixture(scope="session")
 def text_eager(text_source: Path) -> Eager:
     return Eager(text_source)
+
+
+@pytest.fixture(scope="session")
+def exported(vision_source: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Bundle]:
+    """By precision, once for all tests that only read.
+
+    Exported by the program, which loads and proves the model for the first of them alone: these
+    two stages hear nothing of a precision.
+    """
+    folder = tmp_path_factory.mktemp("bundles")
+    marked = cache(lambda spec: rewrite(load(spec)))
+    spec = export_spec(vision_source)
+    made = {}
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pipeline, "load", lambda _: spec)
+        patch.setattr(pipeline, "rewrite", marked)
+        for precision in ("f32", "bf16"):
+            output = folder / f"{precision}.moe"
+            result = invoke("export", vision_source, "-o", output, "--precision", precision)
+            assert result.exit_code == 0, result.stderr
+            assert result.stderr == "", "Transformers' bars and reports are not ours to show"
+            made[precision] = Bundle.open(output)
+    return made
+
+
+@pytest.fixture(scope="session")
+def bundle(exported: dict[str, Bundle]) -> Bundle:
+    return exported["f32"]
+
+
+@pytest.fixture(scope="session")
+def rounded(exported: dict[str, Bundle]) -> Bundle:
+    return exported["bf16"]
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -13,52 +12,15 @@ import torch
 from PIL import Image
 
 import moe_export
-from moe_export import pipeline
 from moe_export.dialogue import FILE_NAME
 from moe_export.errors import UnsafeInputError, UsageError
-from moe_export.load import load
-from moe_export.rewrite import rewrite
-from moe_export.runtime import Bundle, Conversation, Generator, Session, generator
+from moe_export.runtime import Conversation, Generator, Session, generator
 from moe_export.runtime.patches import patches_of
-from moe_export.spec import export_spec
 from moe_export.validate import validate
 from pretrained.conftest import Eager, invoke, put
 
 EPS = np.finfo(np.float32).eps
 LENGTH = 16
-
-
-@pytest.fixture(scope="module")
-def exported(vision_source, tmp_path_factory) -> dict[str, Bundle]:
-    """By precision, once for all tests of this file that only read.
-
-    Exported by the program, which loads and proves the model for the first of them alone: these
-    two stages hear nothing of a precision.
-    """
-    folder = tmp_path_factory.mktemp("bundles")
-    marked = cache(lambda spec: rewrite(load(spec)))
-    spec = export_spec(vision_source)
-    made = {}
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "load", lambda _: spec)
-        patch.setattr(pipeline, "rewrite", marked)
-        for precision in ("f32", "bf16"):
-            output = folder / f"{precision}.moe"
-            result = invoke("export", vision_source, "-o", output, "--precision", precision)
-            assert result.exit_code == 0, result.stderr
-            assert result.stderr == "", "Transformers' bars and reports are not ours to show"
-            made[precision] = Bundle.open(output)
-    return made
-
-
-@pytest.fixture(scope="module")
-def bundle(exported) -> Bundle:
-    return exported["f32"]
-
-
-@pytest.fixture(scope="module")
-def rounded(exported) -> Bundle:
-    return exported["bf16"]
 
 
 @pytest.fixture(scope="module")
@@ -164,7 +126,7 @@ def decoder_inputs(session: Session, embeds: np.ndarray, start: int = 0, **given
         "deepstack_embeds": np.zeros((2, *embeds.shape), np.float32),
         "position_ids": np.ascontiguousarray(positions),
         "attention_mask": np.ones((batch, start + count), np.int64),
-        **{n: np.zeros((batch, s[1], 0, s[3]), np.float32) for n, s in past.items()},
+        **{n: np.zeros((0, batch, *s[2:]), np.float32) for n, s in past.items()},
         **given,
     }
 
@@ -194,7 +156,7 @@ def test_a_prompt_of_any_length_and_the_token_after_it(decoder, vision_eager, le
     limit = tolerance(expected, layers=2 * 2 + 1, width=64)
     assert np.abs(prompt["logits"][:, -1] - expected[:, -2]).max() <= limit
     assert np.abs(after["logits"][:, -1] - expected[:, -1]).max() <= limit
-    assert after["present_key_0"].shape[2] == length + 1
+    assert after["present_key_0"].shape[0] == length + 1
 
 
 def test_padding_on_the_left_changes_no_row_of_a_batch(decoder, vision_eager):

@@ -212,10 +212,9 @@ class Prompts:
 def decoder_inputs(prompts: Prompts) -> PartInputs:
     """A prompt, what follows it, and a prompt with padding on its left."""
     decoder, length, case = prompts.decoder, prompts.length, prompts.case
+    in_tokens = {0: "past", 1: "batch"} if decoder.tokens_lead else {0: "batch", 2: "past"}
     cache = {
-        f"past_{what}_{layer}": {0: "batch", 2: "past"}
-        if what in ("key", "value")
-        else {0: "batch"}
+        f"past_{what}_{layer}": in_tokens if what in ("key", "value") else {0: "batch"}
         for layer, what in carried(decoder.kinds)
     }
     own_axes: dict[str, dict[int, str]] = {

@@ -156,15 +156,19 @@ class Decoder(Part):
     """Rows that follow a cache to the logits of the last one, and the longer cache.
 
     ``inputs_embeds [B, S, H]``, ``position_ids``, ``attention_mask [B, P+S]`` (0: padding), and for
-    each layer ``past_key_<i>`` and ``past_value_<i> [B, heads, P, d]``; P may be 0.  A layer that
+    each layer ``past_key_<i>`` and ``past_value_<i> [P, B, heads, d]``; P may be 0.  A layer that
     carries a state has ``past_conv_<i>`` and ``past_state_<i>`` instead, zeros before a prompt.
+
+    Tokens come first, so that a longer cache begins with the shorter one whatever the batch.
+    Attention that is the source's own has its caches as the source has them, ``[B, heads, P, d]``.
     """
 
     def __init__(self, source: nn.Module) -> None:
         super().__init__(source)
         count: int = self.text_config.num_hidden_layers
         self.kinds: list[str] = getattr(self.text_config, "layer_types", None) or [FULL] * count
-        if self.text_config._attn_implementation == "sdpa":
+        self.tokens_lead = self.text_config._attn_implementation == "sdpa"
+        if self.tokens_lead:
             attention.register()
             self.text_config._attn_implementation = attention.GROUPED
         with_blocks(self.text_model, self.text_config.hidden_size)
@@ -183,7 +187,11 @@ class Decoder(Part):
         return [f"{prefix}_{what}_{layer}" for layer, what in carried(self.kinds)]
 
     def forward(self, **inputs: Tensor) -> dict[str, Tensor]:
-        cache = filled(self.kinds, [inputs[name] for name in self.cache_names("past")])
+        past = [
+            self._by_head(what, inputs[name])
+            for (_, what), name in zip(carried(self.kinds), self.cache_names("past"), strict=True)
+        ]
+        cache = filled(self.kinds, past)
         embeds = inputs["inputs_embeds"]
         masks = masks_of(
             self.text_config,
@@ -201,7 +209,7 @@ class Decoder(Part):
                 use_cache=True,
                 **self.further(inputs),
             )
-        present = tensors_of(self.kinds, cache)
+        present = self._tensors_of(cache)
         logits = self._logits(made.last_hidden_state[:, -1:])
         return {"logits": logits, **dict(zip(self.cache_names("present"), present, strict=True))}
 
@@ -209,7 +217,7 @@ class Decoder(Part):
         """P, as the cache has it where it has keys, else as the mask has it."""
         for name in self.cache_names("past"):
             if "_key_" in name:
-                return inputs[name].shape[2]
+                return inputs[name].shape[0 if self.tokens_lead else 2]
         return inputs["attention_mask"].shape[1] - inputs["inputs_embeds"].shape[1]
 
     def further(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
@@ -221,8 +229,11 @@ class Decoder(Part):
         config = self.text_config
         head = getattr(self, "lm_head", None) or self.core.language_model.lm_head
         logits: Tensor = head(hidden)
-        logits = logits * (getattr(config, "logit_scale", None) or 1.0)
-        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)
+        # A factor of 1 would be two more passes over a large vocabulary.
+        if (factor := getattr(config, "logit_scale", None) or 1.0) != 1.0:
+            logits = logits * factor
+        if (divisor := getattr(config, "logits_scaling", None) or 1.0) != 1.0:
+            logits = logits / divisor
         cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
@@ -233,13 +244,27 @@ class Decoder(Part):
         cache = DynamicCache(config=self.text_config if has_states(self.kinds) else None)
         with torch.no_grad():
             self.text_model(inputs_embeds=embeds[:, :1], cache=cache, use_cache=True)
-        made = tensors_of(self.kinds, cache)
+        made = zip(carried(self.kinds), self._tensors_of(cache), strict=True)
+        axis = 0 if self.tokens_lead else 2
         return {
-            f"past_{what}_{layer}": x[:, :, :0].clone()
+            f"past_{what}_{layer}": x.narrow(axis, 0, 0).clone()
             if what in ("key", "value")
             else torch.zeros_like(x)
-            for (layer, what), x in zip(carried(self.kinds), made, strict=True)
+            for (layer, what), x in made
         }
+
+    def _by_head(self, what: str, past: Tensor) -> Tensor:
+        """Keys and values ``[B, heads, P, d]``, as the source's caches have them."""
+        turn = self.tokens_lead and what in ("key", "value")
+        return past.permute(1, 2, 0, 3) if turn else past
+
+    def _tensors_of(self, cache: Any) -> list[Tensor]:
+        """What a cache of the source's holds, as it goes in and comes out."""
+        made = zip(carried(self.kinds), tensors_of(self.kinds, cache), strict=True)
+        return [
+            x.permute(2, 0, 1, 3) if self.tokens_lead and what in ("key", "value") else x
+            for (_, what), x in made
+        ]
 
 
 class DeepstackDecoder(Decoder):

@@ -5,6 +5,7 @@ the router: the logits) are float64, and float32 otherwise.  The laws are in ``d
 """
 
 from moe_export.moe.reference.activations import activate, split_gate
+from moe_export.moe.reference.attention import cached_attention
 from moe_export.moe.reference.dequantize import dequantize
 from moe_export.moe.reference.experts import combine, dispatch, experts, grouped_matmul, linear
 from moe_export.moe.reference.router import route, routing_margin, selecting_scores
@@ -12,6 +13,7 @@ from moe_export.moe.reference.rows import quantize_rows, round_rows
 
 __all__ = [
     "activate",
+    "cached_attention",
     "combine",
     "dequantize",
     "dispatch",

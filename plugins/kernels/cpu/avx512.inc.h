@@ -33,6 +33,7 @@ struct Simd {
   static void store(float* at, F x) { _mm512_storeu_ps(at, x); }
   static F mul(F a, F b) { return _mm512_mul_ps(a, b); }
   static F fma(F a, F b, F c) { return _mm512_fmadd_ps(a, b, c); }
+  static float sum(F x) { return _mm512_reduce_add_ps(x); }
   static void prefetch(const uint8_t* at) { __builtin_prefetch(at); }
   static I load_int(const uint8_t* at) { return _mm512_loadu_si512(at); }
   static __m256i load_half(const uint8_t* at) {
@@ -162,6 +163,7 @@ struct Simd {
 
 #include "rows.inc.h"
 #include "tiles.inc.h"
+#include "attention.inc.h"
 
 }  // namespace
 }  // namespace moe

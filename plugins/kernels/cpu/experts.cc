@@ -12,6 +12,7 @@
 
 #include "isa.h"
 #include "panels.h"
+#include "tasks.h"
 
 namespace moe {
 namespace {
@@ -20,32 +21,10 @@ constexpr size_t kTaskPanels = 4, kTaskColumns = kTaskPanels * kPanelRows;
 constexpr size_t kTileRows = 64;    // rows of a product that lie in one task's stack
 constexpr size_t kTaskRows = 256;   // more than this and an expert's rows are split among tasks
 
-// Below this a second thread costs more to wake than it saves (some 10 us of one core).
-constexpr size_t kSerialProducts = size_t(1) << 17;
-
 // Rows [first, first + count) of the expert order, all of one expert.
 struct RowBlock {
   int32_t expert;
   int32_t first, count;
-};
-
-// Takes aligned pieces from a scratch buffer, or only counts them where it has none.
-class Carver {
- public:
-  explicit Carver(void* base) : base_(static_cast<uint8_t*>(base)) {}
-
-  template <class T>
-  T* take(size_t count) {
-    const size_t at = used_;
-    used_ += round_up(count * sizeof(T), kAlignment);
-    return base_ ? reinterpret_cast<T*>(base_ + at) : nullptr;
-  }
-
-  size_t used() const { return used_; }
-
- private:
-  uint8_t* base_;
-  size_t used_ = 0;
 };
 
 size_t max_blocks(size_t experts, size_t rows) {
@@ -65,15 +44,6 @@ size_t list_blocks(const int32_t* offsets, size_t experts, RowBlock* blocks) {
     }
   }
   return n;
-}
-
-// Calls body(i) for i in [0, count) on the pool, or here where the work is small.
-template <class Body>
-void for_each(const Parallel& parallel, size_t count, size_t products_each, const Body& body) {
-  const auto task = [](void* argument, size_t i) { (*static_cast<const Body*>(argument))(i); };
-  const bool small = count < 2 || count * products_each < kSerialProducts;
-  const Parallel by = small ? serial() : parallel;
-  by.run(by.pool, count, task, const_cast<Body*>(&body));
 }
 
 // Every block of rows times every panel of its expert.  row(i) is the prepared row at place i of

@@ -6,6 +6,31 @@
 
 namespace moe {
 
+// The keys that attention takes at once: with 64 columns they are 32 KiB as they lie and as much turned,
+// and stay in an L2 with their values.
+constexpr size_t kAttentionKeys = 128;
+
+// Some queries of one head, or of several that share its keys, and some of these.  Columns are
+// multiples of 16.
+struct AttentionBlock {
+  const float* queries;  // [rows][key_columns], times the scale
+  size_t rows;
+  size_t key_columns, value_columns;
+  const float* keys;  // [count][key_columns], rows key_stride floats apart
+  const float* values;
+  size_t key_stride, value_stride;
+  size_t count;                // 1..kAttentionKeys
+  const uint8_t* const* seen;  // [rows] of [count] bytes; null where every query sees every key
+  float *largest, *sum;        // [rows]: of what was seen so far, -infinity and 0 before
+  float* mixed;                // [rows][value_columns]: the weighted values, not yet divided
+  void* work;                  // attention_work() bytes, 64-byte aligned
+};
+
+// For the scores, and for the keys turned.
+constexpr size_t attention_work(size_t rows, size_t key_columns) {
+  return (rows + key_columns) * kAttentionKeys * sizeof(float);
+}
+
 // A row that a matrix will multiply lies *prepared*: rounded as its RowFormat says, in the form
 // that the level's multiply() reads.
 struct Isa {
@@ -31,6 +56,9 @@ struct Isa {
   // out [n] = activation(gate [n]), times value [n] where there is one; n is a multiple of 16.
   void (*activate)(Activation activation, float alpha, float limit, const float* gate,
                    const float* value, size_t n, float* out);
+
+  // Adds what the queries see of a block of keys to largest, sum and mixed.
+  void (*attend)(const AttentionBlock& block);
 };
 
 extern const Isa kPortable;

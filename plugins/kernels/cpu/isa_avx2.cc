@@ -37,6 +37,11 @@ struct Simd {
     asm("vfmadd231ps %2, %1, %0" : "+x"(c) : "x"(a), "x"(b));
     return c;
   }
+  static float sum(F x) {
+    const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  }
   static void prefetch(const uint8_t* at) { _mm_prefetch(at, _MM_HINT_T0); }
   static I load_int(const uint8_t* at) {
     return _mm256_loadu_si256(reinterpret_cast<const __m256i*>(at));
@@ -164,9 +169,10 @@ struct Simd {
 
 #include "rows.inc.h"
 #include "tiles.inc.h"
+#include "attention.inc.h"
 
 }  // namespace
 
-const Isa kAvx2 = {"avx2", row_bytes, row_is_plain, prepare, multiply, activate};
+const Isa kAvx2 = {"avx2", row_bytes, row_is_plain, prepare, multiply, activate, attend};
 
 }  // namespace moe

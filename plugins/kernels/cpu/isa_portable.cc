@@ -29,6 +29,11 @@ struct Simd {
   static void store(float* at, F x) { __builtin_memcpy(at, &x, 64); }
   static F mul(F a, F b) { return a * b; }
   static F fma(F a, F b, F c) { return a * b + c; }
+  static float sum(F x) {
+    float sum = 0;
+    for (int i = 0; i < 16; ++i) sum += x[i];
+    return sum;
+  }
   static void prefetch(const uint8_t* at) { __builtin_prefetch(at); }
 
   static void load_f32(const uint8_t* at, F (&w)[1]) { __builtin_memcpy(&w[0], at, 64); }
@@ -74,9 +79,10 @@ struct Simd {
 
 #include "rows.inc.h"
 #include "tiles.inc.h"
+#include "attention.inc.h"
 
 }  // namespace
 
-const Isa kPortable = {"portable", row_bytes, row_is_plain, prepare, multiply, activate};
+const Isa kPortable = {"portable", row_bytes, row_is_plain, prepare, multiply, activate, attend};
 
 }  // namespace moe

@@ -150,6 +150,12 @@ static inline Whole loaded(const void* at) {
   return x;
 }
 
+EMULATED float reduce_add_ps(__m512 x) {
+  float sum = 0;
+  for (int i = 0; i < 16; ++i) sum += x[i];
+  return sum;
+}
+
 static inline void stored(float* at, __m512 x) { std::memcpy(at, &x, 64); }
 
 }  // namespace emulated
@@ -157,6 +163,7 @@ static inline void stored(float* at, __m512 x) { std::memcpy(at, &x, 64); }
 #define _mm512_add_ps emulated::add_ps
 #define _mm512_mul_ps emulated::mul_ps
 #define _mm512_fmadd_ps emulated::fmadd_ps
+#define _mm512_reduce_add_ps emulated::reduce_add_ps
 #define _mm512_add_epi16 emulated::add_epi16
 #define _mm512_add_epi32 emulated::add_epi32
 #define _mm512_sub_epi32 emulated::sub_epi32

@@ -1,0 +1,96 @@
+"""Runs of a graph on arrays that stay where they are: nothing is copied in or out."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moe_export.errors import MemoryBudgetError, UsageError
+from moe_export.forms import Array
+from moe_export.manifest import TensorInfo
+
+if TYPE_CHECKING:
+    import onnxruntime
+
+
+class Binding:
+    """What one run after the other reads and writes, by the graph's names.
+
+    Arrays are read and written where they lie, and are kept until others take their places.  One
+    binding belongs to one thread.
+    """
+
+    def __init__(
+        self,
+        session: onnxruntime.InferenceSession,
+        inputs: Sequence[TensorInfo],
+        outputs: Sequence[TensorInfo],
+    ) -> None:
+        self._session = session
+        self._binding = session.io_binding()
+        self._infos = {info.name: info for info in (*inputs, *outputs)}
+        self._given: dict[str, Array] = {}
+        self._taken: dict[str, Array] = {}
+
+    def give(self, name: str, array: Array) -> None:
+        """``array`` as an input; one that is not dense in C order is copied."""
+        array = np.ascontiguousarray(array)
+        self._check(name, array)
+        self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self._given[name] = array
+
+    def take(self, name: str, array: Array) -> None:
+        """``array``, dense and of the output's own shape, as the place that it is written to.
+
+        Raises ``UsageError`` for an array that cannot be it; a wrong shape shows when it runs.
+        """
+        if not (array.flags.c_contiguous and array.flags.writeable):
+            raise UsageError(f"output {name!r} cannot be written to an array that is not dense")
+        self._check(name, array)
+        self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self._taken[name] = array
+
+    def run(self) -> None:
+        """Fill what was taken from what was given; errors as ``Session.run`` has them."""
+        with running(self._given):
+            self._session.run_with_iobinding(self._binding)
+
+    def _check(self, name: str, array: Array) -> None:
+        info = self._infos.get(name)
+        if info is None:
+            raise UsageError(f"the graph has no {name!r}")
+        if array.dtype.name != info.dtype or array.ndim != len(info.shape):
+            raise UsageError(f"got {array.dtype} {list(array.shape)}, expected {info}")
+
+
+@contextmanager
+def running(inputs: Mapping[str, Array]) -> Iterator[None]:
+    """What ONNX Runtime says of values that it cannot run on, as this package's errors."""
+    from onnxruntime.capi import onnxruntime_pybind11_state as errors
+
+    try:
+        yield
+    # The last is what it makes of each of them where arrays are bound.
+    except (errors.InvalidArgument, errors.RuntimeException, errors.Fail, RuntimeError) as error:
+        message = first_line(error)
+        if is_out_of_memory(error):
+            raise MemoryBudgetError(f"the run does not fit into memory: {message}") from error
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+        raise UsageError(
+            f"the model cannot run on these values: {message}",
+            where=f"inputs {shapes}",
+            hint="indices such as token ids must lie in the model's range",
+        ) from error
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Whether ONNX Runtime found no memory."""
+    return "bad allocation" in str(error) or "Failed to allocate memory" in str(error)
+
+
+def first_line(error: Exception) -> str:
+    """What an error of ONNX Runtime says in short."""
+    return str(error).strip().partition("\n")[0][:400]

@@ -1,0 +1,138 @@
+"""What a decoder carries on: keys and values that grow where they lie, and states."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from moe_export.errors import MemoryBudgetError, UnsafeInputError, UsageError
+from moe_export.forms import Array
+from moe_export.manifest import TensorInfo
+from moe_export.runtime.session import Session
+
+PAST, PRESENT = "past_", "present_"
+"""How the names of a cache begin, as it goes into a decoder and as it comes out."""
+
+LOGITS, MASK = "logits", "attention_mask"
+
+# The axis of a cache that counts its tokens, by the name that the graph has for its size.
+_TOKENS, _BATCH = "past", "batch"
+
+# Room for as many tokens at first, and twice as much whenever that is used up.
+_FIRST_TOKENS = 256
+
+
+class Cache:
+    """What a decoder remembers of ``batch`` texts, from nothing on.
+
+    Where the bundle says that a cache may grow in place, no run copies it: there is room behind it,
+    and a run writes its own rows there.  Room is made for twice as many tokens whenever it is used
+    up.  ``max_tokens`` is the most there will ever be, padding included.
+    """
+
+    def __init__(self, decoder: Session, *, batch: int = 1, max_tokens: int | None = None) -> None:
+        if max_tokens is not None and max_tokens < 1:
+            raise UsageError(f"a cache holds 1 token or more, not {max_tokens}")
+        self._binding = decoder.bind()
+        self._batch, self._max_tokens = batch, max_tokens
+        self._pasts = [info for info in decoder.inputs if info.name.startswith(PAST)]
+        require_outputs(decoder)
+        in_place = decoder.component.in_place
+        self._grow = {past for output, past in in_place.items() if output == _present(past)}
+        self._length, self._room = 0, 0
+        self._rows = {info.name: self._empty(info, 0) for info in self._pasts}
+        self._mask = np.ones((batch, 0), np.int64)
+        (logits,) = (info for info in decoder.outputs if info.name == LOGITS)
+        self._logits = self._of_batch(logits)
+        self._binding.take(LOGITS, self._logits)
+
+    @property
+    def length(self) -> int:
+        """The tokens of each text so far, padding included."""
+        return self._length
+
+    def tensors(self) -> dict[str, Array]:
+        """The keys and values by their names as inputs: views of what the next run extends."""
+        return {info.name: self._view(info, self._length) for info in self._pasts}
+
+    def run(self, inputs: Mapping[str, Array], mask: Array | None = None) -> Array:
+        """The logits ``[B, V]`` of the last of the tokens that follow; valid until the next run.
+
+        ``inputs`` are the decoder's own, ``inputs_embeds [B, S, H]`` among them; ``mask [B, S]`` is
+        0 where a token is padding.  Raises ``MemoryBudgetError`` for more tokens than there may be,
+        and what ``Session.run`` raises; the cache is then as it was.
+        """
+        count = inputs["inputs_embeds"].shape[1]
+        after = self._length + count
+        self._make_room(after)
+        self._mask[:, self._length : after] = 1 if mask is None else mask
+        for name, array in inputs.items():
+            self._binding.give(name, array)
+        self._binding.give(MASK, self._mask[:, :after])
+        made = {info.name: self._place(info, after) for info in self._pasts}
+        for info in self._pasts:
+            self._binding.give(info.name, self._view(info, self._length))
+            self._binding.take(_present(info.name), made[info.name])
+        self._binding.run()
+        self._length = after
+        self._rows |= {name: array for name, array in made.items() if name not in self._grow}
+        logits: Array = self._logits[:, -1]
+        return logits
+
+    def _place(self, info: TensorInfo, after: int) -> Array:
+        """Where a run writes a cache: the rows themselves and the room behind, or anew."""
+        return self._view(info, after) if info.name in self._grow else self._empty(info, after)
+
+    def _view(self, info: TensorInfo, length: int) -> Array:
+        rows = self._rows[info.name]
+        return rows[:length] if info.name in self._grow else rows
+
+    def _make_room(self, tokens: int) -> None:
+        if self._max_tokens is not None and tokens > self._max_tokens:
+            raise MemoryBudgetError(
+                f"the cache is full: it may hold {self._max_tokens} tokens,"
+                f" this run makes {tokens}",
+                hint="allow more with max_cache_tokens, or ask for a shorter answer",
+            )
+        if tokens <= self._room:
+            return
+        room = max(tokens, 2 * self._room, _FIRST_TOKENS)
+        self._room = room if self._max_tokens is None else min(room, self._max_tokens)
+        for info in self._pasts:
+            if info.name in self._grow:
+                longer = self._empty(info, self._room)
+                longer[: self._length] = self._view(info, self._length)
+                self._rows[info.name] = longer
+        mask = np.ones((self._batch, self._room), np.int64)
+        mask[:, : self._length] = self._mask[:, : self._length]
+        self._mask = mask
+
+    def _empty(self, info: TensorInfo, tokens: int) -> Array:
+        """Zeros, of which a state that has no tokens is made at first."""
+        grows = info.name in self._grow
+        if info.shape.count(_TOKENS) > 1 or (grows and info.shape[:1] != (_TOKENS,)):
+            raise UnsafeInputError(f"a cache that does not count its tokens: {info}")
+        shape = [tokens if size == _TOKENS else size for size in info.shape]
+        return self._of_batch(TensorInfo(name=info.name, dtype=info.dtype, shape=tuple(shape)))
+
+    def _of_batch(self, info: TensorInfo) -> Array:
+        shape = [self._batch if size == _BATCH else size for size in info.shape]
+        if not all(isinstance(size, int) for size in shape):
+            raise UnsafeInputError(f"sizes that a cache does not know: {info}")
+        return np.zeros([int(size or 0) for size in shape], info.dtype)
+
+
+def require_outputs(decoder: Session) -> None:
+    """Refuse a decoder that does not give what goes in as ``past_``, and logits beside it."""
+    taken = [name for name in decoder.input_names if name.startswith(PAST)]
+    missing = sorted({LOGITS, *map(_present, taken)} - set(decoder.output_names))
+    if missing:
+        raise UnsafeInputError(
+            f"the decoder gives no {missing[0]!r:.80}", where=str(decoder.bundle.path)
+        )
+
+
+def _present(past: str) -> str:
+    """What comes out for what goes in."""
+    return PRESENT + past.removeprefix(PAST)
