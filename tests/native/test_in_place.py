@@ -69,7 +69,7 @@ def test_a_place_of_another_size_is_refused():
     bind(binding, "output", "present_key", short, short.shape)
     for name in ("y", "present_value"):
         binding.bind_output(name, "cpu")
-    with pytest.raises(RuntimeError, match="present_key|shape"):
+    with pytest.raises(RuntimeError, match=r"present_key|shape"):
         running.run_with_iobinding(binding)
     assert not short.any()
 
