@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,7 +40,7 @@ class Binding:
         """``array`` as an input; one that is not dense in C order is copied."""
         array = np.ascontiguousarray(array)
         self._check(name, array)
-        self._binding.bind_input(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
+        self._binding.bind_cpu_input(name, array)  # where it lies, and without a device to look up
         self._given[name] = array
 
     def take(self, name: str, array: Array) -> None:
@@ -62,8 +63,14 @@ class Binding:
         info = self._infos.get(name)
         if info is None:
             raise UsageError(f"the graph has no {name!r}")
-        if array.dtype.name != info.dtype or array.ndim != len(info.shape):
+        if name_of(array.dtype) != info.dtype or array.ndim != len(info.shape):
             raise UsageError(f"got {array.dtype} {list(array.shape)}, expected {info}")
+
+
+@cache
+def name_of(dtype: np.dtype[Any]) -> str:
+    """NumPy's name of a type, which it puts together anew at each question."""
+    return dtype.name
 
 
 @contextmanager

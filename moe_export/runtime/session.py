@@ -21,7 +21,7 @@ from moe_export.errors import (
 from moe_export.forms import Array, KernelNeeds
 from moe_export.manifest import TensorInfo
 from moe_export.moe.packing import VERSION as PANELS_VERSION
-from moe_export.runtime.binding import Binding, first_line, is_out_of_memory, running
+from moe_export.runtime.binding import Binding, first_line, is_out_of_memory, name_of, running
 from moe_export.runtime.bundle import Bundle, Graph
 
 if TYPE_CHECKING:
@@ -161,22 +161,27 @@ def _check_names(kind: str, given: Any, known: Sequence[str]) -> None:
 def _check_array(value: Array, info: TensorInfo, sizes: dict[str, tuple[int, str]]) -> Array:
     """One input; ``sizes`` collects each symbolic dimension's size and the input that set it."""
     array = np.asarray(value)
-    got = f"got {array.dtype} {list(array.shape)}, expected {info}"
     if info.dtype == "str":
         raise UnsupportedError(f"input {info.name!r} is text, which this release cannot pass")
-    if array.dtype.name != info.dtype:
-        raise UsageError(f"input {info.name!r} has the wrong dtype: {got}")
+    if name_of(array.dtype) != info.dtype:
+        raise UsageError(f"input {info.name!r} has the wrong dtype: {_got(array, info)}")
     if array.ndim != len(info.shape):
-        raise UsageError(f"input {info.name!r} has the wrong number of axes: {got}")
+        raise UsageError(f"input {info.name!r} has the wrong number of axes: {_got(array, info)}")
     for axis, (size, dim) in enumerate(zip(array.shape, info.shape, strict=True)):
         if isinstance(dim, int) and size != dim:
+            got = _got(array, info)
             raise UsageError(f"input {info.name!r} has size {size} on axis {axis}: {got}")
         if isinstance(dim, str) and sizes.setdefault(dim, (size, info.name))[0] != size:
             other_size, other = sizes[dim]
             raise UsageError(
-                f"input {info.name!r} has {dim} = {size}, {other!r} has {dim} = {other_size}: {got}"
+                f"input {info.name!r} has {dim} = {size}, {other!r} has {dim} = {other_size}: "
+                + _got(array, info)
             )
     return array
+
+
+def _got(array: Array, info: TensorInfo) -> str:
+    return f"got {array.dtype} {list(array.shape)}, expected {info}"
 
 
 def _run(
