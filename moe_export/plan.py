@@ -253,18 +253,23 @@ def _block(path: str, module: torch.nn.Module) -> BlockFacts | None:
         if not isinstance(group, ExpertGroup):
             continue
         experts = {name for slot in group.matrices for name in slot.sources()}
-        for name, tensor in module.named_parameters():
-            if name not in experts and tensor.dim() == 2 and group.num_experts in tensor.shape:
-                return BlockFacts(
-                    path=path,
-                    experts=group.num_experts,
-                    hidden_size=math.prod(tensor.shape) // group.num_experts,
-                    elements=_elements(module),
-                    matrices=tuple(_shape(slot) for slot in group.matrices),
-                    matrix_bytes=sum(
-                        math.prod(slot.shape) * slot.dtype.itemsize for slot in group.matrices
-                    ),
-                )
+        routers = [
+            tensor
+            for name, tensor in module.named_parameters()
+            if name not in experts and tensor.dim() == 2 and group.num_experts in tensor.shape
+        ]
+        # Attention has two matrices of one height beside two that are a multiple of it.
+        if len(routers) == 1:
+            return BlockFacts(
+                path=path,
+                experts=group.num_experts,
+                hidden_size=routers[0].numel() // group.num_experts,
+                elements=_elements(module),
+                matrices=tuple(_shape(slot) for slot in group.matrices),
+                matrix_bytes=sum(
+                    math.prod(slot.shape) * slot.dtype.itemsize for slot in group.matrices
+                ),
+            )
     return None
 
 
