@@ -153,6 +153,9 @@ LEVEL_TEST(neither_threads_nor_their_order_change_a_bit_of_attention) {
     AttentionSpec spec = any_spec(seed);
     spec.queries = seed % 2 ? 1 : 60;
     spec.past = 1200;
+    // Large enough for the pool to be used.
+    spec.heads = 4 * spec.kv_heads;
+    spec.key_size = spec.value_size = 24;
     Case alone(spec, Mask::causal, seed), shared(spec, Mask::causal, seed);
     alone.run(isa, serial());
     Pool pool(3, Order::shuffled, seed);
