@@ -160,3 +160,17 @@ def _positions(config: Any, ids: list[int], grid: Any) -> Any:
         row, mm_token_type_ids=kinds, image_grid_thw=torch.from_numpy(grid)
     )
     return positions.numpy()
+
+
+def main() -> None:
+    """Make what ``models.py`` asks for in JSON."""
+    import sys
+
+    facts = json.loads(sys.argv[1])
+    sizes, folder = Sizes(**facts["sizes"]), Path(facts["folder"])
+    make_directory(sizes, folder)
+    make_prompt(sizes, folder, side=facts["side"], tokens=facts["tokens"])
+
+
+if __name__ == "__main__":
+    main()

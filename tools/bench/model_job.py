@@ -58,7 +58,7 @@ class NotRunError(Exception):
 class Measured:
     """One answer.  Seconds; what a contender has no part for is none."""
 
-    load: float
+    load: float | None
     prefill: float
     """Of the prompt behind the vision tower."""
 
