@@ -16,13 +16,14 @@ import torch
 from model_exported import EMBEDDINGS, FACTS, VISION
 from model_job import Job
 from transformers import Qwen3VLMoeForConditionalGeneration
+from transformers.exporters.utils import precompute_export_inputs
 
 
 def export(job: Job, exporter: Any, config: Any, dtype: torch.dtype) -> None:
     """All parts into ``job.made``: ``text/``, ``vision/``, and what goes in beside the prompt."""
     model: Any = Qwen3VLMoeForConditionalGeneration.from_pretrained(job.model, dtype=dtype).eval()
     export_text(model, job.model, job.made, exporter, config)
-    given = given_to_vision(job.model, dtype)
+    given = given_to_vision(model, job.model)
     exporter.export(model.model.visual, given, config).save_pretrained(job.made / "vision")
     arrays = {
         name: value.float().numpy() if value.is_floating_point() else value.numpy()
@@ -51,10 +52,12 @@ def export_text(model: Any, source: Path, made: Path, exporter: Any, config: Any
     exporter.export_for_generation(model, given, config).save_pretrained(made / "text")
 
 
-def given_to_vision(source: Path, dtype: torch.dtype) -> dict[str, Any]:
-    """The tower's inputs; the exporter adds those that it computes outside of the graph."""
+def given_to_vision(model: Any, source: Path) -> dict[str, Any]:
+    """The tower's inputs, with those that the exporter computes outside of the graph."""
     with np.load(source / "prompt.npz") as prompt:
-        return {
-            "hidden_states": torch.from_numpy(prompt["pixel_values"]).to(dtype),
+        given: dict[str, Any] = {
+            "hidden_states": torch.from_numpy(prompt["pixel_values"]).to(model.dtype),
             "grid_thw": torch.from_numpy(prompt["image_grid_thw"]),
         }
+    precompute_export_inputs(model.model.visual, given)
+    return given

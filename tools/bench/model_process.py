@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import tempfile
@@ -12,6 +13,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+
+_ERROR = re.compile(r"error\b.*:", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -96,9 +100,10 @@ def last_json(text: str) -> dict[str, Any] | None:
 
 
 def reason(finished: Finished) -> str:
-    """Why a command failed: the last line that it wrote of its own."""
+    """Why a command failed: the last line that speaks of an error, else the last."""
     if finished.code in (124, 137, -9):
         return finished.errors.strip() if finished.code == 124 else "killed: out of memory"
     lines = [line.strip() for line in finished.errors.splitlines() if line.strip()]
-    last = lines[-1] if lines else "it wrote nothing"
+    errors = [line for line in lines if _ERROR.search(line)] or lines
+    last = errors[-1] if errors else "it wrote nothing"
     return f"exit {finished.code}: {last[:300]}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import importlib.util
 import json
 import shutil
 import sys
@@ -16,7 +17,6 @@ from model_job import Job
 from model_process import Finished, last_json, reason, run
 
 _TOOLS = Path(__file__).parent
-_ROOT = _TOOLS.parents[1]
 _READY = "ready.json"
 
 
@@ -102,7 +102,7 @@ class Stage:
         job.write_text(json.dumps(self.job(contender).facts(), indent=1) + "\n")
         own = contender.is_ours
         python = sys.executable if own else self.peers / "venv" / "bin" / "python"
-        paths = [str(_ROOT), str(_TOOLS)] if own else [str(_TOOLS)]
+        paths = [str(our_package().parent), str(_TOOLS)] if own else [str(_TOOLS)]
         environment = {
             "PYTHONPATH": ":".join(paths),
             "OMP_NUM_THREADS": str(self.threads),
@@ -127,12 +127,20 @@ def _sources(contender: Contender) -> str:
     """A digest of the code that makes a contender's files."""
     paths = [_TOOLS / f"{contender.engine}.py"]
     if contender.is_ours:
-        package = _ROOT / "moe_export"
+        package = our_package()
         paths += [*sorted(package.rglob("*.py")), *sorted(package.rglob("*.onnxtxt"))]
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.read_bytes())
     return digest.hexdigest()[:16]
+
+
+def our_package() -> Path:
+    """Where moe-export comes from: the environment's, which may not lie beside these tools."""
+    found = importlib.util.find_spec("moe_export")
+    if found is None or found.origin is None:
+        raise ModuleNotFoundError("moe_export is not installed here")
+    return Path(found.origin).parent
 
 
 def _read(path: Path) -> None:

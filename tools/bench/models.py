@@ -26,11 +26,9 @@ from model_contenders import CONTENDERS, OURS, Contender, chosen
 from model_peers import set_up
 from model_sizes import SMALL, Sizes
 from model_table import Row, Turn, row, table
-from model_turns import Stage, turns
+from model_turns import Stage, our_package, turns
 
 _TOOLS = Path(__file__).parent
-sys.path.insert(0, str(_TOOLS.parents[1]))
-
 _SIDE, _PROMPT = 448, 256
 """Of the image, in pixels: 196 features in a prompt of 256 tokens."""
 
@@ -174,6 +172,7 @@ def _machine(threads: int, reads: list[float]) -> dict[str, Any]:
     return {
         "cpu": name,
         "threads": threads,
+        "moe_export": str(our_package()),
         "read_bytes_per_second": statistics.median(reads) if reads else None,
         "load_average": os.getloadavg()[1],
     }
