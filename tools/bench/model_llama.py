@@ -53,8 +53,8 @@ def _convert(job: Job, made: Path, *options: str) -> None:
     partial.rename(made)
 
 
-def _checked(command: list[object]) -> str:
-    done = run_command([str(word) for word in command], cores=_cores())
+def _checked(command: list[object], *, first: bool = False) -> str:
+    done = run_command([str(word) for word in command], cores=_cores(), first=first)
     if done.code:
         raise NotRunError(f"{Path(str(command[0])).name}: {reason(done)}")
     return done.output + done.errors
@@ -69,8 +69,9 @@ def run(job: Job) -> Measured:
         "-p", prompt["question"], "-c", 1024, "-t", job.threads, "--temp", 0,
         "--samplers", "temperature", "--log-timestamps", "-lv", 4,
     ]  # fmt: skip
-    loaded = _checked([*command, "-n", 1, "--no-warmup"])
-    done = run_command([str(word) for word in [*command, "-n", job.new_tokens]], cores=_cores())
+    loaded = _checked([*command, "-n", 1, "--no-warmup"], first=True)
+    words = [str(word) for word in [*command, "-n", job.new_tokens]]
+    done = run_command(words, cores=_cores(), first=True)
     if done.code:
         raise NotRunError(f"llama-mtmd-cli: {reason(done)}")
     return measured(done.output + done.errors, loaded, done.peak_mib)

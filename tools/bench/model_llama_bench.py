@@ -24,7 +24,7 @@ def run(job: Job) -> Measured:
     cores = sorted(os.sched_getaffinity(0))
     found, peak = [], 0.0
     for words in (command, behind):
-        done = run_command([str(word) for word in words], cores=cores)
+        done = run_command([str(word) for word in words], cores=cores, first=True)
         if done.code:
             raise NotRunError(f"llama-bench: {reason(done)}")
         found.append(speed(done.output))

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 
-_ERROR = re.compile(r"error\b.*:", re.IGNORECASE)
+_ERROR = re.compile(r"error\b.*:|ASSERT", re.IGNORECASE)
 
 
 @dataclass(frozen=True)

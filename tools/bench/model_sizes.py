@@ -155,7 +155,7 @@ class Sizes:
 
 
 SMALL = Sizes(
-    layers=2,
+    layers=3,
     experts=8,
     top_k=2,
     hidden=64,
