@@ -41,10 +41,10 @@ class Contender:
         return re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
 
 
-def _ours(precision: str, *flags: str, name: str = OURS) -> Contender:
-    return Contender(
-        name, precision, "model_ours", {"flags": ["--precision", precision, *flags]}
-    )
+def _ours(precision: str, dense: str | None = None, name: str = OURS) -> Contender:
+    """Experts in ``precision`` and all other products in ``dense``, by default in the same."""
+    flags = ["--precision", precision, "--dense-precision", dense or precision]
+    return Contender(name, precision, "model_ours", {"flags": flags})
 
 
 def _llama(precision: str, kind: str, tower: str) -> tuple[Contender, Contender]:
@@ -68,18 +68,20 @@ CONTENDERS = (
     Contender("transformers openvino", "f32", _OPENVINO),
     Contender("onnxruntime-genai", "f32", _GENAI, {}, _TEXT),
     _ours("bf16"),
+    _ours("bf16", "f32", "moe-export, dense f32"),
     *_llama("bf16", "BF16", "f16"),
     Contender("torch eager", "bf16", _TORCH),
     Contender("transformers onnx", "bf16", _ONNX),
     Contender("transformers openvino", "bf16", _OPENVINO),
     _ours("int8"),
-    _ours("int8", "--dense-precision", "int8", name="moe-export, dense too"),
+    _ours("int8", "f32", "moe-export, dense f32"),
     *_llama("int8", "Q8_0", "q8_0"),
     Contender("torch eager", "int8", _TORCH),
     Contender("transformers openvino", "int8", _OPENVINO),
-    Contender("onnxruntime-genai", "int8", _GENAI, {"options": {"use_8bits_moe": 1}}, _TEXT),
+    Contender("onnxruntime-genai", "int8", _GENAI, {"options": {"moe_quant_type": "int8"}}, _TEXT),
     _ours("int4"),
-    _ours("int4", "--dense-precision", "int8", name="moe-export, dense int8"),
+    _ours("int4", "int8", "moe-export, dense int8"),
+    _ours("int4", "f32", "moe-export, dense f32"),
     *_llama("int4", "Q4_0", "q8_0"),
     Contender("torch eager", "int4", _TORCH),
     Contender("transformers openvino", "int4", _OPENVINO),
