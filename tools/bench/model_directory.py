@@ -84,7 +84,8 @@ def tokenizer(sizes: Sizes) -> Any:
     )
     core.decoder = decoders.ByteLevel()
     core.add_special_tokens(list(SPECIAL))
-    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=SPECIAL[1])
+    kind: Any = PreTrainedTokenizerFast
+    made = kind(tokenizer_object=core, eos_token=SPECIAL[1])
     made.chat_template = _TEMPLATE
     return made
 

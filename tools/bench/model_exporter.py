@@ -21,11 +21,12 @@ from transformers.exporters.utils import precompute_export_inputs
 
 def export(job: Job, exporter: Any, config: Any, dtype: torch.dtype) -> None:
     """All parts into ``job.made``: ``text/``, ``vision/``, and what goes in beside the prompt."""
-    model: Any = Qwen3VLMoeForConditionalGeneration.from_pretrained(job.model, dtype=dtype).eval()
+    kind: Any = Qwen3VLMoeForConditionalGeneration
+    model = kind.from_pretrained(job.model, dtype=dtype).eval()
     export_text(model, job.model, job.made, exporter, config)
     given = given_to_vision(model, job.model)
     exporter.export(model.model.visual, given, config).save_pretrained(job.made / "vision")
-    arrays = {
+    arrays: dict[str, Any] = {
         name: value.float().numpy() if value.is_floating_point() else value.numpy()
         for name, value in given.items()
         if isinstance(value, torch.Tensor)

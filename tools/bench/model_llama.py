@@ -9,7 +9,8 @@ import sys
 from pathlib import Path
 
 from model_job import Job, Measured, NotRunError
-from model_process import reason, run as run_command
+from model_process import reason
+from model_process import run as run_command
 
 _TOOLS = Path(__file__).parent
 
@@ -19,7 +20,7 @@ _STAMP = re.compile(r"^(\d+)\.(\d+)\.(\d+)\.(\d+) \w .*loading model: ", re.MULT
 
 
 def prepare(job: Job) -> None:
-    """``model.gguf`` and ``tower.gguf``, converted by llama.cpp's script and rounded by its tool."""
+    """``model.gguf`` and ``tower.gguf``, which llama.cpp's own tools convert and round."""
     shared = job.made.parent / "gguf"
     shared.mkdir(exist_ok=True)
     base = shared / "BF16.gguf"

@@ -8,7 +8,8 @@ from typing import Any
 
 import model_llama
 from model_job import Job, Measured, NotRunError
-from model_process import reason, run as run_command
+from model_process import reason
+from model_process import run as run_command
 
 prepare = model_llama.prepare
 

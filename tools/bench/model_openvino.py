@@ -23,11 +23,13 @@ _PARTS = {
 def prepare(job: Job) -> None:
     import torch
     from model_exporter import export
-    from transformers.exporters import OpenVINOConfig, OpenVINOExporter
+    from transformers.exporters.configs import OpenVINOConfig
+    from transformers.exporters.exporter_openvino import OpenVINOExporter
 
     # Weights that are rounded to integers come from bfloat16, which is what the directory holds.
     dtype = torch.float32 if job.precision == "f32" else torch.bfloat16
-    export(job, OpenVINOExporter(), OpenVINOConfig(dynamic=True), dtype)
+    exporter: Any = OpenVINOExporter
+    export(job, exporter(), OpenVINOConfig(dynamic=True), dtype)
     if job.precision in ("int8", "int4"):
         for part in _PARTS.values():
             _compress(job.made / f"{part}.xml", job.precision)
@@ -52,6 +54,8 @@ def _compress(path: Path, precision: str) -> None:
 
 
 class OpenVino:
+    """The exporter's parts; the cache of answers is the decoder's state."""
+
     def __init__(self, job: Job) -> None:
         core = openvino.Core()
         options = {
@@ -61,7 +65,9 @@ class OpenVino:
             "INFERENCE_PRECISION_HINT": "bf16" if job.precision == "bf16" else "f32",
         }
         self._requests: dict[str, Any] = {
-            name: core.compile_model(job.made / f"{part}.xml", "CPU", options).create_infer_request()
+            name: core.compile_model(
+                job.made / f"{part}.xml", "CPU", options
+            ).create_infer_request()
             for name, part in _PARTS.items()
         }
         self._inputs = Inputs(job)

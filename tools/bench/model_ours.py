@@ -28,6 +28,8 @@ def _bundle(job: Job) -> Path:
 
 
 class Ours:
+    """A bundle's conversation."""
+
     def __init__(self, job: Job) -> None:
         self._bundle = _bundle(job)
         conversation = generator(self._bundle, threads=job.threads)

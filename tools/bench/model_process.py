@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-
 _ERROR = re.compile(r"error\b.*:|ASSERT", re.IGNORECASE)
 
 

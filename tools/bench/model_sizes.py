@@ -106,7 +106,10 @@ class Sizes:
     def config(self) -> dict[str, Any]:
         """The arguments of ``Qwen3VLMoeConfig``."""
         quarter = self.head_dim // 8
-        sections = [self.head_dim // 2 - 2 * (quarter + quarter // 4), *[quarter + quarter // 4] * 2]
+        sections = [
+            self.head_dim // 2 - 2 * (quarter + quarter // 4),
+            *[quarter + quarter // 4] * 2,
+        ]
         text = {
             "vocab_size": self.vocabulary,
             "hidden_size": self.hidden,
@@ -171,3 +174,11 @@ SMALL = Sizes(
     positions=64,
 )
 """What tests and trials run in seconds."""
+
+Prompt = tuple[int, int]
+"""The sides of a square image in pixels, and how many tokens image and words are together."""
+
+PROMPT = (448, 256)
+"""196 of the tokens are the image's."""
+
+SMALL_PROMPT = (128, 128)

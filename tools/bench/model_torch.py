@@ -37,11 +37,12 @@ class _Heard:
 
 
 class TorchEager:
+    """The model in memory, in the dtype that is asked for."""
+
     def __init__(self, job: Job) -> None:
         torch.set_num_threads(job.threads)
-        self._model: Any = Qwen3VLMoeForConditionalGeneration.from_pretrained(
-            job.model, dtype=_DTYPES[job.precision]
-        ).eval()
+        kind: Any = Qwen3VLMoeForConditionalGeneration
+        self._model = kind.from_pretrained(job.model, dtype=_DTYPES[job.precision]).eval()
         if "experts" in job.options:
             self._model.set_experts_implementation(job.options["experts"])
         given = job.prompt()

@@ -16,12 +16,16 @@ def prepare(job: Job) -> None:
         raise NotRunError("ONNX Runtime's CPU provider multiplies float32 matrices alone here")
     import torch
     from model_exporter import export
-    from transformers.exporters import OnnxConfig, OnnxExporter
+    from transformers.exporters.configs import OnnxConfig
+    from transformers.exporters.exporter_onnx import OnnxExporter
 
-    export(job, OnnxExporter(), OnnxConfig(dynamic=True, **job.options), torch.float32)
+    exporter: Any = OnnxExporter
+    export(job, exporter(), OnnxConfig(dynamic=True, **job.options), torch.float32)
 
 
 class TransformersOnnx:
+    """The exporter's parts; the cache of answers goes in and out of the decoder."""
+
     def __init__(self, job: Job) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = job.threads
@@ -64,8 +68,12 @@ class TransformersOnnx:
         session = self._sessions[part]
         names = [info.name for info in session.get_inputs()]
         outputs = [info.name for info in session.get_outputs()]
-        feed = {name: onnxruntime.OrtValue.ortvalue_from_numpy(given[name])
-                if isinstance(given[name], np.ndarray) else given[name] for name in names}
+        feed = {
+            name: onnxruntime.OrtValue.ortvalue_from_numpy(given[name])
+            if isinstance(given[name], np.ndarray)
+            else given[name]
+            for name in names
+        }
         made = session.run_with_ort_values(outputs, feed)
         return {
             name: value if "cache" in name else value.numpy()

@@ -6,15 +6,17 @@ import hashlib
 import importlib.util
 import json
 import shutil
+import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from model_contenders import Contender
 from model_job import Job
 from model_process import Finished, last_json, reason, run
+from model_sizes import Prompt, Sizes
 
 _TOOLS = Path(__file__).parent
 _READY = "ready.json"
@@ -25,6 +27,21 @@ def turns(names: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
     for number in range(rounds):
         for name in names if number % 2 == 0 else reversed(names):
             yield number, name
+
+
+def directory(sizes: Sizes, prompt: Prompt, cache: Path, say: Callable[[str], None]) -> Path:
+    """The model of ``sizes`` in ``cache``, made where it is not there yet."""
+    folder = cache / "models" / sizes.name
+    if (folder / "prompt.json").exists():
+        return folder
+    say(f"making a model of {sizes.parameters / 1e9:.2f} B parameters")
+    folder.mkdir(parents=True, exist_ok=True)
+    side, tokens = prompt
+    facts = {"sizes": asdict(sizes), "folder": str(folder), "side": side, "tokens": tokens}
+    # In a process of its own: what starts contenders stays small.
+    command = [sys.executable, str(_TOOLS / "model_directory.py"), json.dumps(facts)]
+    subprocess.run(command, check=True, capture_output=True)
+    return folder
 
 
 @dataclass(frozen=True)
@@ -41,6 +58,8 @@ class Stage:
     """Seconds for each step of a contender."""
 
     say: Callable[[str], None]
+    keep: bool = False
+    """What older code made is good enough."""
 
     def job(self, contender: Contender) -> Job:
         return Job(
@@ -58,8 +77,10 @@ class Stage:
         folder = self.made / contender.folder
         stamp = {"options": contender.options, "sources": _sources(contender)}
         ready = folder / _READY
-        if ready.exists() and json.loads(ready.read_text())["stamp"] == stamp:
-            return None
+        if ready.exists():
+            made_of = json.loads(ready.read_text())["stamp"]
+            if made_of == stamp or (self.keep and made_of["options"] == contender.options):
+                return None
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
         self.say(f"preparing {contender.label}")
@@ -128,7 +149,7 @@ def _sources(contender: Contender) -> str:
     paths = [_TOOLS / f"{contender.engine}.py"]
     if contender.is_ours:
         package = our_package()
-        paths += [*sorted(package.rglob("*.py")), *sorted(package.rglob("*.onnxtxt"))]
+        paths = [*sorted(package.rglob("*.py")), *sorted(package.rglob("*.onnxtxt"))]
     digest = hashlib.sha256()
     for path in paths:
         digest.update(path.read_bytes())

@@ -14,7 +14,6 @@ import argparse
 import json
 import os
 import statistics
-import subprocess
 import sys
 import tempfile
 from collections.abc import Callable
@@ -24,15 +23,9 @@ from typing import Any
 
 from model_contenders import CONTENDERS, OURS, Contender, chosen
 from model_peers import set_up
-from model_sizes import SMALL, Sizes
+from model_sizes import PROMPT, SMALL, SMALL_PROMPT, Sizes
 from model_table import Row, Turn, row, table
-from model_turns import Stage, our_package, turns
-
-_TOOLS = Path(__file__).parent
-_SIDE, _PROMPT = 448, 256
-"""Of the image, in pixels: 196 features in a prompt of 256 tokens."""
-
-_SMALL_SIDE, _SMALL_PROMPT = 128, 128
+from model_turns import Stage, directory, our_package, turns
 
 
 def main() -> None:
@@ -44,8 +37,9 @@ def main() -> None:
         return
     contenders = chosen(arguments.contenders, arguments.precisions)
     sizes = SMALL if arguments.small else Sizes(layers=arguments.layers)
+    prompt = SMALL_PROMPT if arguments.small else PROMPT
     stage = Stage(
-        model=_model(sizes, cache, small=arguments.small),
+        model=directory(sizes, prompt, cache, _say),
         made=cache / "made" / sizes.name,
         peers=peers,
         threads=arguments.threads,
@@ -53,6 +47,7 @@ def main() -> None:
         new_tokens=arguments.new_tokens,
         limit=arguments.limit,
         say=_say,
+        keep=arguments.keep,
     )
     not_run = {}
     for contender in contenders:
@@ -88,6 +83,7 @@ def _arguments() -> argparse.Namespace:
     precisions = list(dict.fromkeys(each.precision for each in CONTENDERS))
     add("--set-up", action="store_true", help="install and build the peers, then stop")
     add("--prepare", action="store_true", help="export and convert for all, then stop")
+    add("--keep", action="store_true", help="use what older code exported, do not export anew")
     add("--layers", type=int, default=Sizes.layers)
     add("--small", action="store_true", help="a model of seconds, to try the program")
     add("--contenders", nargs="+", default=[], metavar="NAME")
@@ -100,21 +96,6 @@ def _arguments() -> argparse.Namespace:
     add("--peers", help="where --set-up puts them, by default in the cache")
     add("--json", metavar="FILE")
     return parser.parse_args()
-
-
-def _model(sizes: Sizes, cache: Path, *, small: bool) -> Path:
-    """The Transformers directory, made where it is not there yet."""
-    folder = cache / "models" / sizes.name
-    if (folder / "prompt.json").exists():
-        return folder
-    _say(f"making a model of {sizes.parameters / 1e9:.2f} B parameters")
-    folder.mkdir(parents=True, exist_ok=True)
-    side, tokens = (_SMALL_SIDE, _SMALL_PROMPT) if small else (_SIDE, _PROMPT)
-    facts = {"sizes": asdict(sizes), "folder": str(folder), "side": side, "tokens": tokens}
-    # In a process of its own: what starts contenders stays small.
-    command = [sys.executable, _TOOLS / "model_directory.py", json.dumps(facts)]
-    subprocess.run(command, check=True)
-    return folder
 
 
 def _measure(
