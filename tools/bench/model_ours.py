@@ -14,7 +14,8 @@ from moe_export.runtime import Conversation, Session, generator
 
 def prepare(job: Job) -> None:
     """Export with the options' flags, as a person does."""
-    command = [sys.executable, "-m", "moe_export.cli", "export", str(job.model)]
+    # -P: the current folder may hold another moe_export than the installed one.
+    command = [sys.executable, "-P", "-m", "moe_export.cli", "export", str(job.model)]
     command += ["-o", str(_bundle(job)), "--force", *job.options["flags"]]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode:
