@@ -1,0 +1,58 @@
+"""moe-export: a bundle, and the public runtime that answers from it."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from model_job import Job, Measured, NotRunError, measure
+
+from moe_export.runtime import Conversation, Session, generator
+
+
+def prepare(job: Job) -> None:
+    """Export with the options' flags, as a person does."""
+    # -P: the current folder may hold another moe_export than the installed one.
+    command = [sys.executable, "-P", "-m", "moe_export.cli", "export", str(job.model)]
+    command += ["-o", str(_bundle(job)), "--force", *job.options["flags"]]
+    done = subprocess.run(command, capture_output=True, text=True)
+    if done.returncode:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        errors = [line for line in lines if line.startswith("error")] or lines[-1:]
+        raise NotRunError(f"export exits with {done.returncode}: {' '.join(errors)}")
+
+
+def _bundle(job: Job) -> Path:
+    return job.made / "model.moe"
+
+
+class Ours:
+    """A bundle's conversation."""
+
+    def __init__(self, job: Job) -> None:
+        self._bundle = _bundle(job)
+        conversation = generator(self._bundle, threads=job.threads)
+        if not isinstance(conversation, Conversation):
+            raise NotRunError("the bundle has no cache")
+        self._conversation = conversation
+        prompt = job.prompt()
+        self._ids = prompt["input_ids"][0].tolist()
+        self._image = prompt["pixel_values"], prompt["image_grid_thw"][0]
+        self._threads = job.threads
+        self._vision: Session | None = None
+
+    def answer(self, count: int) -> Iterator[int]:
+        return self._conversation.tokens(self._ids, [self._image], max_new_tokens=count)
+
+    def see(self) -> object:
+        # Opened late: a second copy of the tower is no part of the peak.
+        if self._vision is None:
+            self._vision = Session(self._bundle, component="vision", threads=self._threads)
+        pixels, grid = self._image
+        return self._vision.run({"pixel_values": pixels, "image_grid_thw": grid[None]})
+
+
+def run(job: Job) -> Measured:
+    return measure(job, Ours)
