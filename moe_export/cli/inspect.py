@@ -187,6 +187,8 @@ def _proof_words(proof: Proof) -> str:
         f"error {error(proof.max_error)} of {error(proof.tolerance)} allowed in float64, "
         f"{plural(len(proof.cases), 'case')}, {proof.tokens} tokens, "
         f"{plural(proof.experts_reached, 'expert')} reached"
+        + (f", shown on {proof.shown_on}" if proof.shown_on else "")
+        + (f", with {proof.intermediate_size} rows an expert" if proof.intermediate_size else "")
     )
 
 
@@ -197,7 +199,7 @@ def _tell_bundle(console: Console, bundle: BundleFacts) -> None:
     rows = [
         ("target", bundle.target),
         ("precision", bundle.precision),
-        ("dense precision", bundle.dense_precision),
+        ("dense", bundle.dense_precision),
     ]
     if bundle.rounding is not None:
         from moe_export.report.text import rounding
