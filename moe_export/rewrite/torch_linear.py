@@ -50,6 +50,11 @@ def stored_matrix(
         return matrix
     columns = matrix.shape[-1]
     block = block_size or columns
+    if columns % block == 0:  # most matrices: nothing has to be repeated
+        by_block = matrix.unflatten(-1, (-1, block))
+        if zeros is not None:
+            by_block = by_block - zeros.to(dtype).unsqueeze(-1)
+        return (by_block * scales.to(dtype).unsqueeze(-1)).flatten(-2)
     if zeros is not None:
         matrix = matrix - zeros.to(dtype).repeat_interleave(block, -1)[..., :columns]
     return matrix * scales.to(dtype).repeat_interleave(block, -1)[..., :columns]
