@@ -42,6 +42,18 @@ _ELEMENT_SECONDS = 1.5e-7
 _VISIT_SECONDS = 1.1e-8
 _TIME_LOW, _TIME_HIGH = 0.6, 1.7
 
+# A model whose weights stay in their files, PRECISION for experts and all other products.  Memory:
+# Python, PyTorch, Transformers and ONNX, what tracing a small model leaves and the mapped pages that
+# validation keeps: 560 MiB; golden tensors and the allocator's leavings grow with the largest tensor.
+_LAZY_BASE_BYTES = 560 * 2**20
+_LAZY_LARGEST_ELEMENT_BYTES = 11
+_LAZY_ERROR = 0.25
+# Processor time: starting and tracing a vision tower and an embedding; a decoder layer traced; each
+# number read some thirty times, rounded and packed.
+_LAZY_BASE_SECONDS = 25.0
+_LAZY_BLOCK_SECONDS = 2.5
+_LAZY_ELEMENT_SECONDS = 1.0e-7
+
 # Disk: three graphs and the reports take 25 KB and 25 KB a block, each weight starts on a page.
 _GRAPH_BYTES = 25_000
 _PAGE = 4096
@@ -56,6 +68,9 @@ _ROUTING_BYTES = 4 * (4 + 4 + 8) + 8
 # as many in the digits example.
 _CASES_LOW, _CASES_HIGH = 3, 4
 _TOKENS_PER_ROW = 4
+
+
+_BITS = {"f32": 32, "bf16": 16, "f16": 16, "int8": 8, "int4": 4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,6 +99,11 @@ class Facts:
     """Numbers in all parameters and buffers, each of which counts once."""
 
     tensors: int
+    largest_tensor: int
+    """Numbers in the largest of them."""
+
+    is_lazy: bool
+    """Whether the weights stay in their files while the model is exported."""
 
     blocks: tuple[BlockFacts, ...]
     tokens: int
@@ -125,23 +145,34 @@ class Plan:
     """Largest resident memory of the process, mapped weights included."""
 
     disk_bytes: Range
-    """Of the bundle.  While it is built nothing else is written."""
+    """Of the bundle."""
+
+    scratch_bytes: int
+    """Of quantised weights in a file beside it, which goes when the export ends."""
 
     cpu_seconds: Range
     """Of processor time, on a core like the one that was measured."""
 
 
-def plan(facts: Facts, precision: Precision = OWN_NUMBERS) -> Plan:
-    """The cost of exporting a model of these sizes with its experts in ``precision``."""
+def plan(
+    facts: Facts, precision: Precision = OWN_NUMBERS, dense: Precision = OWN_NUMBERS
+) -> Plan:
+    """The cost of exporting a model of these sizes, experts in ``precision`` and the rest in dense."""
     return Plan(
         facts=facts,
         peak_bytes=_peak_bytes(facts),
-        disk_bytes=_disk_bytes(facts, precision),
+        disk_bytes=_disk_bytes(facts, precision, dense),
+        scratch_bytes=_scratch_bytes(facts, precision, dense),
         cpu_seconds=_cpu_seconds(facts),
     )
 
 
 def _peak_bytes(facts: Facts) -> Range:
+    if facts.is_lazy:
+        lazily = _LAZY_BASE_BYTES + _LAZY_LARGEST_ELEMENT_BYTES * facts.largest_tensor
+        return Range(
+            low=round(lazily * (1 - _LAZY_ERROR)), high=round(lazily * (1 + _LAZY_ERROR))
+        )
     expected = (
         _BASE_BYTES
         + facts.weight_bytes
@@ -152,13 +183,22 @@ def _peak_bytes(facts: Facts) -> Range:
     return Range(low=round(low), high=round(high))
 
 
-def _disk_bytes(facts: Facts, precision: Precision) -> Range:
+def _scratch_bytes(facts: Facts, precision: Precision, dense: Precision) -> int:
+    """Values alone; scales are a thirtieth of them at most.  int4 is kept as int8."""
+    bytes_of = {"f32": 0, "bf16": 2, "f16": 2, "int8": 1, "int4": 1}
+    experts = sum(math.prod(shape) for block in facts.blocks for shape in block.matrices)
+    return (
+        bytes_of[precision.format] * experts + bytes_of[dense.format] * (facts.elements - experts)
+    )
+
+
+def _disk_bytes(facts: Facts, precision: Precision, dense: Precision) -> Range:
     graphs = _GRAPH_BYTES * (1 + len(facts.blocks))
     low, high = _CASES_LOW * facts.tokens, _CASES_HIGH * facts.tokens
     others = facts.weight_bytes - sum(block.matrix_bytes for block in facts.blocks)
     stored = [_stored_bytes(block, precision) for block in facts.blocks]
     return Range(
-        low=others + sum(each.low for each in stored) + graphs + _golden_bytes(facts, low),
+        low=others * _BITS[dense.format] // 32 + sum(each.low for each in stored) + graphs + _golden_bytes(facts, low),
         high=others
         + sum(each.high for each in stored)
         + _PAGE * facts.tensors
@@ -176,8 +216,7 @@ def _stored_bytes(block: BlockFacts, precision: Precision) -> Range:
     """
     if not block.matrices:
         return Range(low=0, high=0)
-    bits = {"f32": 32, "bf16": 16, "f16": 16, "int8": 8, "int4": 4}[precision.format]
-    least = sum(math.prod(shape) for shape in block.matrices) * bits // 8
+    least = sum(math.prod(shape) for shape in block.matrices) * _BITS[precision.format] // 8
     most = sum(
         max(
             packed_size(
@@ -204,6 +243,13 @@ def _golden_bytes(facts: Facts, tokens: int) -> int:
 
 
 def _cpu_seconds(facts: Facts) -> Range:
+    if facts.is_lazy:
+        lazily = (
+            _LAZY_BASE_SECONDS
+            + _LAZY_BLOCK_SECONDS * len(facts.blocks)
+            + _LAZY_ELEMENT_SECONDS * facts.elements
+        )
+        return Range(low=round(lazily * _TIME_LOW), high=round(lazily * _TIME_HIGH))
     expected = (
         _BASE_SECONDS
         + _BLOCK_SECONDS * len(facts.blocks)
@@ -221,12 +267,16 @@ def facts_as_dict(facts: Facts) -> dict[str, Any]:
 
 def facts(loaded: LoadedModel) -> Facts:
     """Sizes of a loaded model.  No weight is read."""
+    from moe_export.lazy import is_lazy
+
     module = loaded.module
     matrices = [parameter for parameter in module.parameters() if parameter.dim() == 2]
     return Facts(
         weight_bytes=weight_bytes(module),
         elements=_elements(module),
         tensors=len([*module.parameters(), *module.buffers()]),
+        largest_tensor=max(tensor.numel() for tensor in module.parameters()),
+        is_lazy=is_lazy(*module.parameters()),
         blocks=tuple(_blocks(module)),
         tokens=max(math.prod(x.shape[:2]) for x in loaded.example_inputs.values()),
         output_size=matrices[-1].shape[0] if matrices else 0,

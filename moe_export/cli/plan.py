@@ -27,6 +27,7 @@ Examples:
 @click.command(epilog=_EPILOG, short_help="Say what an export will need.")
 @click.argument("model")
 @options.precision
+@options.dense_precision
 @options.output
 @options.python_path
 @options.trust_pickle
@@ -39,6 +40,7 @@ def plan(
     *,
     model: str,
     precision: str,
+    dense_precision: str,
     output: str | None,
     python_path: tuple[str, ...],
     trust_pickle: bool,
@@ -54,6 +56,7 @@ def plan(
     spec = export_spec(
         model,
         precision=precision,
+        dense_precision=dense_precision,
         output=output or options.default_output(model),
         python_path=python_path,
         trust_pickle=trust_pickle,
@@ -64,7 +67,7 @@ def plan(
     with console.stages(["load"]) as stages:
         stages("load")
         loaded = load(spec)
-    made = planning.plan(planning.facts(loaded), spec.precision)
+    made = planning.plan(planning.facts(loaded), spec.precision, spec.dense_precision)
     here = {"memory_bytes": memory_bytes(), "disk_bytes": disk_bytes(spec.output)}
     if as_json:
         console.json(_facts(made, here))
@@ -114,10 +117,17 @@ def _tell(console: Console, name: str, made: Plan, here: dict[str, int]) -> None
         [
             ("peak memory", f"{_span(made.peak_bytes)}, {memory} available"),
             ("disk", f"{_span(made.disk_bytes)}, {disk} free"),
+            *_scratch(made),
             ("time", f"{made.cpu_seconds.low} to {made.cpu_seconds.high} s of one core"),
         ]
     )
     console.out("Blocks are counted by structure; inspect proves them.")
+
+
+def _scratch(made: Plan) -> list[tuple[str, str]]:
+    from moe_export.report.figures import size
+
+    return [("meanwhile", f"{size(made.scratch_bytes)} more")] if made.scratch_bytes else []
 
 
 def _span(span: Range) -> str:
@@ -136,9 +146,10 @@ def _refuse_excess(made: Plan, here: dict[str, int], output: Path) -> None:
             f"{size(here['memory_bytes'])} are available",
             hint="export on a machine with more memory; the bundle runs anywhere",
         )
-    if made.disk_bytes.low > here["disk_bytes"]:
+    needed = made.disk_bytes.low + made.scratch_bytes
+    if needed > here["disk_bytes"]:
         raise MemoryBudgetError(
-            f"the bundle needs at least {size(made.disk_bytes.low)}, "
+            f"the bundle and what is kept meanwhile need at least {size(needed)}, "
             f"{size(here['disk_bytes'])} are free",
             where=str(output.absolute().parent),
             hint="give -o a path on another disk",

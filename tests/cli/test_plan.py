@@ -50,6 +50,8 @@ def test_fewer_bits_take_less_of_the_disk():
         weight_bytes=4 * 10**8,
         elements=10**8,
         tensors=50,
+        largest_tensor=10**7,
+        is_lazy=False,
         blocks=(block,),
         tokens=32,
         output_size=99,
