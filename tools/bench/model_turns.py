@@ -111,10 +111,14 @@ class Stage:
         return self._made(contender) or sorted(self.model.glob("*.safetensors"))
 
     def _made(self, contender: Contender) -> list[Path]:
+        folder = self.made / contender.folder
         return [
             path
-            for path in sorted((self.made / contender.folder).rglob("*"))
-            if path.is_file() and path.name not in (_READY, _JOB)
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+            and path.name not in (_READY, _JOB)
+            # A bundle that is being written has a hidden name.
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
         ]
 
     def cost(self, contender: Contender) -> dict[str, float] | None:
