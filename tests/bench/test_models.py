@@ -72,6 +72,20 @@ def test_turns_go_forwards_and_backwards():
     ]  # fmt: skip
 
 
+def test_a_bundle_that_was_put_there_by_hand_is_kept_when_asked(tmp_path):
+    from model_contenders import chosen
+    from model_turns import Stage
+
+    (ours,) = chosen(["moe-export"], ["int4"])
+    stage = Stage(tmp_path, tmp_path, tmp_path, 1, (_core(),), 1, 1.0, print, keep=True)
+    bundle = tmp_path / ours.folder / "model.moe" / "moe_export.json"
+    bundle.parent.mkdir(parents=True)
+    bundle.write_text("{}")
+    assert stage.prepare(ours) is None
+    assert stage.files(ours) == [bundle]
+    assert stage.cost(ours) is None
+
+
 SAID = """\
 0.02.120.500 I main: loading model: /tmp/model.gguf
 0.03.900.000 I mtmd batch encoding done in 1725 ms
@@ -86,11 +100,11 @@ def test_llama_cpp_timings_become_seconds():
     from model_llama import measured
 
     found = measured(SAID, SAID, 2880.0)
-    assert found.prefill == pytest.approx(2.0005)
+    assert found.first == pytest.approx(2.0005)
+    assert found.prefill == pytest.approx(2.0005 - 1.725)
     assert found.prompt_tokens == 256
     assert found.decode == pytest.approx(0.020)
     assert found.vision == pytest.approx(1.725)
-    assert found.first == pytest.approx(3.7255)
     assert found.load == pytest.approx(2.1205)
 
 

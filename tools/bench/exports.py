@@ -107,7 +107,7 @@ def _export(stage: Stage, cell: str, sizes: Sizes, exporter: Contender) -> Cost 
         why = stage.prepare(exporter)
         if why is not None:
             return why
-        spent = stage.cost(exporter)
+        spent = stage.cost(exporter) or {}
         size = sum(path.stat().st_size for path in stage.files(exporter)) / 2**20
     finally:
         shutil.rmtree(folder, ignore_errors=True)

@@ -79,8 +79,13 @@ def run(job: Job) -> Measured:
 
 
 def measured(said: str, loaded: str, peak_mib: float) -> Measured:
-    """What a tool's own timings say: ``said`` by the whole answer, ``loaded`` by the short one."""
-    prefill, tokens = timing(said, "prompt eval time")
+    """What a tool's own timings say: ``said`` by the whole answer, ``loaded`` by the short one.
+
+    The clock of ``prompt eval time`` starts with the words in front of the image and stops when the
+    first logits are asked for: encoding the image is part of it, so that it is the time to the
+    first token.
+    """
+    first, tokens = timing(said, "prompt eval time")
     decode, runs = timing(said, " eval time")
     vision = re.search(r"batch encoding done in (\d+) ms", said)
     if vision is None:
@@ -88,12 +93,12 @@ def measured(said: str, loaded: str, peak_mib: float) -> Measured:
     seconds = int(vision.group(1)) / 1e3
     return Measured(
         load=load_seconds(loaded),
-        prefill=prefill,
+        prefill=first - seconds,
         decode=decode / runs,
         peak_mib=peak_mib,
         prompt_tokens=tokens,
         vision=seconds,
-        first=seconds + prefill,
+        first=first,
     )
 
 

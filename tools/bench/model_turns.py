@@ -20,6 +20,7 @@ from model_sizes import Prompt, Sizes
 
 _TOOLS = Path(__file__).parent
 _READY = "ready.json"
+_JOB = "job.json"
 
 
 def turns(names: Sequence[str], rounds: int) -> Iterator[tuple[int, str]]:
@@ -59,7 +60,7 @@ class Stage:
 
     say: Callable[[str], None]
     keep: bool = False
-    """What older code made is good enough."""
+    """What older code made is good enough, and bundles that were put there by hand are."""
 
     def job(self, contender: Contender) -> Job:
         return Job(
@@ -77,6 +78,8 @@ class Stage:
         folder = self.made / contender.folder
         stamp = {"options": contender.options, "sources": _sources(contender)}
         ready = folder / _READY
+        if self.keep and contender.is_ours and not ready.exists() and self._made(contender):
+            return None
         if ready.exists():
             made_of = json.loads(ready.read_text())["stamp"]
             if made_of == stamp or (self.keep and made_of["options"] == contender.options):
@@ -105,21 +108,30 @@ class Stage:
 
     def files(self, contender: Contender) -> list[Path]:
         """What the contender reads to run."""
-        made = [
-            path
-            for path in sorted((self.made / contender.folder).rglob("*"))
-            if path.is_file() and path.name not in (_READY, "job.json")
-        ]
-        return made or sorted(self.model.glob("*.safetensors"))
+        return self._made(contender) or sorted(self.model.glob("*.safetensors"))
 
-    def cost(self, contender: Contender) -> dict[str, float]:
-        """CPU seconds and peak memory of making the files."""
-        found: dict[str, Any] = json.loads((self.made / contender.folder / _READY).read_text())
+    def _made(self, contender: Contender) -> list[Path]:
+        folder = self.made / contender.folder
+        return [
+            path
+            for path in sorted(folder.rglob("*"))
+            if path.is_file()
+            and path.name not in (_READY, _JOB)
+            # A bundle that is being written has a hidden name.
+            and not any(part.startswith(".") for part in path.relative_to(folder).parts)
+        ]
+
+    def cost(self, contender: Contender) -> dict[str, float] | None:
+        """CPU seconds and peak memory of making the files; none where another made them."""
+        ready = self.made / contender.folder / _READY
+        if not ready.exists():
+            return None
+        found: dict[str, Any] = json.loads(ready.read_text())
         return dict(found["cost"])
 
     def _child(self, contender: Contender, step: str, *, first: bool) -> Finished:
         folder = self.made / contender.folder
-        job = folder / "job.json"
+        job = folder / _JOB
         job.write_text(json.dumps(self.job(contender).facts(), indent=1) + "\n")
         own = contender.is_ours
         python = sys.executable if own else self.peers / "venv" / "bin" / "python"
