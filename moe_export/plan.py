@@ -42,9 +42,9 @@ _ELEMENT_SECONDS = 1.5e-7
 _VISIT_SECONDS = 1.1e-8
 _TIME_LOW, _TIME_HIGH = 0.6, 1.7
 
-# A model whose weights stay in their files, PRECISION for experts and all other products.  Memory:
-# Python, PyTorch, Transformers and ONNX, what tracing a small model leaves and the mapped pages that
-# validation keeps: 560 MiB; golden tensors and the allocator's leavings grow with the largest tensor.
+# A model whose weights stay in their files.  Memory: Python, PyTorch, Transformers and ONNX, and what
+# tracing a small model leaves: 560 MiB.  Mapped pages that validation keeps, golden tensors and what
+# the allocator keeps grow with the largest tensor.
 _LAZY_BASE_BYTES = 560 * 2**20
 _LAZY_LARGEST_ELEMENT_BYTES = 11
 _LAZY_ERROR = 0.25
@@ -154,10 +154,8 @@ class Plan:
     """Of processor time, on a core like the one that was measured."""
 
 
-def plan(
-    facts: Facts, precision: Precision = OWN_NUMBERS, dense: Precision = OWN_NUMBERS
-) -> Plan:
-    """The cost of exporting a model of these sizes, experts in ``precision`` and the rest in dense."""
+def plan(facts: Facts, precision: Precision = OWN_NUMBERS, dense: Precision = OWN_NUMBERS) -> Plan:
+    """The cost of exporting a model of these sizes, with experts and other products rounded so."""
     return Plan(
         facts=facts,
         peak_bytes=_peak_bytes(facts),
@@ -170,9 +168,7 @@ def plan(
 def _peak_bytes(facts: Facts) -> Range:
     if facts.is_lazy:
         lazily = _LAZY_BASE_BYTES + _LAZY_LARGEST_ELEMENT_BYTES * facts.largest_tensor
-        return Range(
-            low=round(lazily * (1 - _LAZY_ERROR)), high=round(lazily * (1 + _LAZY_ERROR))
-        )
+        return Range(low=round(lazily * (1 - _LAZY_ERROR)), high=round(lazily * (1 + _LAZY_ERROR)))
     expected = (
         _BASE_BYTES
         + facts.weight_bytes
@@ -187,8 +183,8 @@ def _scratch_bytes(facts: Facts, precision: Precision, dense: Precision) -> int:
     """Values alone; scales are a thirtieth of them at most.  int4 is kept as int8."""
     bytes_of = {"f32": 0, "bf16": 2, "f16": 2, "int8": 1, "int4": 1}
     experts = sum(math.prod(shape) for block in facts.blocks for shape in block.matrices)
-    return (
-        bytes_of[precision.format] * experts + bytes_of[dense.format] * (facts.elements - experts)
+    return bytes_of[precision.format] * experts + bytes_of[dense.format] * (
+        facts.elements - experts
     )
 
 
@@ -198,7 +194,10 @@ def _disk_bytes(facts: Facts, precision: Precision, dense: Precision) -> Range:
     others = facts.weight_bytes - sum(block.matrix_bytes for block in facts.blocks)
     stored = [_stored_bytes(block, precision) for block in facts.blocks]
     return Range(
-        low=others * _BITS[dense.format] // 32 + sum(each.low for each in stored) + graphs + _golden_bytes(facts, low),
+        low=others * _BITS[dense.format] // 32
+        + sum(each.low for each in stored)
+        + graphs
+        + _golden_bytes(facts, low),
         high=others
         + sum(each.high for each in stored)
         + _PAGE * facts.tensors

@@ -54,7 +54,8 @@ def stored_matrix(
         by_block = matrix.unflatten(-1, (-1, block))
         if zeros is not None:
             by_block = by_block - zeros.to(dtype).unsqueeze(-1)
-        return (by_block * scales.to(dtype).unsqueeze(-1)).flatten(-2)
+        scaled: Tensor = by_block * scales.to(dtype).unsqueeze(-1)
+        return scaled.flatten(-2)
     if zeros is not None:
         matrix = matrix - zeros.to(dtype).repeat_interleave(block, -1)[..., :columns]
     return matrix * scales.to(dtype).repeat_interleave(block, -1)[..., :columns]

@@ -90,7 +90,14 @@ def test_a_tied_weight_counts_once():
 def test_more_of_anything_never_costs_less():
     block = plan.BlockFacts(path="a", experts=8, hidden_size=64, elements=10_000)
     facts = plan.Facts(
-        weight_bytes=80_000, elements=20_000, tensors=50, blocks=(block,), tokens=32, output_size=99
+        weight_bytes=80_000,
+        elements=20_000,
+        tensors=50,
+        largest_tensor=9_000,
+        is_lazy=False,
+        blocks=(block,),
+        tokens=32,
+        output_size=99,
     )
     base = plan.plan(facts)
     for more in (
