@@ -42,9 +42,9 @@ _ELEMENT_SECONDS = 1.5e-7
 _VISIT_SECONDS = 1.1e-8
 _TIME_LOW, _TIME_HIGH = 0.6, 1.7
 
-# A model whose weights stay in their files.  Memory: Python, PyTorch, Transformers and ONNX, and what
-# tracing a small model leaves: 560 MiB.  Mapped pages that validation keeps, golden tensors and what
-# the allocator keeps grow with the largest tensor.
+# A model whose weights stay in their files.  Memory: Python, PyTorch, Transformers, ONNX and what
+# tracing a small model leaves: 560 MiB.  Mapped pages that validation keeps, golden tensors and
+# what the allocator keeps grow with the largest tensor.
 _LAZY_BASE_BYTES = 560 * 2**20
 _LAZY_LARGEST_ELEMENT_BYTES = 11
 _LAZY_ERROR = 0.25
