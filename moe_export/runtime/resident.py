@@ -3,6 +3,9 @@
 ONNX Runtime maps a bundle's weights, and every page that was ever read counts as this process's
 memory, however large the model.  On Linux a process can give such pages back, and read them again
 from the file when it needs them.
+
+Pages are given back while a graph runs and at no other time: then its weights stay mapped where
+they are.  At another moment something else might come to lie there, and would lose its bytes.
 """
 
 from __future__ import annotations
@@ -18,13 +21,31 @@ from pathlib import Path
 LIMIT = 1 << 28
 _SECONDS = 0.01
 
+# Who holds it keeps a run from ending, or is what keeps others from giving pages back.
+_LOCK = threading.Lock()
+_runs = 0
+
 _STATUS, _MAPS = Path("/proc/self/statm"), Path("/proc/self/smaps")
+_WEIGHTS = ".onnx.data"
 _DONTNEED = getattr(mmap, "MADV_DONTNEED", None)
 
 
 @contextmanager
+def in_use() -> Iterator[None]:
+    """Meanwhile, a graph runs and its weights stay mapped."""
+    global _runs
+    with _LOCK:
+        _runs += 1
+    try:
+        yield
+    finally:
+        with _LOCK:
+            _runs -= 1
+
+
+@contextmanager
 def trimmed(folder: Path, limit: int = LIMIT) -> Iterator[None]:
-    """Meanwhile, give back the mapped files of ``folder`` whenever they take up ``limit`` bytes.
+    """Meanwhile, give back the weights of the bundle in ``folder`` when they take ``limit`` bytes.
 
     Where the system cannot tell or do that, nothing happens.
     """
@@ -46,9 +67,10 @@ def trimmed(folder: Path, limit: int = LIMIT) -> Iterator[None]:
 def _watch(folder: str, limit: int, done: threading.Event) -> None:
     advise = ctypes.CDLL(None).madvise
     while not done.wait(_SECONDS):
-        if _shared_bytes() > limit:
-            for start, length in _mapped(folder):
-                advise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONTNEED)
+        with _LOCK:
+            if _runs and _shared_bytes() > limit:
+                for start, length in _mapped(folder):
+                    advise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONTNEED)
 
 
 def _shared_bytes() -> int:
@@ -57,13 +79,13 @@ def _shared_bytes() -> int:
 
 
 def _mapped(folder: str) -> Iterator[tuple[int, int]]:
-    """Start and length of each mapping of a file in the folder that holds nothing but the file."""
+    """Start and length of each mapping of weights in the folder that nothing was written to."""
     start = length = 0
     for line in _MAPS.read_text(errors="replace").splitlines():
         if not line[0].isupper():
             span, *_, name = line.split(maxsplit=5)
             first, last = (int(end, 16) for end in span.split("-"))
-            inside = name.startswith(f"{folder}/")
+            inside = name.startswith(f"{folder}/") and name.endswith(_WEIGHTS)
             start, length = (first, last - first) if inside else (0, 0)
         elif line.startswith("Anonymous:") and length and line.split()[1] == "0":
             yield start, length

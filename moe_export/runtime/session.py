@@ -23,6 +23,7 @@ from moe_export.manifest import TensorInfo
 from moe_export.moe.packing import VERSION as PANELS_VERSION
 from moe_export.runtime.binding import Binding, first_line, is_out_of_memory, name_of, running
 from moe_export.runtime.bundle import Bundle, Graph
+from moe_export.runtime.resident import in_use
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -109,7 +110,8 @@ class Session:
         arrays = check_inputs(inputs, self.inputs)
         if not wanted:
             return {}
-        return dict(zip(wanted, _run(session, wanted, arrays), strict=True))
+        with in_use():
+            return dict(zip(wanted, _run(session, wanted, arrays), strict=True))
 
     def bind(self) -> Binding:
         """A place for inputs and outputs that stay where they are from run to run."""

@@ -17,7 +17,7 @@ MIB = 1 << 20
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells and takes back")
 def test_pages_of_a_mapped_file_are_given_back_and_read_again(tmp_path: Path) -> None:
-    path = tmp_path / "weights"
+    path = tmp_path / "model.onnx.data"
     numbers = np.random.default_rng(0).integers(0, 256, 64 * MIB, np.uint8)
     numbers.tofile(path)
     with path.open("rb") as file:
@@ -26,7 +26,7 @@ def test_pages_of_a_mapped_file_are_given_back_and_read_again(tmp_path: Path) ->
     before = resident._shared_bytes()
     assert np.array_equal(seen, numbers)
     assert resident._shared_bytes() >= before + 60 * MIB
-    with resident.trimmed(tmp_path, limit=0):
+    with resident.trimmed(tmp_path, limit=0), resident.in_use():
         for _ in range(100):
             if resident._shared_bytes() < before + 8 * MIB:
                 break
@@ -35,14 +35,26 @@ def test_pages_of_a_mapped_file_are_given_back_and_read_again(tmp_path: Path) ->
         assert np.array_equal(seen, numbers)
 
 
+def test_nothing_is_given_back_while_no_graph_runs(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx.data"
+    path.write_bytes(bytes(16 * MIB))
+    with path.open("rb") as file:
+        mapped = mmap.mmap(file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ)
+    assert not any(np.frombuffer(mapped, np.uint8))
+    before = resident._shared_bytes()
+    with resident.trimmed(tmp_path, limit=0):
+        time.sleep(0.1)
+    assert resident._shared_bytes() >= before - MIB
+
+
 def test_a_mapping_that_was_written_to_is_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "weights"
+    path = tmp_path / "model.onnx.data"
     path.write_bytes(bytes(16 * MIB))
     with path.open("rb") as file:
         mapped = mmap.mmap(
             file.fileno(), 0, flags=mmap.MAP_PRIVATE, prot=mmap.PROT_READ | mmap.PROT_WRITE
         )
     mapped[5] = 7
-    with resident.trimmed(tmp_path, limit=0):
+    with resident.trimmed(tmp_path, limit=0), resident.in_use():
         time.sleep(0.1)
     assert mapped[5] == 7
