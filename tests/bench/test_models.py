@@ -126,7 +126,7 @@ def test_the_first_token_is_not_part_of_the_decode_time():
     from model_job import paced
 
     clock = iter([0.0, 2.0, 5.0])
-    first, each, tokens = paced(iter(range(9)), 3, lambda: next(clock))
+    first, each, tokens = paced(lambda: iter(range(9)), 3, lambda: next(clock))
     assert (first, each, tokens) == (2.0, 1.0, (0, 1, 2, 3))
 
 
@@ -134,7 +134,7 @@ def test_an_answer_that_ends_early_is_not_a_measurement():
     from model_job import NotRunError, paced
 
     with pytest.raises(NotRunError, match="behind 3 tokens"):
-        paced(iter(range(3)), 3)
+        paced(lambda: iter(range(3)), 3)
 
 
 def _turn(prefill, decode, first):

@@ -92,7 +92,7 @@ def measure(job: Job, load: Callable[[Job], Engine]) -> Measured:
     loaded = time.perf_counter() - start
     for _ in engine.answer(_WARM_TOKENS):
         pass
-    first, decode, tokens = paced(engine.answer(job.new_tokens + 1), job.new_tokens)
+    first, decode, tokens = paced(lambda: engine.answer(job.new_tokens + 1), job.new_tokens)
     peak = peak_mib()
     prompt = job.prompt()["input_ids"].shape[1]
     if engine.see() is None:
@@ -108,10 +108,14 @@ def _seconds(call: Callable[[], object]) -> float:
 
 
 def paced(
-    answer: Iterator[int], count: int, clock: Callable[[], float] = time.perf_counter
+    begin: Callable[[], Iterator[int]], count: int, clock: Callable[[], float] = time.perf_counter
 ) -> tuple[float, float, tuple[int, ...]]:
-    """Seconds to the first token, seconds for each of ``count`` more, and all of their ids."""
+    """Seconds to the first token, seconds for each of ``count`` more, and all of their ids.
+
+    ``begin`` starts the answer: an engine may see the image before it hands out an iterator.
+    """
     start = clock()
+    answer = begin()
     tokens = [next(answer)]
     first = clock()
     tokens += itertools.islice(answer, count)
