@@ -125,6 +125,25 @@ class Turned(Later):
     """A matrix turned round; ``given`` holds it as it was, for products."""
 
 
+@dataclass(frozen=True)
+class Spread:
+    """``turned [H, N]`` once for each of a batch, ``[B, H, N]``, as products of batches want it."""
+
+    turned: Turned
+    batch: int
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.batch, *self.turned.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.turned.dtype
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return whole(self.turned).expand(stop - start, *self.turned.shape)
+
+
 def _later(func: Callable[..., Tensor], *tensors: Tensor, is_rowwise: bool) -> LazyTensor:
     meta = func(*map(_shell, tensors))
     given = tuple(_reader(t) for t in tensors)
@@ -205,9 +224,18 @@ def _permute(x: LazyTensor, dims: Sequence[int]) -> LazyTensor:
 @runs(_aten.reshape.default)
 def _view(x: LazyTensor, size: Sequence[int]) -> LazyTensor:
     shape = list(_shell(x).reshape(size).shape)
+    if shape == list(x.shape):
+        return _same(x)
     if x.dim() and shape and shape[0] == x.shape[0] and x.shape[0]:
         return _later(lambda rows: rows.reshape(-1, *shape[1:]), x, is_rowwise=True)
     return _later(lambda whole: whole.reshape(shape), x, is_rowwise=False)
+
+
+@runs(_aten.expand.default)
+def _expand(x: LazyTensor, size: Sequence[int], **_: Any) -> Any:
+    if isinstance(x.reader, Turned) and len(size) == 3 and size[1:] == list(x.shape):
+        return LazyTensor(Spread(x.reader, size[0]))
+    return NotImplemented
 
 
 @runs(_aten.unsqueeze.default)

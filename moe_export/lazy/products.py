@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_export.lazy.layout import Later, Turned
+from moe_export.lazy.layout import Later, Spread, Turned
 from moe_export.lazy.tensors import LazyTensor, Reader, real, runs, steps
 
 _aten: Any = torch.ops.aten
@@ -52,6 +52,17 @@ def _addmm(bias: Tensor, x: Tensor, other: Tensor, **kwargs: Any) -> Any:
     if matrix is None or kwargs:
         return NotImplemented
     return _product(real(x), matrix).add_(real(bias))
+
+
+@runs(_aten.bmm.default)
+def _bmm(x: Tensor, other: Tensor) -> Any:
+    """One matrix for all of a batch, which is how rows that do not lie together meet it."""
+    spread = other.reader if isinstance(other, LazyTensor) else None
+    if not isinstance(spread, Spread):
+        return NotImplemented
+    rows = real(x)
+    made = _product(rows.reshape(-1, rows.shape[-1]), spread.turned.given[0])
+    return made.reshape(*rows.shape[:-1], made.shape[-1])
 
 
 @runs(_aten.embedding.default)

@@ -14,9 +14,6 @@ Run = TypeVar("Run", bound=Callable[..., Any])
 
 _CPU = torch.device("cpu")
 
-# A slice of a matrix in a product: with its copy in another dtype it should stay in a core's cache.
-_SLICE_BYTES = 1 << 19
-
 
 class Reader(Protocol):
     """Where numbers come from: ``rows`` gives those of the leading axis from start to stop."""
@@ -73,10 +70,7 @@ class LazyTensor(torch.Tensor):
 
 def real(leaf: Any) -> Any:
     """The tensor in memory; what is not lazy, tensor or not, as it is."""
-    if not isinstance(leaf, LazyTensor):
-        return leaf
-    reader = leaf.reader
-    return reader.rows(0, reader.shape[0]) if reader.shape else whole(reader)
+    return whole(leaf.reader) if isinstance(leaf, LazyTensor) else leaf
 
 
 def slices(tensor: Tensor, nbytes: int) -> Iterator[Tensor]:

@@ -89,6 +89,33 @@ def test_a_product_reads_its_matrix_in_slices() -> None:
     assert max(read) * 4 <= 1 << 19
 
 
+def test_rows_that_do_not_lie_together_meet_it_in_slices_too() -> None:
+    matrix = torch.randn(4096, 128)
+    given, read = lazily(matrix)
+    last = torch.randn(2, 5, 128)[:, -1:]  # the last token of each text, as a head takes it
+    with torch.no_grad():
+        made = F.linear(last, given)
+    torch.testing.assert_close(made, F.linear(last, matrix))
+    assert max(read) * 4 <= 1 << 19
+
+
+@dataclass(frozen=True)
+class Doubling(Counted):
+    """A reader whose matrix meets twice the rows."""
+
+    def meet(self, rows: Tensor) -> Tensor:
+        return 2 * rows
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("tokens", [slice(None), slice(-1, None)])
+def test_a_matrix_says_what_becomes_of_rows_that_meet_it(tokens: slice, dtype: torch.dtype) -> None:
+    matrix, x = torch.randn(6, 8), torch.randn(3, 5, 8, dtype=dtype)[:, tokens]
+    with torch.no_grad():
+        made = F.linear(x, LazyTensor(Doubling(matrix)).to(dtype))
+    torch.testing.assert_close(made, F.linear(2 * x, matrix.to(dtype)))
+
+
 def test_one_expert_of_many_is_read_alone() -> None:
     experts = torch.randn(8, 16, 32)
     given, read = lazily(experts)
