@@ -48,14 +48,13 @@ class NarrowBlocks:
         """Fields of the text configuration that may be the experts' size: each, and all of one."""
         sizes = {size for tensor in block.parameters() for size in tensor.shape[1:]}
         sizes |= {size // 2 for size in sizes}
-        fields = [
-            (name, value)
+        wanted = tuple(
+            name
             for name, value in self._config.get_text_config().to_dict().items()
-            if isinstance(value, int) and name.endswith(("intermediate_size", "hidden_size", "dim"))
-        ]
-        wanted = [(name, value) for name, value in fields if value in sizes and "inter" in name]
-        together = tuple(name for name, _ in wanted)
-        return [*((name,) for name, _ in wanted), *([together] if len(together) > 1 else [])]
+            if isinstance(value, int) and value in sizes
+            if "inter" in name and name.endswith(("_size", "_dim"))
+        )
+        return [*((name,) for name in wanted), *([wanted] if len(wanted) > 1 else [])]
 
     def _model_without(self, names: tuple[str, ...]) -> nn.Module | None:
         """The model on no device, with these fields of its configuration small."""
@@ -67,7 +66,9 @@ class NarrowBlocks:
         config = copy.deepcopy(self._config)
         text = config.get_text_config()
         taken = {value for value in text.to_dict().values() if isinstance(value, int)}
-        width = next(w for w in _WIDTHS if not {w // 2, w, 2 * w} & taken)
+        width = next((w for w in _WIDTHS if not {w // 2, w, 2 * w} & taken), None)
+        if width is None:
+            return None
         for name in names:
             setattr(text, name, width)
         kind: Any = type(self._model)
