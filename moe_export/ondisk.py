@@ -63,9 +63,9 @@ class OpenFile:
                 target, offset = target[count:], offset + count
         except OSError as error:
             raise MemoryBudgetError(
-                f"{self._name} cannot be kept on disk: {error.strerror}",
-                where=tempfile.gettempdir(),
-                hint="free some space, or set TMPDIR to a folder on another disk",
+                f"quantised weights cannot be kept on disk: {error.strerror}",
+                where=self._name,
+                hint="free some space, or give -o a path on another disk",
             ) from error
 
 
@@ -125,8 +125,9 @@ class Spool:
         return {part: LazyTensor(reader) for part, reader in readers.items()}
 
     def _new_file(self) -> OpenFile:
-        with tempfile.TemporaryFile(dir=self.folder) as made:
-            return OpenFile(os.dup(made.fileno()), "quantised weights")
+        folder = self.folder or tempfile.gettempdir()
+        with tempfile.TemporaryFile(dir=folder) as made:
+            return OpenFile(os.dup(made.fileno()), str(folder))
 
 
 def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
+from moe_export.errors import MemoryBudgetError
 from moe_export.lazy import real
 from moe_export.moe.quantize import parse_precision, quantize
 from moe_export.ondisk import Spool
@@ -39,6 +42,18 @@ def test_a_weight_is_quantised_once_for_each_precision(tmp_path: Path) -> None:
     assert spool.quantized("w", weight, parse_precision("int8")) is one
     assert spool.quantized("w", weight, parse_precision("int4")) is not one
     assert spool.quantized("v", weight, parse_precision("int8")) is not one
+
+
+def test_a_full_disk_is_told_with_the_folder_that_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(MemoryBudgetError, match="No space left") as refusal:
+        Spool(tmp_path).quantized("w", torch.ones(2, 2), parse_precision("int8"))
+    assert refusal.value.where == str(tmp_path)
 
 
 def test_a_number_that_the_format_does_not_hold_is_refused(tmp_path: Path) -> None:
