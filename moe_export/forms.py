@@ -8,6 +8,7 @@ Stages import these and never each other.  At run time this module imports neith
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -137,15 +138,19 @@ class MoELayer(Protocol):
     """From rows to ``router_logits``."""
 
     correction_bias: torch.Tensor | None
-    replayed_ids: torch.Tensor | None
-    """When set, ``[T, K]`` experts that are taken instead of the router's choice."""
+    replayed: Callable[[], torch.Tensor] | None
+    """When set, it gives ``[T, K]`` experts that are taken instead of the router's choice.
+
+    This, the shift and what was seen are those of one run: every thread has its own.
+    """
 
     edge_shift: float
     """How far the edges at which rows are rounded are moved, in parts of the largest number of what
     is rounded together; 0 is where they belong."""
 
-    seen: dict[str, torch.Tensor]
-    """What the last run saw, by role: ``x``, ``router_logits``, ``topk_ids``, …, ``y``."""
+    @property
+    def seen(self) -> dict[str, torch.Tensor]:
+        """What the last run saw, by role: ``x``, ``router_logits``, ``topk_ids``, …, ``y``."""
 
     def __call__(self, x: torch.Tensor) -> Any:
         """What the original block returns for ``x [..., H]``."""
@@ -159,9 +164,11 @@ class MoELayer(Protocol):
         """The routed sum ``[T, Hout]`` of the experts alone."""
 
 
-@dataclass
-class Edges:
-    """How far the edges at which rows are rounded are moved, as ``MoELayer.edge_shift`` says."""
+class Edges(threading.local):
+    """How far the edges at which rows are rounded are moved, as ``MoELayer.edge_shift`` says.
+
+    Every thread that runs the model has its own.
+    """
 
     shift: float = 0.0
 

@@ -69,7 +69,7 @@ class OpenFile:
             ) from error
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
 class InFile:
     """The reader of a tensor at an offset of a file, in C order and little-endian."""
 
@@ -85,6 +85,12 @@ class InFile:
         flat = made.reshape(-1).view(torch.uint8).numpy()
         self.file.read_into(flat.data, self.offset + start * row)
         return made
+
+    def within(self, index: int, start: int, stop: int) -> Tensor:
+        """Rows ``start`` to ``stop`` of what stands at an index of the leading axis."""
+        size = math.prod(self.shape[1:]) * self.dtype.itemsize
+        entry = InFile(self.file, self.offset + index * size, self.shape[1:], self.dtype)
+        return entry.rows(start, stop)
 
 
 @dataclass

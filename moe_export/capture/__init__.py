@@ -5,17 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-
 from moe_export.capture.clean import clean, name_nodes, take_probes
-from moe_export.capture.completeness import names_read, unused_tensors
+from moe_export.capture.completeness import unused_tensors
 from moe_export.capture.golden import fresh_inputs, golden_inputs, record
+from moe_export.capture.look import look_at
 from moe_export.capture.precision import DENSE, dense_weights, give_precision, router_weights
-from moe_export.capture.rounding import rounding_cost
-from moe_export.capture.trace import output_names, trace
+from moe_export.capture.trace import trace
 from moe_export.capture.watch import Rounding
 from moe_export.capture.weights import take_weights
-from moe_export.errors import CaptureError
 from moe_export.forms import (
     MAIN_COMPONENT,
     OWN_NUMBERS,
@@ -49,7 +46,7 @@ def capture(
     parts = [_part(part, precision, dense_precision) for part in model.parts]
     blocks = tuple(block for part in model.parts for block in part.blocks)
     weights = [weight for part in parts for weight in part.component.weights.values()]
-    read = {name for part in model.parts for name in names_read(part.loaded)}
+    read = {name for part in parts for name in part.read}
     loaded = model.loaded
     return PortableModel(
         components={part.name: part.component for part in parts},
@@ -71,13 +68,14 @@ class _Part:
     component: Component
     golden: Golden
     rounding: RoundingCost | None
+    read: set[str]
 
 
 def _part(model: MarkedModel, precision: Precision, dense: Precision) -> _Part:
     """One graph and what the eager part does, on its own."""
     loaded = model.loaded
-    _require_determinism(model)
-    names = output_names(loaded.module, loaded.example_inputs)
+    look = look_at(model)
+    names = look.names
     traced = trace(model, names)
     weights = take_weights(traced.graph, model)  # first: what has no bytes cannot be folded away
     clean(traced.graph, traced.axes, weights, loaded.component)
@@ -91,12 +89,13 @@ def _part(model: MarkedModel, precision: Precision, dense: Precision) -> _Part:
         experts=precision if model.proven else OWN_NUMBERS, dense=dense, dense_names=dense_names
     )
     inputs = golden_inputs(model, traced.axes)
-    golden = record(model, inputs, names, rounding)
+    golden, cost = record(model, inputs, names, rounding)
     return _Part(
         name=loaded.component,
         component=Component(graph=traced.graph, weights=stored, probes=probes, dense=dense_names),
         golden=golden,
-        rounding=None if rounding.is_none else rounding_cost(model, inputs, names, golden),
+        rounding=cost,
+        read=look.read,
     )
 
 
@@ -130,22 +129,6 @@ def capture_live(
 def _live(model: MarkedModel, rounding: Rounding, seeds: tuple[int, ...]) -> Golden:
     loaded = model.loaded
     prefix = "" if loaded.component == MAIN_COMPONENT else f"{loaded.component}, "
-    names = output_names(loaded.module, loaded.example_inputs)
     inputs = {f"{prefix}fresh {seed}": fresh_inputs(model, seed) for seed in seeds}
-    return record(model, inputs, names, rounding)
-
-
-def _require_determinism(model: MarkedModel) -> None:
-    """Refuse a model whose two runs differ: nothing could be validated against it."""
-    module, inputs = model.loaded.module, model.loaded.example_inputs
-    with torch.no_grad():
-        first, second = (torch.utils._pytree.tree_leaves(module(**inputs)) for _ in range(2))
-    for one, other in zip(first, second, strict=True):
-        if isinstance(one, torch.Tensor) and not torch.equal(one.nan_to_num(), other.nan_to_num()):
-            noisy = [b for b in model.blocks if b.status == "unfused"]
-            raise CaptureError(
-                "two runs of the model on the same inputs differ, in eval mode"
-                + (f": {noisy[0].reason}" if noisy else ""),
-                where=noisy[0].path if noisy else type(module).__name__,
-                hint="remove what draws random numbers from forward() in eval mode",
-            )
+    golden, _ = record(model, inputs, look_at(model).names, rounding)
+    return golden

@@ -2,50 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Any
-
-import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
+from collections.abc import Iterable
 
 from moe_export.capture.weights import source_tensors
 from moe_export.errors import CompletenessError
 from moe_export.forms import BlockRecord, LoadedModel, Weight
 
 _NEVER_READ = "forward() never reads it"
-
-
-class Reads(TorchDispatchMode):
-    """Which tensors of a module a run reads."""
-
-    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
-        super().__init__()
-        self._memory: dict[int, list[str]] = {}
-        for name, tensor in tensors.items():
-            self._memory.setdefault(tensor.untyped_storage()._cdata, []).append(name)
-        self.names: set[str] = set()
-
-    def __torch_dispatch__(
-        self,
-        func: Any,
-        types: Any,
-        args: tuple[Any, ...] = (),
-        kwargs: dict[str, Any] | None = None,
-    ) -> Any:
-        for leaf in tree_leaves((args, kwargs)):
-            if isinstance(leaf, Tensor):
-                self.names.update(self._memory.get(leaf.untyped_storage()._cdata, ()))
-        return func(*args, **(kwargs or {}))
-
-
-def names_read(loaded: LoadedModel) -> set[str]:
-    """Source tensors that one eager run on the example reads."""
-    reads = Reads(source_tensors(loaded.module))
-    with torch.no_grad(), reads:
-        loaded.module(**loaded.example_inputs)
-    return reads.names
 
 
 def unused_tensors(

@@ -11,8 +11,9 @@ with all edges moved show what that costs: ``docs/decisions/0010``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,26 +22,29 @@ import torch
 from torch import Tensor, nn
 
 from moe_export.capture.axes import Axes, other_sizes, resized
+from moe_export.capture.rounding import OwnRun, rounding_cost
 from moe_export.capture.watch import (
     Rounding,
     array_of,
     layer_at,
     layer_spec,
     run_watched,
+    side_by_side,
     tensors_in,
     with_layers,
 )
 from moe_export.forms import (
     OWN_NUMBERS,
     BlockRecord,
-    Edges,
     ExpertCase,
     Golden,
     GoldenCase,
     LayerTensors,
     MarkedModel,
     MoELayer,
+    RoundingCost,
 )
+from moe_export.lazy import Promise
 from moe_export.moe.reference import routing_margin, selecting_scores
 
 Array = npt.NDArray[Any]
@@ -60,10 +64,10 @@ moved down, the two runs hold every fall that such noise can cause where rows ar
 
 
 @dataclass(frozen=True)
-class _Runs:
+class _Model:
     """The eager model in a precision, and its float64 twin."""
 
-    model: MarkedModel
+    marked: MarkedModel
     eager: nn.Module
     reference: nn.Module
     rounding: Rounding
@@ -75,23 +79,35 @@ class _Runs:
 
     @property
     def paths(self) -> list[str]:
-        return [block.path for block in self.model.proven]
+        return [block.path for block in self.marked.proven]
 
 
 def record(
     model: MarkedModel, inputs: Mapping[str, Inputs], names: list[str], rounding: Rounding
-) -> Golden:
-    """Golden tensors of the eager model on each set of inputs, and of each layer's experts."""
-    runs = _Runs(
-        model=model,
+) -> tuple[Golden, RoundingCost | None]:
+    """Golden tensors of the eager model on each set of inputs, and of each layer's experts.
+
+    Beside them what rounding costs, for a model that is rounded.
+    """
+    pair = _Model(
+        marked=model,
         eager=eager_model(model, rounding),
         reference=with_layers(model, _EXACT, rounding),
         rounding=rounding,
     )
-    return Golden(
-        cases=tuple(_case(runs, name, given, names) for name, given in inputs.items()),
-        experts={block.name: _expert_case(runs, block) for block in model.proven},
+    cases = [_Case(pair, name, given) for name, given in inputs.items()]
+    experts = _Experts(pair, beside=cases[0])
+    own = [] if rounding.is_none else [OwnRun(model, given) for given in inputs.values()]
+    # The eager runs come first: the others are told what these chose.
+    runs = [case.run for case in cases]
+    runs += [run for case in cases for run in case.replays]
+    runs += [each.run for each in own] + experts.runs
+    side_by_side(model.loaded.module, runs)
+    golden = Golden(
+        cases=tuple(case.golden(names) for case in cases),
+        experts={block.name: experts.case(block) for block in model.proven},
     )
+    return golden, rounding_cost(model, own, names, golden) if own else None
 
 
 def eager_model(model: MarkedModel, rounding: Rounding) -> nn.Module:
@@ -134,40 +150,6 @@ def fresh_inputs(model: MarkedModel, seed: int) -> Inputs:
     return {name: fresh(x) for name, x in model.loaded.example_inputs.items()}
 
 
-def _case(runs: _Runs, name: str, inputs: Inputs, names: list[str]) -> GoldenCase:
-    outputs, calls = run_watched(runs.eager, inputs, runs.paths)
-    layers: dict[str, Seen] = {}
-    for path in runs.paths:
-        x, y = calls[path]
-        rows = x.reshape(-1, x.shape[-1])
-        with torch.no_grad():
-            layers[path] = {**runs.model.layers[path].watch(rows), "y": y.reshape(-1, y.shape[-1])}
-    exact = _replayed(runs.reference, {key: _widened(x) for key, x in inputs.items()}, layers)
-    moved = [
-        _replayed(runs.eager, inputs, layers, shift, runs.model.edges) for shift in runs.shifts
-    ]
-    return GoldenCase(
-        name=name,
-        component=runs.model.loaded.component,
-        inputs={key: array_of(x) for key, x in inputs.items()},
-        outputs=_by_name(names, outputs),
-        outputs_reference=_by_name(names, exact.outputs),
-        outputs_edge_error={
-            key: _edge_error(reference, [run.outputs[place] for run in moved])
-            for place, (key, reference) in enumerate(zip(names, exact.outputs, strict=True))
-        },
-        layers={
-            block.name: _layer_tensors(
-                block,
-                layers[block.path],
-                layer_at(runs.reference, block.path),
-                [run.seen[block.path] for run in moved],
-            )
-            for block in runs.model.proven
-        },
-    )
-
-
 @dataclass(frozen=True)
 class _Replay:
     """A run with the eager model's choice of experts: its outputs, and what each layer saw."""
@@ -176,32 +158,102 @@ class _Replay:
     seen: dict[str, Seen]
 
 
-def _replayed(
-    module: nn.Module,
-    inputs: Inputs,
-    chosen: Mapping[str, Seen],
-    shift: float = 0.0,
-    edges: Edges | None = None,
-) -> _Replay:
-    """Run a model of layers on the choice of another run, with its rounding edges moved."""
-    layers = {path: layer_at(module, path) for path in chosen}
-    for path, layer in layers.items():
-        layer.replayed_ids, layer.edge_shift = chosen[path]["topk_ids"], shift
-    edges = edges or Edges()
-    edges.shift = shift
-    with torch.no_grad():
-        outputs = tensors_in(module(**inputs))
-    edges.shift = 0.0
-    for layer in layers.values():
-        layer.replayed_ids, layer.edge_shift = None, 0.0
-    return _Replay(outputs, {path: dict(layer.seen) for path, layer in layers.items()})
+class _Case:
+    """The runs that make one golden case."""
+
+    def __init__(self, model: _Model, name: str, inputs: Inputs) -> None:
+        self._model, self._name, self._inputs = model, name, inputs
+        self._routed: dict[str, Promise[Seen]] = {path: Promise() for path in model.paths}
+        self._exact: Promise[_Replay] = Promise()
+        self._moved: dict[float, Promise[_Replay]] = {s: Promise() for s in model.shifts}
+        self._outputs: list[Tensor] = []
+        self._layers: dict[str, Seen] = {}
+
+    def run(self) -> None:
+        """The eager run, which routes for itself."""
+        marked = self._model.marked
+
+        def route(path: str, x: Tensor) -> None:
+            with torch.no_grad():
+                seen = marked.layers[path].watch(x.reshape(-1, x.shape[-1]))
+            self._routed[path].keep(seen)
+
+        self._outputs, calls = run_watched(
+            self._model.eager, self._inputs, self._model.paths, route
+        )
+        for path, (_, y) in calls.items():
+            rows = y.reshape(-1, y.shape[-1])
+            self._layers[path] = {**self.routed(path), "y": rows}
+
+    @property
+    def replays(self) -> list[Callable[[], None]]:
+        """The float64 run, and those with the edges moved."""
+        wide = {key: _widened(x) for key, x in self._inputs.items()}
+        exact = partial(self._replay, self._model.reference, wide, 0.0, self._exact)
+        moved = [
+            partial(self._replay, self._model.eager, self._inputs, shift, promise)
+            for shift, promise in self._moved.items()
+        ]
+        return [exact, *moved]
+
+    def _replay(
+        self, module: nn.Module, inputs: Inputs, shift: float, promise: Promise[_Replay]
+    ) -> None:
+        """Run a model of layers on the choice of the eager run, with its rounding edges moved."""
+        layers = {path: layer_at(module, path) for path in self._model.paths}
+        edges = self._model.marked.edges
+        for path, layer in layers.items():
+            layer.replayed = partial(self._chosen, path)
+            layer.edge_shift = shift
+        edges.shift = shift
+        with torch.no_grad():
+            outputs = tensors_in(module(**inputs))
+        edges.shift = 0.0
+        for layer in layers.values():
+            layer.replayed, layer.edge_shift = None, 0.0
+        promise.keep(_Replay(outputs, {path: dict(layer.seen) for path, layer in layers.items()}))
+
+    def routed(self, path: str) -> Seen:
+        """What the eager run saw before it came to a layer's experts."""
+        return self._routed[path].get()
+
+    def _chosen(self, path: str) -> Tensor:
+        return self.routed(path)["topk_ids"]
+
+    def golden(self, names: list[str]) -> GoldenCase:
+        """What the runs gave, when all are over."""
+        exact, moved = self._exact.get(), [promise.get() for promise in self._moved.values()]
+        return GoldenCase(
+            name=self._name,
+            component=self._model.marked.loaded.component,
+            inputs={key: array_of(x) for key, x in self._inputs.items()},
+            outputs=_by_name(names, self._outputs),
+            outputs_reference=_by_name(names, exact.outputs),
+            outputs_edge_error={
+                key: _edge_error(reference, [run.outputs[place] for run in moved])
+                for place, (key, reference) in enumerate(zip(names, exact.outputs, strict=True))
+            },
+            layers={
+                block.name: _layer_tensors(
+                    block,
+                    self._layers[block.path],
+                    exact.seen[block.path],
+                    layer_at(self._model.reference, block.path).correction_bias,
+                    [run.seen[block.path] for run in moved],
+                )
+                for block in self._model.marked.proven
+            },
+        )
 
 
 def _layer_tensors(
-    block: BlockRecord, eager: Seen, reference: MoELayer, moved: Sequence[Seen]
+    block: BlockRecord,
+    eager: Seen,
+    exact: Seen,
+    correction_bias: Tensor | None,
+    moved: Sequence[Seen],
 ) -> LayerTensors:
-    exact = reference.seen
-    bias = None if reference.correction_bias is None else array_of(reference.correction_bias)
+    bias = None if correction_bias is None else array_of(correction_bias)
     router = layer_spec(block).router
     logits = array_of(eager["router_logits"])
     return LayerTensors(
@@ -234,8 +286,57 @@ def _noise(block: BlockRecord, runs: Sequence[Seen], exact: Seen, bias: Array | 
     return np.asarray(2 * np.max(off, axis=0))
 
 
-def _expert_case(runs: _Runs, block: BlockRecord) -> ExpertCase:
-    """Synthetic tokens that visit every expert in every place of the top-k."""
+class _Experts:
+    """Each layer's experts alone, on tokens that visit every expert in every place of the top-k."""
+
+    def __init__(self, model: _Model, beside: _Case) -> None:
+        self._model, self._beside = model, beside
+        self._made: dict[tuple[str, str, float], Tensor] = {}
+
+    @property
+    def runs(self) -> list[Callable[[], None]]:
+        """All layers in float32, in float64, and with the edges moved."""
+        kinds = [("eager", 0.0), ("exact", 0.0), *(("eager", s) for s in self._model.shifts)]
+        return [partial(self._run, kind, shift) for kind, shift in kinds]
+
+    def _run(self, kind: str, shift: float) -> None:
+        for block in self._model.marked.proven:
+            self._beside.routed(block.path)  # or it would read the experts before others do
+            x, ids, weights = _visits(block)
+            layer, dtype = self._layer(kind, block)
+            layer.edge_shift = shift
+            with torch.no_grad():
+                self._made[block.name, kind, shift] = layer.mix(x.to(dtype), ids, weights.to(dtype))
+            layer.edge_shift = 0.0
+
+    def _layer(self, kind: str, block: BlockRecord) -> tuple[MoELayer, torch.dtype]:
+        """The experts of a block: the eager model has them in float32 where it rounds."""
+        model = self._model
+        if kind == "exact":
+            return layer_at(model.reference, block.path), _EXACT
+        if model.eager is not model.marked.loaded.module:
+            return layer_at(model.eager, block.path), torch.float32
+        source = model.eager.get_submodule(block.path)
+        real = model.marked.real_layer(block.path, source, torch.float32, OWN_NUMBERS)
+        return real, torch.float32
+
+    def case(self, block: BlockRecord) -> ExpertCase:
+        """What the runs gave for a block, when all are over."""
+        x, ids, weights = _visits(block)
+        exact = self._made[block.name, "exact", 0.0]
+        moved = [self._made[block.name, "eager", shift] for shift in self._model.shifts]
+        return ExpertCase(
+            x=array_of(x),
+            topk_ids=array_of(ids),
+            topk_weights=array_of(weights),
+            y=array_of(self._made[block.name, "eager", 0.0]),
+            y_reference=array_of(exact),
+            y_edge_error=_edge_error(exact, moved),
+        )
+
+
+def _visits(block: BlockRecord) -> tuple[Tensor, Tensor, Tensor]:
+    """Synthetic tokens ``[T, H]``, their experts and weights ``[T, K]``."""
     spec = layer_spec(block)
     experts, top_k = spec.experts, spec.router.top_k
     generator = torch.Generator().manual_seed(30)
@@ -243,31 +344,7 @@ def _expert_case(runs: _Runs, block: BlockRecord) -> ExpertCase:
     x = torch.randn(tokens, experts.hidden_size, generator=generator)
     ids = (torch.arange(tokens).reshape(-1, 1) + torch.arange(top_k)) % experts.num_experts
     weights = torch.rand(tokens, top_k, generator=generator).add(0.5) / top_k
-
-    def mixed(layer: MoELayer, dtype: torch.dtype, shift: float = 0.0) -> Tensor:
-        layer.edge_shift = shift
-        with torch.no_grad():
-            y = layer.mix(x.to(dtype), ids.int(), weights.to(dtype))
-        layer.edge_shift = 0.0
-        return y
-
-    eager, exact = _eager_layer(runs, block), mixed(layer_at(runs.reference, block.path), _EXACT)
-    return ExpertCase(
-        x=array_of(x),
-        topk_ids=array_of(ids.int()),
-        topk_weights=array_of(weights),
-        y=array_of(mixed(eager, torch.float32)),
-        y_reference=array_of(exact),
-        y_edge_error=_edge_error(exact, [mixed(eager, torch.float32, s) for s in runs.shifts]),
-    )
-
-
-def _eager_layer(runs: _Runs, block: BlockRecord) -> MoELayer:
-    """The experts of a block in float32: the eager model has them where it rounds."""
-    if runs.eager is runs.model.loaded.module:
-        source = runs.eager.get_submodule(block.path)
-        return runs.model.real_layer(block.path, source, torch.float32, OWN_NUMBERS)
-    return layer_at(runs.eager, block.path)
+    return x, ids.int(), weights
 
 
 def _edge_error(exact: Tensor, moved: Sequence[Tensor]) -> Array:

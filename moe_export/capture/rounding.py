@@ -6,7 +6,7 @@ be told from a defect; whether the cost is worth its speed is for the model's au
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,27 +21,41 @@ Array = npt.NDArray[Any]
 Inputs = Mapping[str, Tensor]
 
 
+class OwnRun:
+    """A run of the eager model as it was: its outputs, and the experts it chose."""
+
+    def __init__(self, model: MarkedModel, inputs: Inputs) -> None:
+        self._model, self._inputs = model, inputs
+        self.outputs: list[Tensor] = []
+        self.chosen: dict[str, Array] = {}
+        """``topk_ids [T, K]`` by block."""
+
+    def run(self) -> None:
+        """Run it."""
+        paths = [block.path for block in self._model.proven]
+        self.outputs, calls = run_watched(self._model.loaded.module, self._inputs, paths)
+        for block in self._model.proven:
+            x, _ = calls[block.path]
+            with torch.no_grad():
+                seen = self._model.layers[block.path].watch(x.reshape(-1, x.shape[-1]))
+            self.chosen[block.name] = array_of(seen["topk_ids"])
+
+
 def rounding_cost(
-    model: MarkedModel, inputs: Mapping[str, Inputs], names: list[str], rounded: Golden
+    model: MarkedModel, own: Sequence[OwnRun], names: list[str], rounded: Golden
 ) -> RoundingCost:
-    """The golden tensors of a rounded model beside the model's own on the same inputs.
+    """The golden tensors of a rounded model beside the model's own runs on the same inputs.
 
     Outputs and routing are compared over all cases; a token's set of experts counts, not their
     order.
     """
-    paths = [block.path for block in model.proven]
     outputs: dict[str, list[tuple[Array, Array]]] = {name: [] for name in names}
     routing: dict[str, list[Array]] = {block.name: [] for block in model.proven}
-    for case in rounded.cases:
-        made, calls = run_watched(model.loaded.module, inputs[case.name], paths)
-        for name, tensor in zip(names, made, strict=True):
+    for case, run in zip(rounded.cases, own, strict=True):
+        for name, tensor in zip(names, run.outputs, strict=True):
             outputs[name].append((case.outputs[name], array_of(tensor)))
-        for block in model.proven:
-            x, _ = calls[block.path]
-            with torch.no_grad():
-                seen = model.layers[block.path].watch(x.reshape(-1, x.shape[-1]))
-            ids = array_of(seen["topk_ids"])
-            routing[block.name].append(_same_set(ids, case.layers[block.name].topk_ids))
+        for layer, ids in run.chosen.items():
+            routing[layer].append(_same_set(ids, case.layers[layer].topk_ids))
     return RoundingCost(
         outputs={name: _cost(pairs) for name, pairs in outputs.items()},
         routing={layer: _share(np.concatenate(same)) for layer, same in routing.items()},

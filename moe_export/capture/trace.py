@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import onnx_ir as ir
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten_with_path
 
 from moe_export.capture.axes import (
     Axes,
@@ -76,29 +75,6 @@ def trace(model: MarkedModel, output_names: list[str]) -> Trace:
     if onnx_program is None:
         raise AssertionError("torch.onnx.export returned no program")
     return Trace(onnx_program.model, axes)
-
-
-def output_names(module: nn.Module, inputs: Mapping[str, Tensor]) -> list[str]:
-    """Names for the outputs: dictionary keys and fields where there are any, else ``output``."""
-    with torch.no_grad():
-        leaves, _ = tree_flatten_with_path(module(**inputs))
-    tensors = [(path, leaf) for path, leaf in leaves if leaf is not None]
-    for path, leaf in tensors:
-        if not isinstance(leaf, Tensor):
-            raise CaptureError(
-                f"the model returns a {type(leaf).__name__} beside its tensors",
-                where=f"{_name(module)}, output {_words(path) or '0'}",
-                hint="return tensors only (in a tuple, a dict or a named tuple)",
-            )
-    if len(tensors) == 1 and not _words(tensors[0][0]).strip("0123456789_"):
-        return ["output"]
-    words = [_words(path) for path, _ in tensors]
-    return [f"output_{word}" if word[:1].isdigit() else word for word in words]
-
-
-def _words(path: tuple[object, ...]) -> str:
-    parts = (getattr(p, "key", getattr(p, "name", getattr(p, "idx", ""))) for p in path)
-    return "_".join(str(part) for part in parts)
 
 
 def _placeholders(program: torch.export.ExportedProgram) -> dict[str, Tensor]:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -14,12 +15,13 @@ from torch.utils._pytree import tree_leaves
 
 from moe_export.errors import CaptureError
 from moe_export.forms import OWN_NUMBERS, BlockRecord, MarkedModel, MoELayer
-from moe_export.lazy import real, twin_of
+from moe_export.lazy import is_lazy, real, together, twin_of
 from moe_export.moe.layer import LayerSpec
 from moe_export.moe.quantize import Precision
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Tensor]
+Run = TypeVar("Run")
 
 # What running a model may raise for sizes or values that it does not take.
 REFUSALS = (RuntimeError, ValueError, IndexError)
@@ -83,27 +85,46 @@ def layer_spec(block: BlockRecord) -> LayerSpec:
 
 
 def run_watched(
-    module: nn.Module, inputs: Inputs, paths: list[str]
+    module: nn.Module,
+    inputs: Inputs,
+    paths: list[str],
+    meet: Callable[[str, Tensor], None] = lambda path, x: None,
 ) -> tuple[list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
-    """The module's outputs, and what went in and out of each block.
+    """The module's outputs, and what went in and out of each block the first time.
 
-    Raises ``CaptureError`` where the module refuses the inputs.
+    ``meet`` hears of each block's input before the block runs.  Raises ``CaptureError`` where the
+    module refuses the inputs.
     """
+    entered: dict[str, Tensor] = {}
     calls: dict[str, tuple[Tensor, Tensor]] = {}
+    mine = threading.get_ident()  # others may run the same module
 
-    def watch(path: str) -> Any:
-        def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            (x,) = tensors_in((args, kwargs))
-            rows = x.shape[:-1].numel()
-            y = next(t for t in tensors_in(output) if t.dim() > 1 and t.shape[:-1].numel() == rows)
-            calls.setdefault(path, (x.clone(), y.clone()))
+    def before(path: str) -> Any:
+        def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
+            if path not in entered and threading.get_ident() == mine:
+                (x,) = tensors_in((args, kwargs))
+                entered[path] = x.clone()
+                meet(path, entered[path])
 
         return hook
 
-    handles = [
-        module.get_submodule(p).register_forward_hook(watch(p), with_kwargs=True) for p in paths
-    ]
+    def behind(path: str) -> Any:
+        def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            if path not in calls and threading.get_ident() == mine:
+                x = entered[path]
+                rows = x.shape[:-1].numel()
+                fits = (t for t in tensors_in(output) if t.dim() > 1)
+                y = next(t for t in fits if t.shape[:-1].numel() == rows)
+                calls[path] = (x, y.clone())
+
+        return hook
+
+    handles = []
     try:
+        for path in paths:
+            block = module.get_submodule(path)
+            handles.append(block.register_forward_pre_hook(before(path), with_kwargs=True))
+            handles.append(block.register_forward_hook(behind(path), with_kwargs=True))
         with torch.no_grad():
             return tensors_in(module(**inputs)), calls
     except REFUSALS as error:
@@ -116,6 +137,16 @@ def run_watched(
     finally:
         for handle in handles:
             handle.remove()
+
+
+def side_by_side(module: nn.Module, runs: Sequence[Callable[[], Run]]) -> list[Run]:
+    """What the runs of a model return: beside each other where its weights are read from files.
+
+    A model in memory gains nothing by that, and its code may not expect it: one after the other.
+    """
+    if is_lazy(*module.parameters(), *module.buffers()):
+        return together(runs)
+    return [run() for run in runs]
 
 
 def tensors_in(tree: Any) -> list[Tensor]:

@@ -6,12 +6,17 @@ and casts of them are put off (``layout``); a product reads its matrix in slices
 """
 
 from moe_export.lazy import layout, products
+from moe_export.lazy.layout import within
 from moe_export.lazy.models import in_memory, made_of, twin_of, without_numbers
+from moe_export.lazy.products import grouped_product
 from moe_export.lazy.tensors import LazyTensor, Reader, is_lazy, real, runs, slices
+from moe_export.lazy.together import Promise, together
 
 __all__ = [
     "LazyTensor",
+    "Promise",
     "Reader",
+    "grouped_product",
     "in_memory",
     "is_lazy",
     "layout",
@@ -20,6 +25,8 @@ __all__ = [
     "real",
     "runs",
     "slices",
+    "together",
     "twin_of",
+    "within",
     "without_numbers",
 ]

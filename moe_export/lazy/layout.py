@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from moe_export.lazy.tensors import LazyTensor, Reader, has_cheap_rows, runs, whole
+from moe_export.lazy.together import Place
 
 _aten: Any = torch.ops.aten
 
@@ -36,6 +37,63 @@ class Later:
 
 
 @dataclass(frozen=True)
+class _Call:
+    """``func`` with what it takes behind the tensor, equal to any other of the same."""
+
+    func: Callable[..., Tensor]
+    more: tuple[Any, ...]
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return self.func(rows, *self.more)
+
+
+@dataclass(frozen=True)
+class _OfAll:
+    """``func`` along an axis of several tensors."""
+
+    func: Callable[..., Tensor]
+    axis: int
+
+    def __call__(self, *rows: Tensor) -> Tensor:
+        return self.func(rows, self.axis)
+
+
+@dataclass(frozen=True)
+class _Cast(Later):
+    """The same numbers in another dtype."""
+
+
+def narrowest(reader: Reader) -> Reader:
+    """What casts that lose nothing were made of."""
+    while isinstance(reader, _Cast) and _holds(reader.dtype, reader.given[0].dtype):
+        reader = reader.given[0]
+    return reader
+
+
+def _holds(wide: torch.dtype, narrow: torch.dtype) -> bool:
+    return narrow.is_floating_point and torch.promote_types(wide, narrow) is wide
+
+
+def place_of(reader: Reader) -> Place:
+    """Which tensor a matrix is part of, and which of its leading axis, as far as that shows."""
+    of: Any = reader
+    while not isinstance(of, _Entry):
+        inner = _made_of(of)
+        if inner is None:
+            return Place(of, 0)
+        of = inner
+    return Place(of.inner, of.index)
+
+
+def _made_of(reader: Any) -> Reader | None:
+    """The one reader that another is made of, if it is one."""
+    if isinstance(reader, Later):
+        return reader.given[0] if len(reader.given) == 1 else None
+    inner: Reader | None = getattr(reader, "inner", None)
+    return inner
+
+
+@dataclass(frozen=True)
 class _Joined:
     """Readers one after the other along the leading axis."""
 
@@ -59,6 +117,23 @@ class _Joined:
             first += part.shape[0]
         return out
 
+    def within(self, index: int, start: int, stop: int) -> Tensor:
+        """Rows of what stands at an index of the leading axis."""
+        for part in self.parts:
+            if index < part.shape[0]:
+                return within(part, index, start, stop)
+            index -= part.shape[0]
+        raise IndexError(index)
+
+
+def within(reader: Any, index: int, start: int, stop: int) -> Tensor:
+    """Rows of what stands at an index of a reader, and no others where it can do that."""
+    if hasattr(reader, "within"):
+        made: Tensor = reader.within(index, start, stop)
+        return made
+    entry: Tensor = reader.rows(index, index + 1)[0]
+    return entry[start:stop] if entry.shape else entry
+
 
 @dataclass(frozen=True)
 class _Under:
@@ -77,6 +152,10 @@ class _Under:
 
     def rows(self, start: int, stop: int) -> Tensor:
         return whole(self.inner)[None][start:stop]
+
+    def within(self, index: int, start: int, stop: int) -> Tensor:
+        """Rows of the one that stands there."""
+        return self.inner.rows(start, stop)
 
 
 @dataclass(frozen=True)
@@ -105,7 +184,10 @@ class _Entry:
 
     inner: Reader
     index: int
-    has_cheap_rows = False
+
+    @property
+    def has_cheap_rows(self) -> bool:
+        return hasattr(self.inner, "within")
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -116,8 +198,7 @@ class _Entry:
         return self.inner.dtype
 
     def rows(self, start: int, stop: int) -> Tensor:
-        entry = self.inner.rows(self.index, self.index + 1)[0]
-        return entry[start:stop] if self.shape else entry
+        return within(self.inner, self.index, start, stop)
 
 
 @dataclass(frozen=True)
@@ -144,17 +225,19 @@ class Spread:
         return whole(self.turned).expand(stop - start, *self.turned.shape)
 
 
-def _later(func: Callable[..., Tensor], *tensors: Tensor, is_rowwise: bool) -> LazyTensor:
+def _later(
+    func: Callable[..., Tensor], *tensors: Tensor, is_rowwise: bool, kind: type[Later] = Later
+) -> LazyTensor:
     meta = func(*map(_shell, tensors))
     given = tuple(_reader(t) for t in tensors)
-    return LazyTensor(Later(func, given, tuple(meta.shape), meta.dtype, is_rowwise))
+    return LazyTensor(kind(func, given, tuple(meta.shape), meta.dtype, is_rowwise))
 
 
 def _shell(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="meta")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Held:
     """A tensor that is in memory, among others that are not."""
 
@@ -194,7 +277,13 @@ def _cast(x: LazyTensor, dtype: torch.dtype | None = None, **kwargs: Any) -> Any
         return _shell(x)
     if dtype is None or dtype is x.dtype:
         return LazyTensor(x.reader)
-    return _later(lambda rows: rows.to(dtype), x, is_rowwise=bool(x.shape))
+    return _later(_Call(Tensor.to, (dtype,)), x, is_rowwise=bool(x.shape), kind=_Cast)
+
+
+@runs(_aten.to.dtype)
+def _to(x: LazyTensor, dtype: torch.dtype, *_: Any, **__: Any) -> Any:
+    """As it comes from inside an operator."""
+    return _cast(x, dtype)
 
 
 @runs(_aten.t.default)
@@ -207,16 +296,15 @@ def _transpose(x: LazyTensor, dim0: int, dim1: int) -> LazyTensor:
     one, other = _axis(x, dim0), _axis(x, dim1)
     if one == other:
         return _same(x)
+    turn = _Call(Tensor.transpose, (one, other))
     if one and other:
-        return _later(lambda rows: rows.transpose(one, other), x, is_rowwise=True)
-    made = _later(lambda whole: whole.transpose(one, other), x, is_rowwise=False).reader
-    kind = Turned if x.dim() == 2 else Later
-    return LazyTensor(kind(made.func, made.given, made.shape, made.dtype, False))  # type: ignore[attr-defined]
+        return _later(turn, x, is_rowwise=True)
+    return _later(turn, x, is_rowwise=False, kind=Turned if x.dim() == 2 else Later)
 
 
 @runs(_aten.permute.default)
 def _permute(x: LazyTensor, dims: Sequence[int]) -> LazyTensor:
-    return _later(lambda rows: rows.permute(dims), x, is_rowwise=dims[0] == 0)
+    return _later(_Call(Tensor.permute, tuple(dims)), x, is_rowwise=dims[0] == 0)
 
 
 @runs(_aten.view.default)
@@ -227,8 +315,8 @@ def _view(x: LazyTensor, size: Sequence[int]) -> LazyTensor:
     if shape == list(x.shape):
         return _same(x)
     if x.dim() and shape and shape[0] == x.shape[0] and x.shape[0]:
-        return _later(lambda rows: rows.reshape(-1, *shape[1:]), x, is_rowwise=True)
-    return _later(lambda whole: whole.reshape(shape), x, is_rowwise=False)
+        return _later(_Call(Tensor.reshape, (-1, *shape[1:])), x, is_rowwise=True)
+    return _later(_Call(Tensor.reshape, tuple(shape)), x, is_rowwise=False)
 
 
 @runs(_aten.expand.default)
@@ -243,15 +331,18 @@ def _unsqueeze(x: LazyTensor, dim: int) -> LazyTensor:
     place = dim % (x.dim() + 1)
     if place == 0:
         return LazyTensor(_Under(x.reader))
-    return _later(lambda rows: rows.unsqueeze(place), x, is_rowwise=True)
+    return _later(_Call(Tensor.unsqueeze, (place,)), x, is_rowwise=True)
 
 
 @runs(_aten.select.int)
 def _select(x: LazyTensor, dim: int, index: int) -> LazyTensor:
     axis = _axis(x, dim)
+    if axis == 0 and isinstance(x.reader, _Cast):  # of the same numbers, so that they are known
+        entry: LazyTensor = _cast(_select(LazyTensor(x.reader.given[0]), 0, index), x.dtype)
+        return entry
     if axis == 0:
         return LazyTensor(_Entry(x.reader, index % x.shape[0]))
-    return _later(lambda rows: rows.select(axis, index), x, is_rowwise=True)
+    return _later(_Call(Tensor.select, (axis, index)), x, is_rowwise=True)
 
 
 @runs(_aten.slice.Tensor)
@@ -262,9 +353,8 @@ def _slice(
     first, last, _ = slice(start, end).indices(x.shape[axis])
     if axis == 0 and step == 1:
         return LazyTensor(_Part(x.reader, first, max(first, last)))
-    return _later(
-        lambda rows: _aten.slice.Tensor(rows, axis, start, end, step), x, is_rowwise=axis > 0
-    )
+    part = _Call(_aten.slice.Tensor, (axis, start, end, step))
+    return _later(part, x, is_rowwise=axis > 0)
 
 
 @runs(_aten.split.Tensor)
@@ -291,7 +381,7 @@ def _stack(tensors: Sequence[Tensor], dim: int = 0) -> LazyTensor:
     torch.stack([_shell(t) for t in tensors], place)  # or it objects to their shapes
     if place == 0:
         return LazyTensor(_Joined(tuple(_Under(_reader(t)) for t in tensors)))
-    return _later(lambda *rows: torch.stack(rows, place), *tensors, is_rowwise=True)
+    return _later(_OfAll(torch.stack, place), *tensors, is_rowwise=True)
 
 
 @runs(_aten.cat.default)
@@ -300,4 +390,4 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> LazyTensor:
     torch.cat([_shell(t) for t in tensors], axis)
     if axis == 0:
         return LazyTensor(_Joined(tuple(map(_reader, tensors))))
-    return _later(lambda *rows: torch.cat(rows, axis), *tensors, is_rowwise=True)
+    return _later(_OfAll(torch.cat, axis), *tensors, is_rowwise=True)

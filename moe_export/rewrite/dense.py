@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -14,7 +14,9 @@ from moe_export.lazy import LazyTensor
 from moe_export.moe.quantize import Precision
 from moe_export.ondisk import Spool
 from moe_export.rewrite.edges import round_rows
-from moe_export.rewrite.torch_linear import stored_matrix
+from moe_export.rewrite.torch_linear import StoredMatrix
+
+_PARTS = ("values", "scales", "zeros")
 
 
 def rounded_matrix(
@@ -32,30 +34,21 @@ def rounded_matrix(
             where=name,
             hint="choose another --dense-precision; bf16 has the range of float32",
         ) from error
-    return LazyTensor(_Rounded(parts, precision, edges))
+    readers = (cast(LazyTensor, parts[part]).reader if part in parts else None for part in _PARTS)
+    values, scales, zeros = readers
+    if values is None:
+        raise AssertionError(f"{name!r} was stored without numbers")
+    block_size = precision.block_size
+    # Float32 holds what a matrix stands for; float64 twins take the same numbers.
+    return LazyTensor(_Rounded(values, scales, zeros, block_size, torch.float32, precision, edges))
 
 
-@dataclass(frozen=True, eq=False)
-class _Rounded:
-    """The reader of the numbers that a stored matrix stands for.  Float32 holds them exactly."""
+@dataclass(frozen=True)
+class _Rounded(StoredMatrix):
+    """The same, and what it makes of rows that meet it."""
 
-    parts: Mapping[str, Tensor]
     precision: Precision
     edges: Edges
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.parts["values"].shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return torch.float32
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        part = {name: tensor[start:stop] for name, tensor in self.parts.items()}
-        scales, zeros = part.get("scales"), part.get("zeros")
-        block_size = self.precision.block_size
-        return stored_matrix(part["values"], scales, zeros, block_size, torch.float32)
 
     def meet(self, rows: Tensor) -> Tensor:
         """What is multiplied in place of ``rows [.., H]``."""

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -21,9 +22,23 @@ from moe_export.rewrite import torch_ops
 from moe_export.rewrite.edges import round_rows
 from moe_export.rewrite.proposal import Leaf, Proposal
 from moe_export.rewrite.rows import tensor_named
+from moe_export.rewrite.torch_linear import Stored, grouped_linear
 
 _ROLES = ("up", "down", "up_bias", "down_bias", "correction_bias", "expert_scale")
 _STORED_ROLES = ("up_scales", "up_zeros", "down_scales", "down_zeros")
+
+
+class _OfRun(threading.local):
+    """What one run of a layer is told, and what it sees; every thread has its own."""
+
+    replayed: Callable[[], Tensor] | None = None
+    edge_shift: float = 0.0
+
+    def __init__(self) -> None:
+        self.seen: dict[str, Tensor] = {}
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> _OfRun:
+        return _OfRun()
 
 
 class FusedMoE(nn.Module):
@@ -34,7 +49,7 @@ class FusedMoE(nn.Module):
     little wrong.
 
     With a ``name`` the values inside are marked by ``probe`` ops, for capture to find.
-    ``replayed_ids [T, K]`` overrides the choice of experts and leaves the weights to the router.
+    ``replayed`` gives ``[T, K]`` experts to choose and leaves the weights to the router.
     In a ``precision`` the matrices are ``weights`` as it stores them, and rows are rounded as it
     says, with all edges moved by ``edge_shift`` where that is not 0.
     """
@@ -79,9 +94,30 @@ class FusedMoE(nn.Module):
             tensor = weights.get(role)
             parameter = None if tensor is None else nn.Parameter(tensor, requires_grad=False)
             self.register_parameter(role, parameter)
-        self.replayed_ids: Tensor | None = None
-        self.edge_shift = 0.0
-        self.seen: dict[str, Tensor] = {}
+        self._of_run = _OfRun()
+
+    @property
+    def replayed(self) -> Callable[[], Tensor] | None:
+        """What gives the experts of this run, in place of the router's choice."""
+        return self._of_run.replayed
+
+    @replayed.setter
+    def replayed(self, gives: Callable[[], Tensor] | None) -> None:
+        self._of_run.replayed = gives
+
+    @property
+    def edge_shift(self) -> float:
+        """How far this run moves the edges at which rows are rounded."""
+        return self._of_run.edge_shift
+
+    @edge_shift.setter
+    def edge_shift(self, shift: float) -> None:
+        self._of_run.edge_shift = shift
+
+    @property
+    def seen(self) -> dict[str, Tensor]:
+        """What this run saw, by role."""
+        return self._of_run.seen
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Route and mix the rows of the one tensor given, ``[..., H]``."""
@@ -122,19 +158,25 @@ class FusedMoE(nn.Module):
         """``topk_weights [T, K]`` and ``topk_ids [T, K]``."""
         router = self.proposal.layer.router
         vectors = (self.correction_bias, self.expert_scale)
-        if self.replayed_ids is not None:
+        if self.replayed is not None:
             bias, scale = (None if v is None else real(v.detach()).numpy() for v in vectors)
-            chosen = self.replayed_ids.numpy()
+            ids = self.replayed()
             replayed, _ = reference.route(
-                logits.numpy(), router, correction_bias=bias, expert_scale=scale, topk_ids=chosen
+                logits.numpy(),
+                router,
+                correction_bias=bias,
+                expert_scale=scale,
+                topk_ids=ids.numpy(),
             )
-            return torch.from_numpy(replayed), self.replayed_ids
+            return torch.from_numpy(replayed), ids
         weights, ids = torch.ops.moe_export.router(logits, *vectors, **router.attributes())
         return weights, ids
 
     def mix(self, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor) -> Tensor:
         """The routed sum ``[T, Hout]`` of the experts on ``hidden [T, H]``."""
-        if self.middle is not None or self.edge_shift:
+        if self.edge_shift:
+            return self._mix_at_moved_edges(hidden, topk_ids, topk_weights)
+        if self.middle is not None:
             return self._mix_in_steps(hidden, topk_ids, topk_weights)
         y: Tensor = torch.ops.moe_export.experts(
             hidden,
@@ -165,20 +207,36 @@ class FusedMoE(nn.Module):
 
     def _product(self, role: str, rows: Tensor, offsets: Tensor) -> Tensor:
         """Each expert's matrix on its sorted rows, which are rounded first."""
-        attributes = self._stored_as()
-        if self.edge_shift:
-            rows = round_rows(rows, self.precision.row_format, self.edge_shift)
-            attributes["row_format"] = "f32"
-        tensors = (getattr(self, f"{role}{part}") for part in ("", "_bias", "_scales", "_zeros"))
-        y: Tensor = torch.ops.moe_export.grouped_matmul(rows, offsets, *tensors, **attributes)
+        tensors = self._parts_of(role)
+        y: Tensor = torch.ops.moe_export.grouped_matmul(
+            rows, offsets, *tensors, **self._stored_as()
+        )
         return y
+
+    def _parts_of(self, role: str) -> list[Tensor | None]:
+        return [getattr(self, f"{role}{part}") for part in ("", "_bias", "_scales", "_zeros")]
+
+    def _mix_at_moved_edges(self, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor) -> Tensor:
+        """The same with rows rounded here, at edges that are moved."""
+        precision, shift = self.precision, self.edge_shift
+
+        def product(stored: Stored, rows: Tensor, offsets: Sequence[int]) -> Tensor:
+            moved = round_rows(rows, precision.row_format, shift)
+            return grouped_linear(moved, offsets, stored, precision.block_size, "f32")
+
+        weight_on = self.proposal.layer.experts.weight_on
+        up = None if self.up is None else Stored(self.up, *self._parts_of("up")[1:])
+        down = Stored(self.down, *self._parts_of("down")[1:])
+        return torch_ops.mixed(
+            hidden, topk_ids, topk_weights, weight_on, up, down, self._between, product
+        )
 
     def _between(self, rows: Tensor) -> Tensor:
         if self.middle is not None:
             made: Tensor = self.middle(rows)
             return made
         experts = self.proposal.layer.experts
-        return torch_ops._activated(
+        return torch_ops.activated(
             rows,
             experts.activation,
             int(experts.gated),

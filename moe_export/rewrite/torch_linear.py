@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moe_export.lazy import LazyTensor, Reader, grouped_product, within
 from moe_export.moe.layer import ROW_STEPS
 
 # Rows of whole numbers: the numbers that share a scale, and the least scale that is not 0.
@@ -25,16 +28,78 @@ class Stored:
     scales: Tensor | None
     zeros: Tensor | None
 
-    def of(self, expert: int) -> Stored:
-        parts = (self.bias, self.scales, self.zeros)
-        return Stored(self.weight[expert], *(None if p is None else p[expert] for p in parts))
-
 
 def linear_of(rows: Tensor, stored: Stored, block_size: int, row_format: str) -> Tensor:
     """``rows [.., H]``, rounded, times the matrix, plus the bias, in the rows' dtype."""
-    matrix = stored_matrix(stored.weight, stored.scales, stored.zeros, block_size, rows.dtype)
+    matrix = matrix_of(stored.weight, stored.scales, stored.zeros, block_size, rows.dtype)
     bias = None if stored.bias is None else stored.bias.to(rows.dtype)
     return F.linear(_rounded(rows, row_format), matrix, bias)
+
+
+def grouped_linear(
+    rows: Tensor, offsets: Sequence[int], stored: Stored, block_size: int, row_format: str
+) -> Tensor:
+    """The same of each expert's rows ``[offsets[e], offsets[e+1])``; those behind them are 0."""
+    rounded = _rounded(rows, row_format)
+    matrices = matrix_of(stored.weight, stored.scales, stored.zeros, block_size, rows.dtype)
+    if isinstance(matrices, LazyTensor):
+        made = grouped_product(rounded, offsets, matrices)
+    else:
+        made = rows.new_zeros((rows.shape[0], stored.weight.shape[1]))
+        for expert, (start, stop) in _served(offsets):
+            made[start:stop] = F.linear(rounded[start:stop], matrices[expert])
+    if stored.bias is not None:
+        for expert, (start, stop) in _served(offsets):
+            made[start:stop] += stored.bias[expert].to(rows.dtype)
+    return made
+
+
+def _served(offsets: Sequence[int]) -> Iterator[tuple[int, tuple[int, int]]]:
+    """The experts that have rows, and where these begin and end."""
+    return ((e, ends) for e, ends in enumerate(itertools.pairwise(offsets)) if ends[0] < ends[1])
+
+
+def matrix_of(
+    weight: Tensor,
+    scales: Tensor | None,
+    zeros: Tensor | None,
+    block_size: int,
+    dtype: torch.dtype,
+) -> Tensor:
+    """What ``stored_matrix`` computes, as lazy as the stored weight."""
+    if scales is None or not isinstance(weight, LazyTensor):
+        return stored_matrix(weight, scales, zeros, block_size, dtype)
+    scales_reader, zeros_reader = (
+        x.reader if isinstance(x, LazyTensor) else None for x in (scales, zeros)
+    )
+    reader = StoredMatrix(weight.reader, scales_reader, zeros_reader, block_size, dtype)
+    return LazyTensor(reader)
+
+
+@dataclass(frozen=True)
+class StoredMatrix:
+    """The reader of the numbers ``[.., N, H]`` that stored matrices stand for, in a dtype."""
+
+    inner: Reader
+    scales: Reader | None
+    zeros: Reader | None
+    block_size: int
+    dtype: torch.dtype
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.inner.shape
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self._of(lambda part: part.rows(start, stop))
+
+    def within(self, index: int, start: int, stop: int) -> Tensor:
+        """Rows of the matrix that stands at an index of the leading axis."""
+        return self._of(lambda part: within(part, index, start, stop))
+
+    def _of(self, read: Callable[[Reader], Tensor]) -> Tensor:
+        scales, zeros = (None if part is None else read(part) for part in (self.scales, self.zeros))
+        return stored_matrix(read(self.inner), scales, zeros, self.block_size, self.dtype)
 
 
 def stored_matrix(

@@ -7,9 +7,8 @@ implementation (float64 where the tokens are float64, float32 otherwise) and a f
 
 from __future__ import annotations
 
-import itertools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -18,7 +17,7 @@ from torch import Tensor
 from moe_export.lazy import runs
 from moe_export.moe.schema import DOMAIN, OPS, OpSchema
 from moe_export.rewrite.torch_attention import appended, attended
-from moe_export.rewrite.torch_linear import Stored, linear_of
+from moe_export.rewrite.torch_linear import Stored, grouped_linear, linear_of
 
 # The ranks of docs/ops.md: numbers, then NaN, then experts outside the best groups (-inf).
 LARGEST_NUMBER = 1e37
@@ -171,27 +170,51 @@ def experts(
     weights in panels, which only kernels read.
     """
     _require_rows(weight_layout)
+
+    def product(role: Stored, rows: Tensor, offsets: Sequence[int]) -> Tensor:
+        return grouped_linear(rows, offsets, role, block_size, row_format)
+
+    def between(hidden: Tensor) -> Tensor:
+        return activated(hidden, activation, gated, gate_layout, alpha, limit)
+
+    first = None if up is None else Stored(up, up_bias, up_scales, up_zeros)
+    last = Stored(down, down_bias, down_scales, down_zeros)
+    return mixed(x, topk_ids, topk_weights, weight_on, first, last, between, product)
+
+
+Product = Callable[[Stored, Tensor, Sequence[int]], Tensor]
+"""Each expert's matrix on its own rows, which follow each other from offset to offset."""
+
+
+def mixed(
+    x: Tensor,
+    topk_ids: Tensor,
+    topk_weights: Tensor,
+    weight_on: str,
+    up: Stored | None,
+    down: Stored,
+    between: Callable[[Tensor], Tensor],
+    product: Product,
+) -> Tensor:
+    """``y [T, Hout]``: what ``docs/ops.md`` says of ``Experts``, with a product of one's own."""
     dtype = _compute_dtype(x)
+    num_experts, width, _ = down.weight.shape
     num_tokens, top_k = topk_ids.shape
-    ids = topk_ids.reshape(-1)
-    weights = topk_weights.to(dtype).reshape(-1, 1)
-    y_assigned = x.new_zeros((num_tokens * top_k, down.shape[1]), dtype=dtype)
-    served = ids[(ids >= 0) & (ids < down.shape[0])]
-    for expert in served.unique().tolist():
-        assignments = (ids == expert).nonzero().squeeze(1)
-        rows = x[assignments // top_k].to(dtype)
-        if weight_on == "input":
-            rows = rows * weights[assignments]
-        if up is not None:
-            stored = Stored(up, up_bias, up_scales, up_zeros).of(expert)
-            hidden = linear_of(rows, stored, block_size, row_format)
-            rows = _activated(hidden, activation, gated, gate_layout, alpha, limit)
-        stored = Stored(down, down_bias, down_scales, down_zeros).of(expert)
-        rows = linear_of(rows, stored, block_size, row_format)
-        if weight_on == "output":
-            rows = rows * weights[assignments]
-        y_assigned[assignments] = rows
-    return _sum_in_order(y_assigned.view(num_tokens, top_k, down.shape[1]))
+    order, offsets = _sorted(topk_ids, num_experts)
+    starts = offsets.tolist()
+    served = order[: starts[-1]]  # behind them are those of no expert
+    weights = topk_weights.to(dtype).reshape(-1, 1)[served]
+    rows = x[served // top_k].to(dtype)
+    if weight_on == "input":
+        rows = rows * weights
+    if up is not None:
+        rows = between(product(up, rows, starts))
+    rows = product(down, rows, starts)
+    if weight_on == "output":
+        rows = rows * weights
+    y_assigned = x.new_zeros((num_tokens * top_k, width), dtype=dtype)
+    y_assigned[served] = rows
+    return _sum_in_order(y_assigned.view(num_tokens, top_k, width))
 
 
 @experts.register_fake
@@ -214,9 +237,10 @@ def _require_rows(weight_layout: str) -> None:
         raise ValueError(f"PyTorch reads weights in rows, not in {weight_layout!r}")
 
 
-def _activated(
+def activated(
     hidden: Tensor, activation: str, gated: int, gate_layout: str, alpha: float, limit: float
 ) -> Tensor:
+    """What is between an expert's matrices, ``[.., I or 2I]`` to ``[.., I]``."""
     if not gated:
         return _ACTIVATIONS[activation](hidden)
     if gate_layout == "interleaved":
@@ -255,12 +279,17 @@ def _sum_in_order(rows: Tensor) -> Tensor:
 )
 def dispatch(topk_ids: Tensor, *, num_experts: int) -> tuple[Tensor, Tensor]:
     """``order [S]`` and ``expert_offsets [E+1]`` (int32): assignments sorted by expert."""
+    order, expert_offsets = _sorted(topk_ids, num_experts)
+    return order.to(torch.int32), expert_offsets.to(torch.int32)
+
+
+def _sorted(topk_ids: Tensor, num_experts: int) -> tuple[Tensor, Tensor]:
+    """The assignments in the order of their experts, and where each expert's begin, ``[E+1]``."""
     ids = topk_ids.reshape(-1).to(torch.int64)
     keys = torch.where((ids < 0) | (ids >= num_experts), num_experts, ids)
     sorted_keys, order = keys.sort(stable=True)
     boundaries = torch.arange(num_experts + 1, device=ids.device)
-    expert_offsets = torch.searchsorted(sorted_keys, boundaries)
-    return order.to(torch.int32), expert_offsets.to(torch.int32)
+    return order, torch.searchsorted(sorted_keys, boundaries)
 
 
 @dispatch.register_fake
@@ -287,15 +316,9 @@ def grouped_matmul(
 ) -> Tensor:
     """``y_sorted [S, N]``: each expert's matrix on its own rows; rows of no expert are 0."""
     _require_rows(weight_layout)
-    dtype = _compute_dtype(x_sorted)
-    y_sorted = x_sorted.new_zeros((x_sorted.shape[0], weights.shape[1]), dtype=dtype)
     stored = Stored(weights, bias, scales, zeros)
-    offsets = expert_offsets.tolist()
-    for expert, (start, stop) in enumerate(itertools.pairwise(offsets)):
-        if start < stop:
-            rows = x_sorted[start:stop].to(dtype)
-            y_sorted[start:stop] = linear_of(rows, stored.of(expert), block_size, row_format)
-    return y_sorted
+    rows = x_sorted.to(_compute_dtype(x_sorted))
+    return grouped_linear(rows, expert_offsets.tolist(), stored, block_size, row_format)
 
 
 @grouped_matmul.register_fake
