@@ -10,6 +10,7 @@ from onnx.defs import OpSchema as OnnxSchema
 from onnxscript import opset18
 from onnxscript.values import Op, Opset
 
+from moe_export.capture.repeats import BORDER, REPEAT
 from moe_export.moe.schema import DOMAIN, OPS, VERSION, OpSchema
 
 PROBE = "Probe"
@@ -32,6 +33,13 @@ _TYPES = {
     ],
     "scale": ["tensor(float)"],
 }
+_ANY = [
+    f"tensor({name})"
+    for name in (
+        *("float", "float16", "bfloat16", "double", "bool"),
+        *(f"{sign}int{bits}" for sign in ("", "u") for bits in (8, 16, 32, 64)),
+    )
+]
 _ATTRIBUTES = {
     "int": OnnxSchema.AttrType.INT,
     "float": OnnxSchema.AttrType.FLOAT,
@@ -50,6 +58,12 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     }
     probe = Op(opset, PROBE, _probe_schema())
     table[torch.ops.moe_export.probe.default] = lambda x, name: probe(x, name=name)
+    border = Op(opset, BORDER, _border_schema())
+    table[torch.ops.moe_export.border.default] = lambda x, name: border(x, name=name)
+    repeat = Op(opset, REPEAT, _repeat_schema())
+    table[torch.ops.moe_export.repeat.default] = lambda xs, number, place: repeat(
+        *xs, number=number, place=place
+    )
     table[torch.ops.aten.conv3d.default] = _conv3d
     return table
 
@@ -123,12 +137,36 @@ def _onnx_schema(schema: OpSchema) -> OnnxSchema:
 
 
 def _probe_schema() -> OnnxSchema:
+    return _copy_schema(PROBE, _TYPES["float"] + _TYPES["int32"])
+
+
+def _border_schema() -> OnnxSchema:
+    return _copy_schema(BORDER, _ANY)
+
+
+def _copy_schema(name: str, types: Sequence[str]) -> OnnxSchema:
     return OnnxSchema(
-        PROBE,
+        name,
         DOMAIN,
         VERSION,
         inputs=[OnnxSchema.FormalParameter("x", "T")],
         outputs=[OnnxSchema.FormalParameter("y", "T")],
-        type_constraints=[("T", _TYPES["float"] + _TYPES["int32"], "any")],
-        attributes=[OnnxSchema.Attribute("name", OnnxSchema.AttrType.STRING, "the probe's name")],
+        type_constraints=[("T", list(types), "any")],
+        attributes=[OnnxSchema.Attribute("name", OnnxSchema.AttrType.STRING, "what it marks")],
+    )
+
+
+def _repeat_schema() -> OnnxSchema:
+    several = OnnxSchema.FormalParameterOption.Variadic
+    return OnnxSchema(
+        REPEAT,
+        DOMAIN,
+        VERSION,
+        inputs=[OnnxSchema.FormalParameter("xs", "T", param_option=several, is_homogeneous=False)],
+        outputs=[OnnxSchema.FormalParameter("y", "U")],
+        type_constraints=[("T", _ANY, "any"), ("U", _ANY, "any")],
+        attributes=[
+            OnnxSchema.Attribute("number", OnnxSchema.AttrType.INT, "of the layer"),
+            OnnxSchema.Attribute("place", OnnxSchema.AttrType.INT, "of the output"),
+        ],
     )

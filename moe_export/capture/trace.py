@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import onnx_ir as ir
 import torch
@@ -20,6 +21,7 @@ from moe_export.capture.axes import (
     varying_axes,
 )
 from moe_export.capture.onnx_ops import translations
+from moe_export.capture.repeats import CannotUnfoldError, fold, unfold
 from moe_export.errors import CaptureError, RewriteError
 from moe_export.forms import BlockRecord, MarkedModel
 from moe_export.lazy import without_numbers
@@ -45,36 +47,58 @@ def trace(model: MarkedModel, output_names: list[str]) -> Trace:
     varying = varying_axes(loaded.module, inputs) if loaded.dynamic_shapes is None else set()
     shapes = requested_shapes(inputs, loaded.dynamic_shapes, varying)
     with _quiet():
-        try:
-            program = torch.export.export(
-                without_numbers(model.marked),
-                (),
-                kwargs=dict(inputs),
-                dynamic_shapes=shapes,
-                strict=False,
-            )
-        except _TRACING_ERRORS as error:
-            raise _capture_error(model, error) from error
+        program = _program(model, inputs, shapes)
         axes = symbolic_axes(_placeholders(program), loaded.dynamic_shapes)
+        repeats = fold(program, model.marked)
+        graph = _translated(model, program, inputs, output_names)
         try:
-            onnx_program = torch.onnx.export(
-                program,
-                dynamo=True,
-                optimize=False,
-                verbose=False,
-                opset_version=OPSET,
-                input_names=list(inputs),
-                output_names=output_names,
-                custom_translation_table=translations(),
-            )
-        except torch.onnx.errors.OnnxExporterError as error:
-            raise CaptureError(
-                f"an operator has no ONNX form: {_last_line(_innermost(error))}",
-                where=_name(model.marked),
-            ) from error
-    if onnx_program is None:
+            unfold(graph, repeats)
+        except CannotUnfoldError:
+            graph = _translated(model, _program(model, inputs, shapes), inputs, output_names)
+    return Trace(graph, axes)
+
+
+def _program(
+    model: MarkedModel, inputs: Mapping[str, Tensor], shapes: Any
+) -> torch.export.ExportedProgram:
+    try:
+        return torch.export.export(
+            without_numbers(model.marked),
+            (),
+            kwargs=dict(inputs),
+            dynamic_shapes=shapes,
+            strict=False,
+        )
+    except _TRACING_ERRORS as error:
+        raise _capture_error(model, error) from error
+
+
+def _translated(
+    model: MarkedModel,
+    program: torch.export.ExportedProgram,
+    inputs: Mapping[str, Tensor],
+    output_names: list[str],
+) -> ir.Model:
+    try:
+        made = torch.onnx.export(
+            program,
+            dynamo=True,
+            optimize=False,
+            verbose=False,
+            opset_version=OPSET,
+            input_names=list(inputs),
+            output_names=output_names,
+            custom_translation_table=translations(),
+        )
+    except torch.onnx.errors.OnnxExporterError as error:
+        raise CaptureError(
+            f"an operator has no ONNX form: {_last_line(_innermost(error))}",
+            where=_name(model.marked),
+        ) from error
+    if made is None:
         raise AssertionError("torch.onnx.export returned no program")
-    return Trace(onnx_program.model, axes)
+    graph: ir.Model = made.model
+    return graph
 
 
 def _placeholders(program: torch.export.ExportedProgram) -> dict[str, Tensor]:
