@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ctypes
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -11,6 +13,8 @@ from typing import TypeVar
 import torch
 
 Piece = TypeVar("Piece")
+
+_ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 
 
 def each_on_its_own_core(do: Callable[[Piece], None], pieces: Sequence[Piece]) -> None:
@@ -33,6 +37,18 @@ def _one_thread_each() -> Iterator[int]:
         yield threads
     finally:
         torch.set_num_threads(threads)
+
+
+@cache
+def few_arenas() -> None:
+    """Let all threads take memory from the same places, where the C library is one that asks.
+
+    glibc gives threads arenas of their own, and what each was given once stays with it.
+    """
+    if sys.platform == "linux":
+        mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+        if mallopt is not None:
+            mallopt(_ARENA_MAX, 2)
 
 
 @cache

@@ -17,6 +17,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
+from moe_export.lazy.cores import few_arenas
 from moe_export.lazy.tensors import Reader
 
 Result = TypeVar("Result")
@@ -144,6 +145,7 @@ def together(functions: Sequence[Callable[[], Result]]) -> list[Result]:
     The first is the one whose way through the model the others are kept beside.  What one raises
     ends all and is raised here.
     """
+    few_arenas()
     threads = torch.get_num_threads()
     runs = [_Run(function) for function in functions]
     for run in runs:
