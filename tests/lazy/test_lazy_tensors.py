@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from moe_export.lazy import LazyTensor, in_memory, is_lazy, real, slices, twin_of, without_numbers
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Counted:
     """The reader of a tensor that counts the numbers it hands out."""
 
@@ -79,14 +79,14 @@ def test_layout_reads_nothing_and_means_the_same(name: str) -> None:
 
 
 def test_a_product_reads_its_matrix_in_slices() -> None:
-    matrix = torch.randn(4096, 128)
+    matrix = torch.randn(8192, 128)
     given, read = lazily(matrix)
-    x, bias = torch.randn(2, 5, 128), torch.randn(4096)
+    x, bias = torch.randn(2, 5, 128), torch.randn(8192)
     with torch.no_grad():
         made = F.linear(x, given, bias)
     torch.testing.assert_close(made, F.linear(x, matrix, bias))
     assert sum(read) == matrix.numel()
-    assert max(read) * 4 <= 1 << 19
+    assert max(read) <= 1 << 19
 
 
 def test_rows_that_do_not_lie_together_meet_it_in_slices_too() -> None:
@@ -96,7 +96,7 @@ def test_rows_that_do_not_lie_together_meet_it_in_slices_too() -> None:
     with torch.no_grad():
         made = F.linear(last, given)
     torch.testing.assert_close(made, F.linear(last, matrix))
-    assert max(read) * 4 <= 1 << 19
+    assert max(read) <= 1 << 19
 
 
 @dataclass(frozen=True)

@@ -5,12 +5,14 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from moe_export.errors import RewriteError, UnsafeInputError
+from moe_export.lazy import together
 from moe_export.load.pretrained.directory import Pretrained
 from moe_export.load.pretrained.examples import (
     Examples,
@@ -41,6 +43,8 @@ from moe_export.moe.families import Family, Packed, Padded, Tiles
 
 # Float32 rounding of two orders of the same sums, through all layers, over the largest logit.
 _TOLERANCE = 1e-4
+
+_IN_PARTS = "the model does not run in parts"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,15 +179,18 @@ def _proven(prompts: Prompts, whole: Tensor, model: Any) -> PartInputs:
     """What to trace the decoder with, if it gives ``whole [B, S, V]`` for the prompts."""
     decoder, length = prompts.decoder, prompts.length
     limit = _TOLERANCE * float(whole.abs().max())
+    where = type(model).__name__
+    starts = {"prompt": 0, "one token more": length - 1}
     with narrowed(decoder.text_config):
-        for name, start in (("prompt", 0), ("one token more", length - 1)):
-            made = _last_logits(prompts, start, type(model).__name__)
+        run_user_code(prompts.prepare, failure=_IN_PARTS, where=where)
+        runs = [partial(_last_logits, prompts, start, where) for start in starts.values()]
+        for name, made in zip(starts, together(runs), strict=True):
             off = float((made - whole[:, -1]).abs().max())
             if not off <= limit:
                 raise RewriteError(
                     f"the parts of the model do not give its logits: {name!r} differs by "
                     f"{off:.1e}, rounding explains {limit:.1e}",
-                    where=type(model).__name__,
+                    where=where,
                     hint="this family needs a record of its own; please report it",
                 )
     return decoder_inputs(prompts)
@@ -193,7 +200,7 @@ def _last_logits(prompts: Prompts, start: int, where: str) -> Tensor:
     """Of the parts, ``[B, V]``, for the tokens from ``start`` behind a cache of those before."""
     made = run_user_code(
         lambda: prompts.decoder.run(prompts.case(start, prompts.length)),
-        failure="the model does not run in parts",
+        failure=_IN_PARTS,
         where=where,
     )
     return made["logits"][:, -1]

@@ -10,11 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from moe_export.lazy import together
 from moe_export.load.pretrained.cache import carried
 from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part, core_of
 from moe_export.load.pretrained.vision import features_of_tiles, merge_of
@@ -197,6 +199,11 @@ class Prompts:
         past = self._cache(start, padding if start else 0)
         return {**{name: own[name].contiguous() for name in decoder.own_inputs}, **past}
 
+    def prepare(self, *caches: tuple[int, int]) -> None:
+        """Compute what so many tokens leave behind so much padding, beside each other."""
+        self._cache(0, 0)  # which all begin with
+        together([partial(self._cache, *key) for key in caches])
+
     def _cache(self, length: int, padding: int) -> Inputs:
         """What so many tokens leave, which is computed once."""
         key = (length, padding)
@@ -227,6 +234,7 @@ def decoder_inputs(prompts: Prompts) -> PartInputs:
         else {0: "batch", 1: "sequence"},
         "attention_mask": {0: "batch", 1: "past+sequence"},
     }
+    prompts.prepare((length // 2, 0), (length - 1, 0), (length - 1, 2))
     return PartInputs(
         example=case(length // 2, length),
         axes={**{name: own_axes[name] for name in decoder.own_inputs}, **cache},

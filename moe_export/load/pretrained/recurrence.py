@@ -10,6 +10,8 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -151,28 +153,48 @@ _BY_NAME: Mapping[str, Callable[..., tuple[Tensor, Tensor]]] = {
 _WITHOUT_STATE = frozenset({"mamba_selective_scan"})
 
 
+# The cache of the run that is at work, as several may be at once.
+_CACHE: ContextVar[Any] = ContextVar("cache")
+
+
+@dataclass
+class _Held:
+    """A source's own function, which stands aside for so many runs."""
+
+    function: Any
+    runs: int = 0
+
+
+_HELD: dict[tuple[str, str], _Held] = {}
+"""By module and name."""
+
+
 @contextmanager
 def in_steps(model: nn.Module, cache: Any) -> Iterator[None]:
     """Let the functions here compute the recurrences of ``model``, on the states of ``cache``."""
-
-    def ours(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
-        function = _BY_NAME[name]
-        if name not in _WITHOUT_STATE:
-            return function
-        return lambda *args, **more: function(*args, **more, initial_state=cache.read_last)
-
     scopes = {type(module).__module__: None for module in model.modules()}
     found = [
-        (vars(sys.modules[scope]), name)
-        for scope in scopes
-        for name in _BY_NAME
-        if name in vars(sys.modules[scope])
+        (scope, name) for scope in scopes for name in _BY_NAME if name in vars(sys.modules[scope])
     ]
-    before = [scope[name] for scope, name in found]
+    token = _CACHE.set(cache)
+    for scope, name in found:
+        own = vars(sys.modules[scope])
+        held = _HELD.setdefault((scope, name), _Held(own[name]))
+        held.runs += 1
+        own[name] = _ours(name)
     try:
-        for scope, name in found:
-            scope[name] = ours(name)
         yield
     finally:
-        for (scope, name), function in zip(found, before, strict=True):
-            scope[name] = function
+        for scope, name in found:
+            held = _HELD[scope, name]
+            held.runs -= 1
+            if not held.runs:
+                vars(sys.modules[scope])[name] = _HELD.pop((scope, name)).function
+        _CACHE.reset(token)
+
+
+def _ours(name: str) -> Callable[..., tuple[Tensor, Tensor]]:
+    function = _BY_NAME[name]
+    if name not in _WITHOUT_STATE:
+        return function
+    return lambda *args, **more: function(*args, **more, initial_state=_CACHE.get().read_last)
