@@ -140,7 +140,7 @@ def facts(
 def _narrowed(weight: Array, name: str) -> Array:
     dtype = np.dtype(np.float16) if name == "f16" else _bfloat16()
     out = np.empty(weight.shape, dtype)
-    for given, made in _chunks(weight, out):
+    for given, made in _chunks(_rows_of_chunk(weight.shape[-1]), weight, out):
         numbers = given.astype(np.float32)
         with np.errstate(over="ignore"):
             made[...] = numbers.astype(dtype)
@@ -157,12 +157,12 @@ def _integers(weight: Array, precision: Precision) -> Quantized:
     values = np.empty(weight.shape, np.int8)
     scales = np.empty((*weight.shape[:-1], blocks), np.float32)
     zeros = np.empty(scales.shape, np.int8) if precision.zeros else None
-    rows = min(_rows_of_chunk(weight), math.prod(weight.shape[:-1]))
+    at_a_time = max(1, min(_rows_of_chunk(blocks * block), math.prod(weight.shape[:-1])))
     if precision.block_size:
-        work: steps.Rows = steps.Blocks(rows, blocks * block, block)
+        work: steps.Rows = steps.Blocks(at_a_time, blocks * block, block)
     else:
-        work = steps.Rows(rows, columns)
-    for given, out, scale, zero in _chunks(weight, values, scales, zeros):
+        work = steps.Rows(at_a_time, columns)
+    for given, out, scale, zero in _chunks(at_a_time, weight, values, scales, zeros):
         work.take(given)
         best = steps.best(work, precision.format, zeros=precision.zeros)
         work.put(best, out)
@@ -172,17 +172,16 @@ def _integers(weight: Array, precision: Precision) -> Quantized:
     return Quantized(values, scales, zeros)
 
 
-def _chunks(weight: Array, *others: Array | None) -> Iterator[tuple[Any, ...]]:
-    """The same rows of arrays ``[.., rows, n]``, some at a time, as views ``[some, n]``."""
+def _chunks(step: int, weight: Array, *others: Array | None) -> Iterator[tuple[Any, ...]]:
+    """The same rows of arrays ``[.., rows, n]``, so many at a time, as views ``[some, n]``."""
     rows = [None if a is None else a.reshape(-1, a.shape[-1]) for a in (weight, *others)]
     count = len(rows[0]) if rows[0] is not None and weight.size else 0
-    step = _rows_of_chunk(weight)
     for start in range(0, count, step):
         yield tuple(None if a is None else a[start : start + step] for a in rows)
 
 
-def _rows_of_chunk(weight: Array) -> int:
-    return max(1, _CHUNK // max(int(weight.shape[-1]), 1))
+def _rows_of_chunk(columns: int) -> int:
+    return max(1, _CHUNK // max(columns, 1))
 
 
 def _as_int4(bytes_: Array) -> Array:

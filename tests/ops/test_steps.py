@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import ml_dtypes
@@ -144,3 +145,26 @@ def test_the_first_number_that_is_not_finite_is_named(precision: Precision, numb
     name = "inf" if number == 1e300 else f"{number:g}"
     with pytest.raises(ValueError, match=f"^a weight holds {name}$"):
         quantize(weight, precision)
+
+
+@pytest.mark.parametrize("precision", INTEGERS, ids=str)
+@pytest.mark.parametrize("shape", [(0, 3, 40), (3, 0, 40), (0, 40), (40,)])
+def test_no_rows_and_one_row_are_rows(precision: Precision, shape: tuple[int, ...]) -> None:
+    weight = np.ones(shape, np.float32)
+    stored = quantize_to_bytes(weight, precision)
+    assert stored.values.shape == shape
+    assert stored.scales is not None
+    assert stored.scales.shape == (*shape[:-1], -(-40 // (precision.block_size or 40)))
+
+
+def test_narrow_rows_take_no_more_memory_than_wide_ones() -> None:
+    """One column in blocks of 128: what is padded counts."""
+    weight = np.ones((1 << 16, 1), np.float32)
+    quantize_to_bytes(weight[:1], Precision("int4", 128))
+    tracemalloc.start()
+    try:
+        quantize_to_bytes(weight, Precision("int4", 128))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 1 << 23
