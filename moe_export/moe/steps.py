@@ -157,7 +157,11 @@ class Blocks(Rows):
             out[...] = rows[:, : out.shape[-1]]
 
     def _spread(self, per_block: Array) -> Array:
-        return np.repeat(per_block, _LANES, axis=-1)
+        made = np.empty((*per_block.shape, _LANES), np.float32)
+        flat = made.reshape(*per_block.shape[:-1], -1)
+        for lane in range(_LANES):
+            flat[..., lane::_LANES] = per_block
+        return flat
 
     def _of_blocks(self, extreme: np.ufunc) -> Array:
         return _across(extreme, extreme.reduce(self._x, axis=0))
@@ -208,8 +212,8 @@ def _signed(rows: Rows, size: Array) -> Candidates:
 
     The first candidate has it at 7 in size, which clips nothing.
     """
-    scales = _scale(size / _INT4_STEPS[:, np.newaxis])
-    np.negative(scales, out=scales, where=rows.largest > -rows.smallest)
+    sign = np.where(rows.largest > -rows.smallest, np.float32(-1), np.float32(1))
+    scales = _scale(size / _INT4_STEPS[:, np.newaxis]) * sign
     return Candidates(scales, None, RANGES["int4"], first_clips=False)
 
 
