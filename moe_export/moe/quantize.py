@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import re
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, cast, get_args
@@ -158,10 +159,7 @@ def _integers(weight: Array, precision: Precision) -> Quantized:
     scales = np.empty((*weight.shape[:-1], blocks), np.float32)
     zeros = np.empty(scales.shape, np.int8) if precision.zeros else None
     at_a_time = max(1, min(_rows_of_chunk(blocks * block), math.prod(weight.shape[:-1])))
-    if precision.block_size:
-        work: steps.Rows = steps.Blocks(at_a_time, blocks * block, block)
-    else:
-        work = steps.Rows(at_a_time, columns)
+    work = _kept.of(at_a_time, columns, precision.block_size)
     for given, out, scale, zero in _chunks(at_a_time, weight, values, scales, zeros):
         work.take(given)
         best = steps.best(work, precision.format, zeros=precision.zeros)
@@ -170,6 +168,24 @@ def _integers(weight: Array, precision: Precision) -> Quantized:
         if zero is not None and best.zeros is not None:
             zero[...] = best.zeros.reshape(zero.shape)
     return Quantized(values, scales, zeros)
+
+
+class _Kept(threading.local):
+    """What a thread works in, some MiB: new memory costs as much as what is done in it."""
+
+    key: tuple[int, ...] = ()
+    work: steps.Rows
+
+    def of(self, rows: int, columns: int, block: int) -> steps.Rows:
+        """For so many rows, or more, of which it holds none yet."""
+        if self.key[1:] != (columns, block) or self.key[0] < rows:
+            padded = -(-columns // block) * block if block else columns
+            self.work = steps.Blocks(rows, padded, block) if block else steps.Rows(rows, columns)
+            self.key = (rows, columns, block)
+        return self.work
+
+
+_kept = _Kept()
 
 
 def _chunks(step: int, weight: Array, *others: Array | None) -> Iterator[tuple[Any, ...]]:
