@@ -15,11 +15,13 @@ import torch
 from torch import Tensor
 
 from moe_export.errors import MemoryBudgetError, UnsafeInputError
-from moe_export.lazy import LazyTensor, slices
-from moe_export.moe.quantize import Precision, facts, quantize
+from moe_export.lazy import LazyTensor, real
+from moe_export.lazy.cores import each_on_its_own_core
+from moe_export.lazy.tensors import steps
+from moe_export.moe.quantize import Precision, facts, quantize_to_bytes
 
-# Numbers that are quantised at a time.
-_PIECE_BYTES = 1 << 24
+# Numbers that a core reads at a time, if rows of the leading axis are not more.
+_PIECE_BYTES = 1 << 22
 
 
 class OpenFile:
@@ -121,13 +123,16 @@ class Spool:
         for part, (shape, dtype) in facts(tuple(weight.shape), precision).items():
             readers[part] = InFile(file, self._end, shape, _torch_dtype(dtype))
             self._end += math.prod(shape) * readers[part].dtype.itemsize
-        ends = {part: reader.offset for part, reader in readers.items()}
-        for piece in slices(weight, _PIECE_BYTES):
-            made = quantize(piece.detach().float().numpy(), precision)
-            for part, end in ends.items():
-                numbers = _bytes(getattr(made, part))
-                file.write(numbers, end)
-                ends[part] = end + numbers.nbytes
+        source = weight.reader if isinstance(weight, LazyTensor) else _InMemory(weight.detach())
+
+        def keep(rows: tuple[int, int]) -> None:
+            start, stop = rows
+            made = quantize_to_bytes(_numpy(real(source.rows(start, stop))), precision)
+            for part, reader in readers.items():
+                row = math.prod(reader.shape[1:]) * reader.dtype.itemsize
+                file.write(_bytes(getattr(made, part)), reader.offset + start * row)
+
+        each_on_its_own_core(keep, list(steps(source, _PIECE_BYTES)))
         return {part: LazyTensor(reader) for part, reader in readers.items()}
 
     def _new_file(self) -> OpenFile:
@@ -142,7 +147,32 @@ def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     return made
 
 
+@dataclass(frozen=True)
+class _InMemory:
+    """The reader of a tensor that is there."""
+
+    tensor: Tensor
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return tuple(self.tensor.shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        return self.tensor.dtype
+
+    def rows(self, start: int, stop: int) -> Tensor:
+        return self.tensor[start:stop]
+
+
+def _numpy(tensor: Tensor) -> Any:
+    """The same numbers, in bfloat16 without a copy, else as float32."""
+    if tensor.dtype is not torch.bfloat16:
+        return tensor.float().numpy()
+    import ml_dtypes
+
+    return tensor.contiguous().view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+
+
 def _bytes(array: Any) -> Any:
-    if array.dtype.name == "int4":
-        array = array.astype(np.int8)
     return np.ascontiguousarray(array).reshape(-1).view(np.uint8)

@@ -34,6 +34,8 @@ _DTYPE_NAMES: dict[str, WeightFormat] = {
 _COLUMN_PADDING: dict[WeightFormat, int] = {"f32": 1, "bf16": 2, "f16": 2, "int8": 32, "int4": 32}
 _BITS: dict[WeightFormat, int] = {"f32": 32, "bf16": 16, "f16": 16, "int8": 8, "int4": 4}
 _OFFSETS: dict[WeightFormat, int] = {"int8": 128, "int4": 8}
+# Bytes that are packed at a time: with a copy they stay in a core's cache.
+_CHUNK_BYTES = 1 << 18
 _GATED, _ZEROS, _WIDE_SCALES = 1, 2, 4
 
 
@@ -278,27 +280,38 @@ def _experts(blob: Array, header: Header) -> Array:
 
 
 def _put_values(panels: Array, values: Array, header: Header, order: Array) -> None:
-    """Write one expert's ``values [rows, columns]``."""
-    padded = _as_bytes_or_words(values, header.format)
-    if (len(order), header.padded_columns) != values.shape:
-        nothing = _OFFSETS.get(header.format, 0)
-        numbers, padded = (
-            padded,
-            np.full((len(order), header.padded_columns), nothing, padded.dtype),
-        )
-        padded[order >= 0, : header.columns] = numbers[order[order >= 0]]
-    elif not np.array_equal(order, np.arange(len(order))):
-        padded = padded[order]
-    by_panel = padded.reshape(header.panels, PANEL_ROWS, header.padded_columns)
-    space = panels[:, : header.value_bytes]
+    """Write one expert's ``values [rows, columns]``, so many panels at a time as a cache holds."""
+    numbers = _as_bytes_or_words(values, header.format)
+    step = max(1, _CHUNK_BYTES // (PANEL_ROWS * header.padded_columns * numbers.itemsize))
+    for start in range(0, header.panels, step):
+        space = panels[start : start + step, : header.value_bytes]
+        wanted = order[start * PANEL_ROWS : (start + len(space)) * PANEL_ROWS]
+        rows = _rows_of(numbers, wanted, header)
+        if header.format == "int4":
+            # Of eight bytes the first four stay; the other four become their upper halves.
+            eight = rows.view("<u8")
+            units = (eight | eight >> np.uint64(28)).astype("<u4")
+        else:
+            # What of a row lies side by side is moved as one.
+            units = rows.view("<u4" if rows.itemsize * _run(header.format) == 4 else rows.dtype)
+        target = space.view(units.dtype).reshape(len(space), -1, PANEL_ROWS)
+        target[...] = units.reshape(len(space), PANEL_ROWS, -1).swapaxes(1, 2)
+
+
+def _rows_of(numbers: Array, wanted: Array, header: Header) -> Array:
+    """Those rows as panels have them, padded and with their offset."""
+    is_row = wanted >= 0
+    if is_row.all() and numbers.shape[1] == header.padded_columns:
+        rows = numbers[wanted]
+    else:
+        rows = np.zeros((len(wanted), header.padded_columns), numbers.dtype)
+        rows[is_row, : header.columns] = numbers[wanted[is_row]]
+    if header.is_integer:
+        # To add half of what a byte or a half of one can be is to change its uppermost bit.
+        rows ^= np.uint8(_OFFSETS[header.format])
     if header.format == "int4":
-        halves = by_panel.reshape(header.panels, PANEL_ROWS, -1, 2, 4)
-        both = halves[..., 0, :] | halves[..., 1, :] << 4
-        space.reshape(header.panels, -1, PANEL_ROWS, 4)[...] = both.swapaxes(1, 2)
-        return
-    run = _run(header.format)
-    target = space.view(padded.dtype).reshape(header.panels, -1, PANEL_ROWS, run)
-    target[...] = by_panel.reshape(header.panels, PANEL_ROWS, -1, run).swapaxes(1, 2)
+        rows &= np.uint8(15)
+    return rows
 
 
 def _values(panels: Array, header: Header) -> Array:
@@ -335,7 +348,9 @@ def _scales(panels: Array, header: Header) -> Array:
 
 
 def _put_zeros(panels: Array, zeros: Array, header: Header, order: Array) -> None:
-    shifted = _as_bytes_or_words(zeros, header.format)
+    shifted = _as_bytes_or_words(zeros, header.format) ^ np.uint8(_OFFSETS[header.format])
+    if header.format == "int4":
+        shifted &= np.uint8(15)
     start = header.value_bytes + header.scale_bytes
     space = panels[:, start : start + header.blocks * PANEL_ROWS]
     nothing = _OFFSETS[header.format]
@@ -358,10 +373,9 @@ def _by_block(per_row: Array, header: Header, order: Array, nothing: int) -> Arr
 
 
 def _as_bytes_or_words(values: Array, weight_format: WeightFormat) -> Array:
-    """The bits of floats; integers with their offset, so that they are not negative."""
-    if weight_format in _OFFSETS:
-        return (values.astype(np.int16) + _OFFSETS[weight_format]).astype(np.uint8)
-    return np.ascontiguousarray(values).view(f"<u{_BITS[weight_format] // 8}")
+    """The bits of numbers; of an int4 the lower half of a byte."""
+    word = "u1" if weight_format in _OFFSETS else f"<u{_BITS[weight_format] // 8}"
+    return np.ascontiguousarray(values).view(word)
 
 
 def _run(weight_format: WeightFormat) -> int:

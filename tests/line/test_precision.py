@@ -27,7 +27,7 @@ from moe_export.forms import MarkedModel, PortableModel
 from moe_export.load import load
 from moe_export.lower import lower
 from moe_export.moe.packing import unpack
-from moe_export.moe.quantize import parse_precision, quantize
+from moe_export.moe.quantize import parse_precision, quantize, quantize_to_bytes
 from moe_export.moe.schema import STORAGE
 from moe_export.rewrite import rewrite
 from moe_export.spec import export_spec
@@ -151,9 +151,9 @@ def test_weights_are_quantised_once_for_golden_tensors_and_all_targets(
     def counted(weight: np.ndarray, precision: object) -> object:
         if weight.ndim == 3:
             quantised.append(weight.shape)
-        return quantize(weight, precision)  # type: ignore[arg-type]
+        return quantize_to_bytes(weight, precision)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(ondisk, "quantize", counted)
+    monkeypatch.setattr(ondisk, "quantize_to_bytes", counted)
     portable = capture(marked, parse_precision("int4:32+zeros"))
     assert len(quantised) == len(MATRICES)
     for target in ("standard", "ort"):
