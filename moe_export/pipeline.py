@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from moe_export import plan as planning
 from moe_export.budget import Stages
 from moe_export.bundle import bundle
 from moe_export.bundle.staging import check_replaceable, publish, seal, staging
@@ -15,6 +16,7 @@ from moe_export.forms import ExportSpec, LoadedModel, MarkedModel, Report
 from moe_export.load import load
 from moe_export.lower import kernels_of, lower
 from moe_export.manifest import TensorInfo
+from moe_export.needs import foreseen, require_disk, require_memory
 from moe_export.report import files
 from moe_export.report.text import failure
 from moe_export.rewrite import rewrite
@@ -48,26 +50,34 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
 
     The bundle appears at ``spec.output`` whole and validated, or not at all.  Where validation
     fails it is left beside it as ``<output>.rejected``, report inside, and ``ParityError`` says so.
-    A target whose kernels are not here is refused at once with ``MissingEnvironmentError``.  A
-    stage that has more memory in use than it may ends with ``MemoryBudgetError``.
+    A target whose kernels are not here is refused at once with ``MissingEnvironmentError``, and a
+    model for which memory or disk cannot be enough with ``MemoryBudgetError`` once it is loaded.
     """
     if kernels_of(spec.target) is not None:
         kernels.library_path()  # or the bundle could not be validated
     check_replaceable(spec.output, force=spec.force)
     stage = Stages(spec.max_memory, announce)
     loaded = stage("load", load, spec)
-    marked = stage("rewrite", rewrite, loaded)
-    portable = stage("capture", capture, marked, spec.precision, spec.dense_precision)
-    lowered = stage("lower", lower, portable, spec.target)
-    with staging(spec.output, force=spec.force) as place:
-        written = stage("bundle", bundle, lowered, place)
-        with trimmed(place, limit_within(spec.max_memory)):
-            report = stage("validate", validate, written)
-        seal(place, reports=files(report), verdict="passed" if report.passed else "failed")
-        if not report.passed:
-            _reject(place, spec.output, report)
-        publish(place, spec.output, force=spec.force)
+    with foreseen(_affordable(spec, loaded)):
+        marked = stage("rewrite", rewrite, loaded)
+        portable = stage("capture", capture, marked, spec.precision, spec.dense_precision)
+        lowered = stage("lower", lower, portable, spec.target)
+        with staging(spec.output, force=spec.force) as place:
+            written = stage("bundle", bundle, lowered, place)
+            with trimmed(place, limit_within(spec.max_memory)):
+                report = stage("validate", validate, written)
+            seal(place, reports=files(report), verdict="passed" if report.passed else "failed")
+            if not report.passed:
+                _reject(place, spec.output, report)
+            publish(place, spec.output, force=spec.force)
     return Exported(Bundle.open(spec.output), report)
+
+
+def _affordable(spec: ExportSpec, loaded: LoadedModel) -> planning.Plan:
+    made = planning.plan(planning.facts(loaded), spec.precision, spec.dense_precision)
+    require_memory(made, spec.max_memory)
+    require_disk(made, spec.output, loaded.spool_folder)
+    return made
 
 
 def run_live(

@@ -86,6 +86,7 @@ def test_a_command_behind_its_options_is_not_taken_for_a_model(invoke):
             "'plenty' is no size of memory",
             "for example 4GiB, 3.5G, 800MiB, or a number of bytes",
         ),
+        (("plan", "m.pt", "--max-memory", "0"), "'0' is no size of memory", None),
         (("validate",), "no BUNDLE was named", "moe-export validate --help"),
         (("m.pt", "--target", "trtt"), "unknown target 'trtt'", "did you mean 'trt'?"),
         (("run", "b", "--prompt", "x", "--max-new-tokens", "many"), None, "moe-export run --help"),
