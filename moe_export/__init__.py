@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from moe_export.errors import (
     CaptureError,
     CompletenessError,
+    DiskFullError,
     MemoryBudgetError,
     MissingEnvironmentError,
     MoeExportError,
@@ -53,6 +54,7 @@ __all__ = [
     "Bundle",
     "CaptureError",
     "CompletenessError",
+    "DiskFullError",
     "ExpertsSpec",
     "Join",
     "MemoryBudgetError",

@@ -27,6 +27,7 @@ def export(
     python_path: Sequence[StrPath] = (),
     trust_pickle: bool = False,
     force: bool = False,
+    max_memory: int | str | None = None,
 ) -> Bundle:
     """Export a model into a validated bundle at ``output`` and return it, opened.
 
@@ -42,8 +43,13 @@ def export(
     a block size as in ``int4:64`` and zero points as in ``int4+zeros``.  ``dense_precision``
     says the same of all other products but a router's: attention, shared experts, the head.
 
-    ``force`` replaces a bundle that already lies at ``output``.  Raises a ``MoeExportError``; then
-    nothing was written to ``output``.
+    ``force`` replaces a bundle that already lies at ``output``.
+
+    ``max_memory``, in bytes or as ``"4GiB"``, is how much memory the process may have in use, its
+    own data and no pages of files; an export that needs more ends with ``MemoryBudgetError``.  It
+    does so within a stage where ``export`` is called in the main thread, and else between stages.
+
+    Raises a ``MoeExportError``; then nothing was written to ``output``.
     """
     spec = export_spec(
         source,
@@ -56,6 +62,7 @@ def export(
         python_path=python_path,
         trust_pickle=trust_pickle,
         force=force,
+        max_memory=max_memory,
     )
     from moe_export import pipeline  # after the spec has seen that PyTorch is here
 

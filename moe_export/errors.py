@@ -73,6 +73,10 @@ class MemoryBudgetError(MoeExportError):
     exit_code = 6
 
 
+class DiskFullError(MemoryBudgetError):
+    """The disk became full while something was written to it."""
+
+
 class UnsafeInputError(MoeExportError):
     """An input is corrupt, or asks for a trust it was not given."""
 

@@ -512,3 +512,5 @@ class ExportSpec:
     python_path: tuple[Path, ...] = ()
     trust_pickle: bool = False
     force: bool = False
+    max_memory: int | None = None
+    """Bytes that the export may have in use; ``None`` is as many as there are."""

@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from moe_export.errors import MemoryBudgetError, UnsafeInputError
+from moe_export.errors import DiskFullError, UnsafeInputError
 from moe_export.lazy import LazyTensor, real
 from moe_export.lazy.cores import each_on_its_own_core
 from moe_export.lazy.tensors import steps
@@ -57,17 +57,18 @@ class OpenFile:
             target, offset = target[count:], offset + count
 
     def write(self, numbers: Any, offset: int) -> None:
-        """Bytes at a place.  Raises ``MemoryBudgetError`` where the disk is full."""
+        """Bytes at a place.  Raises ``DiskFullError`` where the disk is full."""
         target = memoryview(numbers.data)
         try:
             while target:
                 count = os.pwrite(self._descriptor, target, offset)
                 target, offset = target[count:], offset + count
         except OSError as error:
-            raise MemoryBudgetError(
+            raise DiskFullError(
                 f"quantised weights cannot be kept on disk: {error.strerror}",
                 where=self._name,
-                hint="free some space, or give -o a path on another disk",
+                hint="free some space; they lie beside the output of a Transformers directory, "
+                "else where TMPDIR says",
             ) from error
 
 
@@ -110,7 +111,7 @@ class Spool:
         """``values``, ``scales`` and ``zeros`` of ``weight [.., rows, columns]``, what it has.
 
         int4 comes as int8 that holds -8..7.  Weights of one name are one weight.  Raises
-        ``ValueError`` where the precision cannot hold it, ``MemoryBudgetError`` for a full disk.
+        ``ValueError`` where the precision cannot hold it, ``DiskFullError`` for a full disk.
         """
         key = (name, precision)
         if key not in self._known:

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+from moe_export import plan as planning
+from moe_export.budget import Stages
 from moe_export.bundle import bundle
 from moe_export.bundle.staging import check_replaceable, publish, seal, staging
 from moe_export.capture import Rounding, capture, capture_live
@@ -14,12 +16,13 @@ from moe_export.forms import ExportSpec, LoadedModel, MarkedModel, Report
 from moe_export.load import load
 from moe_export.lower import kernels_of, lower
 from moe_export.manifest import TensorInfo
+from moe_export.needs import foreseen, require_disk, require_memory
 from moe_export.report import files
 from moe_export.report.text import failure
 from moe_export.rewrite import rewrite
 from moe_export.runtime import kernels
 from moe_export.runtime.bundle import Bundle
-from moe_export.runtime.resident import trimmed
+from moe_export.runtime.resident import limit_within, trimmed
 from moe_export.validate import validate
 
 STAGES = ("load", "rewrite", "capture", "lower", "bundle", "validate")
@@ -47,30 +50,34 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
 
     The bundle appears at ``spec.output`` whole and validated, or not at all.  Where validation
     fails it is left beside it as ``<output>.rejected``, report inside, and ``ParityError`` says so.
-    A target whose kernels are not here is refused at once with ``MissingEnvironmentError``.
+    A target whose kernels are not here is refused at once with ``MissingEnvironmentError``, and a
+    model for which memory or disk cannot be enough with ``MemoryBudgetError`` once it is loaded.
     """
     if kernels_of(spec.target) is not None:
         kernels.library_path()  # or the bundle could not be validated
     check_replaceable(spec.output, force=spec.force)
-    announce("load")
-    loaded = load(spec)
-    announce("rewrite")
-    marked = rewrite(loaded)
-    announce("capture")
-    portable = capture(marked, spec.precision, spec.dense_precision)
-    announce("lower")
-    lowered = lower(portable, spec.target)
-    with staging(spec.output, force=spec.force) as place:
-        announce("bundle")
-        written = bundle(lowered, place)
-        announce("validate")
-        with trimmed(place):
-            report = validate(written)
-        seal(place, reports=files(report), verdict="passed" if report.passed else "failed")
-        if not report.passed:
-            _reject(place, spec.output, report)
-        publish(place, spec.output, force=spec.force)
+    stage = Stages(spec.max_memory, announce)
+    loaded = stage("load", load, spec)
+    with foreseen(_affordable(spec, loaded)):
+        marked = stage("rewrite", rewrite, loaded)
+        portable = stage("capture", capture, marked, spec.precision, spec.dense_precision)
+        lowered = stage("lower", lower, portable, spec.target)
+        with staging(spec.output, force=spec.force) as place:
+            written = stage("bundle", bundle, lowered, place)
+            with trimmed(place, limit_within(spec.max_memory)):
+                report = stage("validate", validate, written)
+            seal(place, reports=files(report), verdict="passed" if report.passed else "failed")
+            if not report.passed:
+                _reject(place, spec.output, report)
+            publish(place, spec.output, force=spec.force)
     return Exported(Bundle.open(spec.output), report)
+
+
+def _affordable(spec: ExportSpec, loaded: LoadedModel) -> planning.Plan:
+    made = planning.plan(planning.facts(loaded), spec.precision, spec.dense_precision)
+    require_memory(made, spec.max_memory)
+    require_disk(made, spec.output, loaded.spool_folder)
+    return made
 
 
 def run_live(

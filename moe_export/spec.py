@@ -8,8 +8,10 @@ from __future__ import annotations
 import difflib
 import importlib.util
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +47,8 @@ DEFAULT_TARGET = "ort"
 PRECISIONS = "f32, bf16, f16, int8, int8:BLOCK, int4, int4:BLOCK; integers also with +zeros"
 """What a person may ask for, in one line; ``parse_precision`` reads it."""
 
+_SIZE = re.compile(r"(\d{1,15})(\.\d{1,15})? ?(?:([kmgt])(ib|b)?|b)?", re.ASCII | re.IGNORECASE)
+
 
 def export_spec(
     source: Any,
@@ -58,6 +62,7 @@ def export_spec(
     python_path: Sequence[StrPath] = (),
     trust_pickle: bool = False,
     force: bool = False,
+    max_memory: int | str | None = None,
 ) -> ExportSpec:
     """Check what the user asked for and put it into the form that the stages read.
 
@@ -84,6 +89,7 @@ def export_spec(
         python_path=tuple(_checked_folder(folder) for folder in _as_folders(python_path)),
         trust_pickle=trust_pickle,
         force=force,
+        max_memory=None if max_memory is None else _checked_size(max_memory, "--max-memory"),
     )
 
 
@@ -135,6 +141,26 @@ def _checked_precision(text: str, where: str) -> Precision:
         raise UsageError(
             f"unknown precision {text!r}", where=where, hint=f"precisions: {PRECISIONS}"
         ) from error
+
+
+def _checked_size(given: int | str, where: str) -> int:
+    """Bytes of ``4GiB``, ``3.5G``, ``800MB`` or a whole number of bytes.
+
+    As GNU's tools have it, ``G`` and ``GiB`` are 1024 ** 3, and ``GB`` is 1000 ** 3.
+    """
+    found = _SIZE.fullmatch(str(given))
+    if found is not None:
+        whole, part, letter, unit = found.groups(default="")
+        base = 1000 if unit.lower() == "b" else 1024
+        power = "kmgt".index(letter.lower()) + 1 if letter else 0
+        bytes_ = int(Fraction(whole + part) * base**power)
+        if bytes_ and (letter or not part):
+            return bytes_
+    raise UsageError(
+        f"{given!r} is no size of memory",
+        where=where,
+        hint="for example 4GiB, 3.5G, 800MiB, or a number of bytes",
+    )
 
 
 def _checked_output(output: StrPath) -> Path:

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from moe_export.errors import MemoryBudgetError, UsageError
+from moe_export.errors import DiskFullError, UsageError
 from moe_export.manifest import FileRecord
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -20,12 +20,12 @@ _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAME
 
 @contextmanager
 def disk_errors(path: Path) -> Iterator[None]:
-    """A full disk as ``MemoryBudgetError``, a place one may not write to as ``UsageError``."""
+    """A full disk as ``DiskFullError``, a place one may not write to as ``UsageError``."""
     try:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise MemoryBudgetError(
+            raise DiskFullError(
                 f"the disk is full: {error.strerror}",
                 where=str(path),
                 hint="free some space, or give -o a path on another disk",

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from moe_export.bundle.disk import disk_errors, replace_file, sync_folder, sync_tree, write_file
 from moe_export.bundle.exchange import rename_exchange, rename_new
+from moe_export.bundle.signals import undivided
 from moe_export.errors import MoeExportError, UsageError
 from moe_export.manifest import FILE_NAME, Verdict, check_path
 from moe_export.runtime.verify import read_manifest, unlisted_entries
@@ -24,24 +25,28 @@ def staging(output: Path, *, force: bool) -> Iterator[Path]:
     """An empty folder beside ``output`` to build a bundle in, gone when the block ends.
 
     ``publish`` moves it to ``output`` before that.  Folders that killed processes left are removed
-    first.  Raises ``UsageError`` where ``output`` may not be written.
+    first.  However the block ends, by Ctrl-C too, nothing of the folder is left.  Raises
+    ``UsageError`` where ``output`` may not be written.
     """
     output = Path(os.path.abspath(output))
     check_replaceable(output, force=force)
     if output.parent.exists() and not output.parent.is_dir():
         raise UsageError("the output's folder is a file", where=str(output.parent))
-    with disk_errors(output.parent):
-        output.parent.mkdir(parents=True, exist_ok=True)
-        _sweep(output)
-        place = output.with_name(f"{_prefix(output)}{os.getpid()}-{secrets.token_hex(4)}")
-        place.mkdir()
-    lock = _lock(place)
+    place = output.with_name(f"{_prefix(output)}{os.getpid()}-{secrets.token_hex(4)}")
+    lock = None
     try:
+        with disk_errors(output.parent):
+            output.parent.mkdir(parents=True, exist_ok=True)
+            _sweep(output)
+            place.mkdir()
+        lock = _lock(place)
         yield place
     finally:
-        # After an exchange this holds the bundle that was replaced.
-        shutil.rmtree(place, ignore_errors=True)
-        os.close(lock)
+        with undivided():
+            # After an exchange this holds the bundle that was replaced.
+            shutil.rmtree(place, ignore_errors=True)
+            if lock is not None:
+                os.close(lock)
 
 
 def seal(place: Path, *, reports: Mapping[str, bytes], verdict: Verdict) -> None:
@@ -59,12 +64,13 @@ def seal(place: Path, *, reports: Mapping[str, bytes], verdict: Verdict) -> None
 def publish(place: Path, output: Path, *, force: bool) -> None:
     """Move the finished bundle from ``place`` to ``output``, which lies beside it, in one step.
 
-    At every instant ``output`` is absent, the old bundle whole, or the new one whole.  Raises
-    ``UsageError`` where something else has taken its place meanwhile.
+    At every instant ``output`` is absent, the old bundle whole, or the new one whole.  Ctrl-C comes
+    before this or after it.  Raises ``UsageError`` where something else has taken its place
+    meanwhile.
     """
     output = Path(os.path.abspath(output))
     replacing = check_replaceable(output, force=force)
-    with disk_errors(output):
+    with undivided(), disk_errors(output):
         if replacing:
             rename_exchange(place, output)
         else:

@@ -74,6 +74,13 @@ dense_precision = click.option(
     help="The same for all other products but a router's: attention, shared experts, the head.",
 )
 
+max_memory = click.option(
+    "--max-memory",
+    metavar="SIZE",
+    help="The memory that the export may have in use, pages of files aside: 4GiB, 3.5G, 800MiB or "
+    "a number of bytes. One that needs more ends with exit code 6.",
+)
+
 SUFFIX = ".moe"
 
 output = click.option(

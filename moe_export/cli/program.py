@@ -17,15 +17,17 @@ from moe_export.cli.export import export
 from moe_export.cli.inspect import inspect
 from moe_export.cli.plan import plan
 from moe_export.cli.run import run
+from moe_export.cli.signals import TerminatedError, raising
 from moe_export.cli.validate import validate
 from moe_export.errors import MoeExportError, UsageError
 
 NAME = "moe-export"
 DEFAULT = "export"
 
-# As shells report a program that ended by SIGINT or SIGPIPE.
+# As shells report a program that ended by SIGINT, SIGPIPE or SIGTERM.
 INTERRUPTED = 128 + 2
 PIPE_CLOSED = 128 + 13
+TERMINATED = 128 + 15
 
 
 class Program(click.Group):
@@ -49,10 +51,15 @@ class Program(click.Group):
         console = Console()
         words = list(sys.argv[1:] if args is None else args)
         try:
-            sys.exit(self._status(words, console))
+            with raising():
+                status = self._status(words, console)
+            sys.exit(status)
         except MoeExportError as error:
             console.fail(error)
             sys.exit(error.exit_code)
+        except TerminatedError:
+            console.note("terminated")
+            sys.exit(TERMINATED)
         except KeyboardInterrupt:
             console.note("interrupted")
             sys.exit(INTERRUPTED)
@@ -168,7 +175,7 @@ Exit codes:
   1  a bug in moe-export              a library, a GPU, a version
   2  the request is wrong          6  does not fit the memory or the disk
   3  model or target unsupported   7  unsafe or corrupt input refused
-  4  the bundle differs from     130  interrupted
+  4  the bundle differs from     130  interrupted, and 143 terminated
      the eager model             141  the reader of a pipe went away
 """
 

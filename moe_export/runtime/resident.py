@@ -21,26 +21,32 @@ from pathlib import Path
 LIMIT = 1 << 28
 _SECONDS = 0.01
 
-# Who holds it keeps a run from ending, or is what keeps others from giving pages back.
+# Held while pages are given back.
 _LOCK = threading.Lock()
-_runs = 0
+_running: set[object] = set()
 
 _STATUS, _MAPS = Path("/proc/self/statm"), Path("/proc/self/smaps")
 _WEIGHTS = ".onnx.data"
 _DONTNEED = getattr(mmap, "MADV_DONTNEED", None)
 
 
+def limit_within(max_memory: int | None) -> int:
+    """How much may stay for an export that may have so many bytes in use: an eighth, if smaller."""
+    return LIMIT if max_memory is None else min(LIMIT, max_memory // 8)
+
+
 @contextmanager
 def in_use() -> Iterator[None]:
     """Meanwhile, a graph runs and its weights stay mapped."""
-    global _runs
-    with _LOCK:
-        _runs += 1
+    run = object()
     try:
+        _running.add(run)
         yield
     finally:
+        # In this order, so that an interruption of the wait leaves no run behind that has ended.
+        _running.discard(run)
         with _LOCK:
-            _runs -= 1
+            pass
 
 
 @contextmanager
@@ -56,19 +62,20 @@ def trimmed(folder: Path, limit: int = LIMIT) -> Iterator[None]:
     watch = threading.Thread(
         target=_watch, args=(str(folder.resolve()), limit, done), name="trim", daemon=True
     )
-    watch.start()
     try:
+        watch.start()
         yield
     finally:
         done.set()
-        watch.join()
+        if watch.is_alive():
+            watch.join()
 
 
 def _watch(folder: str, limit: int, done: threading.Event) -> None:
     advise = ctypes.CDLL(None).madvise
     while not done.wait(_SECONDS):
         with _LOCK:
-            if _runs and _shared_bytes() > limit:
+            if _running and _shared_bytes() > limit:
                 for start, length in _mapped(folder):
                     advise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONTNEED)
 

@@ -2,8 +2,10 @@ from __future__ import annotations
 
 import errno
 import os
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from bundle import toy
 from bundle.toy import export, linear_model
 from moe_export.bundle import bundle, disk, exchange
 from moe_export.bundle import staging as staging_room
+from moe_export.bundle.signals import undivided
 from moe_export.bundle.staging import publish, seal, staging
 from moe_export.errors import MemoryBudgetError, UsageError
 from moe_export.runtime import Bundle
@@ -77,6 +80,62 @@ def test_nothing_is_left_when_the_export_ends_early(tmp_path, monkeypatch, error
     with pytest.raises(error):
         export(linear_model(), tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("renameat2", [True, False])
+def test_an_interruption_of_the_exchange_waits_until_it_is_done(tmp_path, monkeypatch, renameat2):
+    export(linear_model(), tmp_path / "out")
+    rename, swap = os.rename, exchange._renameat2
+
+    def interrupted_rename(*names):
+        rename(*names)
+        signal.raise_signal(signal.SIGINT)
+
+    def interrupted_swap(*arguments):
+        signal.raise_signal(signal.SIGINT)
+        return renameat2 and swap(*arguments)
+
+    monkeypatch.setattr(exchange.os, "rename", interrupted_rename)
+    monkeypatch.setattr(exchange, "_renameat2", interrupted_swap)
+    with pytest.raises(KeyboardInterrupt):
+        export(linear_model(OTHER), tmp_path / "out", force=True)
+    assert is_other(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_a_second_interruption_does_not_keep_the_folder_from_being_removed(tmp_path, monkeypatch):
+    rmtree = staging_room.shutil.rmtree
+
+    def interrupted(place, **words):
+        signal.raise_signal(signal.SIGINT)
+        rmtree(place, **words)
+
+    monkeypatch.setattr(staging_room.shutil, "rmtree", interrupted)
+    monkeypatch.setattr(toy, "seal", lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    with pytest.raises(KeyboardInterrupt):
+        export(linear_model(), tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_handlers_of_signals_are_those_from_before_when_steps_are_done():
+    heard = []
+
+    def handler(number, frame):
+        heard.append(number)
+
+    before = signal.signal(signal.SIGTERM, handler)
+    try:
+        with undivided():
+            signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
+            assert heard == []
+        assert heard == [signal.SIGTERM]
+        assert signal.getsignal(signal.SIGTERM) is handler
+        with ThreadPoolExecutor(1) as pool, undivided():
+            pool.submit(undivided().__enter__).result()  # has nothing to do there
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_an_output_that_appears_meanwhile_is_not_replaced(tmp_path):

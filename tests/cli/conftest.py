@@ -28,6 +28,7 @@ class Export:
     stdout: str
     stderr: str
     peak_bytes: int
+    own_bytes: int
 
 
 @pytest.fixture(autouse=True)
@@ -50,17 +51,30 @@ def checkpoint(tmp_path_factory):
     return path
 
 
-# The program, and behind it its peak memory as the kernel kept it.  What the parent learns when it
-# waits (``ru_maxrss``) would count the parent's own memory, which a forked child starts with.
+# The program, and behind it its peak memory as the kernel kept it, and without pages of files as it
+# was seen now and then.  What the parent learns when it waits (``ru_maxrss``) would count the
+# parent's own memory, which a forked child starts with.
 _MEASURED = """
-import re, sys
+import re, sys, threading
+from moe_export.budget import memory_in_use
 from moe_export.cli import main
 peak, *sys.argv[1:] = sys.argv[1:]
+ended, seen = threading.Event(), [0]
+
+def look():
+    while not ended.wait(0.02):
+        seen[0] = max(seen[0], memory_in_use())
+
+looking = threading.Thread(target=look)
+looking.start()
 try:
     main()
 finally:
+    ended.set()
+    looking.join()
     status = open("/proc/self/status").read()
-    open(peak, "w").write(re.search(r"VmHWM:\\s*(\\d+) kB", status)[1])
+    kilobytes = re.search(r"VmHWM:\\s*(\\d+) kB", status)[1]
+    open(peak, "w").write(f"{kilobytes} {seen[0] // 1024}")
 """
 
 
@@ -77,8 +91,9 @@ def exported(checkpoint, tmp_path_factory):
         text=True,
     )
     assert child.returncode == 0, child.stderr
-    peak_bytes = int(peak.read_text()) * 1024
-    return Export(checkpoint.with_suffix(".moe"), child.stdout, child.stderr, peak_bytes)
+    peak_bytes, own_bytes = (int(kilobytes) * 1024 for kilobytes in peak.read_text().split())
+    bundle = checkpoint.with_suffix(".moe")
+    return Export(bundle, child.stdout, child.stderr, peak_bytes, own_bytes)
 
 
 @pytest.fixture(scope="session")

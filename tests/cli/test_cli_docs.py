@@ -9,7 +9,7 @@ import pytest
 from cli.help_pages import BLOCK, PAGE, regenerated
 from moe_export import errors
 from moe_export.cli import program
-from moe_export.cli.program import INTERRUPTED, PIPE_CLOSED
+from moe_export.cli.program import INTERRUPTED, PIPE_CLOSED, TERMINATED
 
 
 def test_the_help_in_the_docs_is_the_program_s():
@@ -30,7 +30,7 @@ def test_every_exit_code_is_documented():
         if isinstance(kind, type) and issubclass(kind, errors.MoeExportError)
     }
     rows = re.findall(r"^\| (\d+) \|", PAGE.read_text(), flags=re.MULTILINE)
-    assert {int(row) for row in rows} == {0, *codes, INTERRUPTED, PIPE_CLOSED}
+    assert {int(row) for row in rows} == {0, *codes, INTERRUPTED, PIPE_CLOSED, TERMINATED}
 
 
 @pytest.mark.parametrize("name", sorted(program.commands))

@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -104,6 +106,18 @@ def test_an_unknown_precision_exits_with_2_and_lists_those_there_are(invoke, che
     assert result.exit_code == 2
     assert "at: --precision" in result.stderr
     assert "hint: precisions: f32, bf16" in result.stderr
+
+
+def test_an_export_above_its_budget_exits_with_6_and_leaves_nothing(checkpoint, tmp_path):
+    words = [checkpoint, "-o", tmp_path / "b.moe", "--python-path", MODELS]
+    result = subprocess.run(
+        [sys.executable, "-m", "moe_export.cli", *words, "--max-memory", "270MiB"],
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 6, result.stderr
+    assert "more than the 270 MiB that --max-memory allows\nat: the stage" in result.stderr
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_an_export_for_kernels_that_are_not_here_exits_with_5_before_it_begins(invoke, tmp_path):

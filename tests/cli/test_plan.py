@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from moe_export import plan
+from moe_export import needs, plan
 from moe_export.cli import plan as command
 from moe_export.load import load
 from moe_export.moe.quantize import parse_precision
@@ -24,8 +24,9 @@ def test_the_export_s_peak_memory_and_disk_were_foreseen(planned, exported):
     files = [path for path in exported.bundle.rglob("*") if path.is_file()]
     disk = sum(path.stat().st_size for path in files)
     assert planned["disk_bytes"]["low"] <= disk <= planned["disk_bytes"]["high"]
-    peak = planned["peak_bytes"]
+    peak, own = planned["peak_bytes"], planned["own_bytes"]
     assert peak["low"] <= exported.peak_bytes <= peak["high"]
+    assert own["low"] <= exported.own_bytes <= own["high"]
 
 
 def test_the_disk_of_a_precision_was_foreseen(rounded, invoke, named):
@@ -108,7 +109,7 @@ def test_more_of_anything_never_costs_less():
         replace(facts, tokens=10**5),
     ):
         grown = plan.plan(more)
-        for cost in ("peak_bytes", "disk_bytes", "cpu_seconds"):
+        for cost in ("peak_bytes", "own_bytes", "disk_bytes", "cpu_seconds"):
             assert getattr(grown, cost).low >= getattr(base, cost).low
             assert getattr(grown, cost).high >= getattr(base, cost).high
         assert grown != replace(base, facts=more)
@@ -124,10 +125,40 @@ def test_a_person_reads_ranges(invoke, named):
         assert f"  {label}" in result.stdout
 
 
-@pytest.mark.parametrize("scarce", ["memory_bytes", "disk_bytes"])
-def test_what_cannot_fit_exits_with_6(invoke, named, monkeypatch, scarce):
-    monkeypatch.setattr(command, scarce, lambda *_: 1000)
+def test_a_module_of_nothing_has_a_plan_too():
+    loaded = load(export_spec(torch.nn.Identity(), example_inputs=(torch.ones(3),)))
+    assert plan.plan(plan.facts(loaded)).facts.largest_tensor == 0
+
+
+@pytest.mark.parametrize(
+    ("room", "name"), [(command, "memory_bytes"), (needs, "free_bytes")], ids=["memory", "disk"]
+)
+def test_what_cannot_fit_exits_with_6(invoke, named, monkeypatch, room, name):
+    monkeypatch.setattr(room, name, lambda *_: 1000)
     result = invoke("plan", *named)
     assert result.exit_code == 6
     assert "1000 B are" in result.stderr
     assert "peak memory" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("budget", "words", "enough", "status"),
+    [
+        ("100GiB", "is enough", "yes", 0),
+        ("300MiB", "may be too little", "perhaps", 0),
+        ("100MiB", "is too little", "no", 6),
+    ],
+)
+def test_a_budget_is_held_against_the_plan(invoke, named, budget, words, enough, status):
+    told = invoke("plan", *named, "--max-memory", budget)
+    assert told.exit_code == status
+    assert words in told.stdout
+    assert ("--max-memory allows 100 MiB" in told.stderr) == bool(status)
+    result = invoke("plan", *named, "--max-memory", budget, "--json")
+    assert result.exit_code == status
+    assert json.loads(result.stdout)["max_memory"]["enough"] == enough
+
+
+def test_without_a_budget_nothing_is_said_of_one(planned, invoke, named):
+    assert planned["max_memory"] is None
+    assert "of it own" not in invoke("plan", *named).stdout

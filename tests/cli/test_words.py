@@ -81,6 +81,12 @@ def test_a_command_behind_its_options_is_not_taken_for_a_model(invoke):
         (("m.pt", "--forse"), "no such option --forse", "did you mean --force?"),
         (("m.pt", "--python-path"), "option '--python-path' requires an argument", None),
         (("m.pt", "more"), "got unexpected extra argument (more)", "moe-export export --help"),
+        (
+            ("m.pt", "--max-memory", "plenty"),
+            "'plenty' is no size of memory",
+            "for example 4GiB, 3.5G, 800MiB, or a number of bytes",
+        ),
+        (("plan", "m.pt", "--max-memory", "0"), "'0' is no size of memory", None),
         (("validate",), "no BUNDLE was named", "moe-export validate --help"),
         (("m.pt", "--target", "trtt"), "unknown target 'trtt'", "did you mean 'trt'?"),
         (("run", "b", "--prompt", "x", "--max-new-tokens", "many"), None, "moe-export run --help"),

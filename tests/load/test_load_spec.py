@@ -46,6 +46,34 @@ def test_a_precision_reads_back_as_it_was_named(text):
     assert str(export_spec("model.pt", precision=text).precision) == text
 
 
+@pytest.mark.parametrize(
+    ("given", "size"),
+    [
+        ("4GiB", 4 << 30),
+        ("3.5G", 7 << 29),
+        ("800 mib", 800 << 20),
+        ("1T", 1 << 40),
+        ("800MB", 800_000_000),
+        ("5000000000", 5_000_000_000),
+        ("7B", 7),
+        (1 << 30, 1 << 30),
+        (None, None),
+    ],
+)
+def test_a_size_of_memory_is_read_as_gnu_s_tools_read_it(given, size):
+    assert export_spec("model.pt", max_memory=given).max_memory == size
+
+
+@pytest.mark.parametrize(
+    "given", ["", "0", "-1", "1.5", "1.5B", "4Gi", "4GiBs", "4GiB\n", "GiB", "1e9", "0.0001K", 1.5]
+)
+def test_what_is_no_size_of_memory_is_refused_with_examples(given):
+    with pytest.raises(UsageError, match="no size of memory") as error:
+        export_spec("model.pt", max_memory=given)
+    assert error.value.where == "--max-memory"
+    assert "4GiB" in error.value.hint
+
+
 @pytest.mark.parametrize("source", ["", None, b"model.pt"])
 def test_a_model_must_be_named(source):
     with pytest.raises(UsageError):

@@ -133,12 +133,12 @@ def exported(vision_source: Path, tmp_path_factory: pytest.TempPathFactory) -> d
     two stages hear nothing of a precision.
     """
     folder = tmp_path_factory.mktemp("bundles")
-    marked = cache(lambda spec: rewrite(load(spec)))
-    spec = export_spec(vision_source)
+    loaded = cache(lambda: load(export_spec(vision_source)))
+    marked = cache(lambda: rewrite(loaded()))
     made = {}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pipeline, "load", lambda _: spec)
-        patch.setattr(pipeline, "rewrite", marked)
+        patch.setattr(pipeline, "load", lambda _: loaded())
+        patch.setattr(pipeline, "rewrite", lambda _: marked())
         for precision in ("f32", "bf16"):
             output = folder / f"{precision}.moe"
             result = invoke("export", vision_source, "-o", output, "--precision", precision)

@@ -58,3 +58,21 @@ def test_a_mapping_that_was_written_to_is_left_alone(tmp_path: Path) -> None:
     with resident.trimmed(tmp_path, limit=0), resident.in_use():
         time.sleep(0.1)
     assert mapped[5] == 7
+
+
+def test_a_smaller_budget_keeps_fewer_pages() -> None:
+    limits = [resident.limit_within(budget) for budget in (None, 4 << 30, 1 << 30, 1 << 29)]
+    assert limits == [resident.LIMIT, resident.LIMIT, 1 << 27, 1 << 26]
+
+
+def test_a_run_whose_end_is_interrupted_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def __enter__(self) -> None:
+            raise KeyboardInterrupt
+
+        def __exit__(self, *_: object) -> None: ...
+
+    monkeypatch.setattr(resident, "_LOCK", Interrupted())
+    with pytest.raises(KeyboardInterrupt), resident.in_use():
+        assert len(resident._running) == 1
+    assert not resident._running
