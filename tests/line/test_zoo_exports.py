@@ -11,7 +11,7 @@ from moe_export import Bundle, Session
 from moe_export.bundle import bundle as write_bundle
 from moe_export.capture import Rounding, capture
 from moe_export.capture.golden import record
-from moe_export.capture.trace import output_names
+from moe_export.capture.look import look_at
 from moe_export.forms import Golden, MarkedModel, PortableModel
 from moe_export.load import load
 from moe_export.lower import lower
@@ -79,8 +79,8 @@ def test_every_block_is_proven_inside_a_model(marked: MarkedModel) -> None:
 def elsewhere(marked: MarkedModel, precision: Precision) -> Golden:
     """The eager model on token counts and numbers that the tracer never saw."""
     inputs = {f"T = {b * s}": {"x": tokens(b, s)} for b, s in [(1, 1), (1, 7), (1, 257), (7, 90)]}
-    names = output_names(marked.loaded.module, marked.loaded.example_inputs)
-    return record(marked, inputs, names, Rounding(experts=precision))
+    golden, _ = record(marked, inputs, look_at(marked).names, Rounding(experts=precision))
+    return golden
 
 
 def test_other_token_counts_agree_with_eager_within_earned_tolerances(
