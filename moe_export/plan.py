@@ -44,9 +44,9 @@ _TIME_LOW, _TIME_HIGH = 0.6, 1.7
 
 # A model whose weights stay in their files.  Memory: Python, PyTorch, Transformers, ONNX and what
 # tracing a small model leaves: 560 MiB; mapped pages that validation keeps, with what comes before
-# they are given back: 410 MiB, or all weights; for each number of the largest tensor 5 bytes.  Three
-# qwen3_vl_moe exported in int8, of 4 layers and 1 MiB, 12 layers and 1.43e9 numbers, 16 layers and
-# 1.14e10, took 573, 1322 and 2963 MiB: within 3 %.
+# they are given back: 410 MiB, or all weights; for each number of the largest tensor 5 bytes.
+# Three qwen3_vl_moe exported in int8, of 4 layers and 1 MiB, 12 layers and 1.43e9 numbers, 16
+# layers and 1.14e10, took 573, 1322 and 2963 MiB: within 3 %.
 _LAZY_BASE_BYTES = 560 * 2**20
 _LAZY_KEPT_BYTES = 410 * 2**20
 _LAZY_LARGEST_ELEMENT_BYTES = 5
