@@ -11,7 +11,7 @@ from onnxscript import optimizer
 from moe_export.capture.axes import Axes
 from moe_export.capture.fuse import fuse
 from moe_export.capture.linear import use_linear
-from moe_export.capture.onnx_ops import PROBE
+from moe_export.capture.repeats import PROBE
 from moe_export.forms import MAIN_COMPONENT, Weight
 from moe_export.moe.schema import DOMAIN
 

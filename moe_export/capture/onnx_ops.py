@@ -10,10 +10,8 @@ from onnx.defs import OpSchema as OnnxSchema
 from onnxscript import opset18
 from onnxscript.values import Op, Opset
 
-from moe_export.capture.repeats import BORDER, REPEAT
+from moe_export.capture.repeats import BORDER, PROBE, REPEAT
 from moe_export.moe.schema import DOMAIN, OPS, VERSION, OpSchema
-
-PROBE = "Probe"
 
 _SNAKE = {
     "Router": "router",

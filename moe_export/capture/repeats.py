@@ -1,7 +1,7 @@
 """Layers of one form are translated once: the others become copies of what came of the first.
 
 A traced program holds the operators of each child of a ``ModuleList`` one after the other.  Where
-those of several children are the same but for their inputs and the names in them, ``fold`` leaves
+those of several children are the same but for their inputs and the names of probes, ``fold`` leaves
 the first in the program, between borders, and one operator for each other.  ``unfold`` copies what
 lies between the borders in the translated graph to where the others stand.
 """
@@ -19,7 +19,7 @@ from torch.export.graph_signature import TensorArgument
 
 from moe_export.moe.schema import DOMAIN
 
-BORDER, REPEAT = "Border", "Repeat"
+PROBE, BORDER, REPEAT = "Probe", "Border", "Repeat"
 
 
 class CannotUnfoldError(Exception):
@@ -28,7 +28,7 @@ class CannotUnfoldError(Exception):
 
 @dataclass(frozen=True)
 class Repeat:
-    """A layer that is a copy of another: its number, and its names by those of the other."""
+    """A layer that is a copy of another: its number, and its probes' names by the other's."""
 
     number: int
     original: int
@@ -48,7 +48,7 @@ class _Segment:
     """Equal for children that compute the same."""
 
     names: list[str]
-    """The strings in it, which do not count for its form."""
+    """Of the probes in it, which do not count for its form."""
 
 
 def fold(program: torch.export.ExportedProgram, module: nn.Module) -> list[Repeat]:
@@ -117,9 +117,6 @@ def _segment(nodes: list[fx.Node]) -> _Segment | None:
                 return "size", given.name if value is None else str(value)
             place = inputs.setdefault(given, len(inputs))
             return "taken", place, str(value.dtype), tuple(map(str, value.shape))
-        if isinstance(given, str):
-            names.append(given)
-            return "name"
         if isinstance(given, list | tuple):
             return tuple(map(word, given))
         return "constant", repr(given)
@@ -128,7 +125,11 @@ def _segment(nodes: list[fx.Node]) -> _Segment | None:
         kinds = {node.op} | {each.op for each in node.all_input_nodes}
         if not kinds <= {"call_function", "placeholder"}:
             return None
-        form.append((str(node.target), word(node.args), word(list(node.kwargs.items()))))
+        args = node.args
+        if node.target is torch.ops.moe_export.probe.default:
+            args, name = args[:1], args[1]
+            names.append(str(name))
+        form.append((str(node.target), word(args), word(list(node.kwargs.items()))))
     outputs = [node for node in nodes if any(user not in places for user in node.users)]
     if not outputs or not all(isinstance(node.meta.get("val"), Tensor) for node in outputs):
         return None
@@ -262,7 +263,10 @@ def _copied(node: ir.Node, repeat: Repeat, made: dict[ir.Value, ir.Value]) -> ir
         node.domain,
         node.op_type,
         [None if value is None else made.get(value, value) for value in node.inputs],
-        [_renamed(attribute, repeat.names) for attribute in node.attributes.values()],
+        [
+            _renamed(attribute, repeat.names) if node.op_type == PROBE else attribute
+            for attribute in node.attributes.values()
+        ],
         overload=node.overload,
         outputs=outputs,
         name=f"{node.name}_in_{repeat.number}",
@@ -271,10 +275,7 @@ def _copied(node: ir.Node, repeat: Repeat, made: dict[ir.Value, ir.Value]) -> ir
 
 
 def _renamed(attribute: ir.Attr, names: Mapping[str, str]) -> ir.Attr:
-    if attribute.type is not ir.AttributeType.STRING:
-        return attribute
-    text = attribute.as_string()
-    return ir.AttrString(attribute.name, names.get(text, text))
+    return ir.AttrString(attribute.name, names[attribute.as_string()])
 
 
 def _replace(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
