@@ -17,6 +17,7 @@ from torch import Tensor
 from moe_export.errors import DiskFullError, UnsafeInputError
 from moe_export.lazy import LazyTensor, real
 from moe_export.lazy.cores import each_on_its_own_core
+from moe_export.lazy.layout import reader_of
 from moe_export.lazy.tensors import steps
 from moe_export.moe.quantize import Precision, facts, quantize_to_bytes
 
@@ -124,7 +125,7 @@ class Spool:
         for part, (shape, dtype) in facts(tuple(weight.shape), precision).items():
             readers[part] = InFile(file, self._end, shape, _torch_dtype(dtype))
             self._end += math.prod(shape) * readers[part].dtype.itemsize
-        source = weight.reader if isinstance(weight, LazyTensor) else _InMemory(weight.detach())
+        source = reader_of(weight.detach())
 
         def keep(rows: tuple[int, int]) -> None:
             start, stop = rows
@@ -146,24 +147,6 @@ def _torch_dtype(dtype: np.dtype[Any]) -> torch.dtype:
     name = "int8" if dtype.name == "int4" else dtype.name
     made: torch.dtype = getattr(torch, name)
     return made
-
-
-@dataclass(frozen=True)
-class _InMemory:
-    """The reader of a tensor that is there."""
-
-    tensor: Tensor
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return tuple(self.tensor.shape)
-
-    @property
-    def dtype(self) -> torch.dtype:
-        return self.tensor.dtype
-
-    def rows(self, start: int, stop: int) -> Tensor:
-        return self.tensor[start:stop]
 
 
 def _numpy(tensor: Tensor) -> Any:

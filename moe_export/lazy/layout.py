@@ -229,7 +229,7 @@ def _later(
     func: Callable[..., Tensor], *tensors: Tensor, is_rowwise: bool, kind: type[Later] = Later
 ) -> LazyTensor:
     meta = func(*map(_shell, tensors))
-    given = tuple(_reader(t) for t in tensors)
+    given = tuple(reader_of(t) for t in tensors)
     return LazyTensor(kind(func, given, tuple(meta.shape), meta.dtype, is_rowwise))
 
 
@@ -255,7 +255,8 @@ class _Held:
         return self.tensor[start:stop] if self.shape else self.tensor
 
 
-def _reader(tensor: Tensor) -> Reader:
+def reader_of(tensor: Tensor) -> Reader:
+    """Where a tensor's numbers come from, be they in memory."""
     return tensor.reader if isinstance(tensor, LazyTensor) else _Held(tensor)
 
 
@@ -380,7 +381,7 @@ def _stack(tensors: Sequence[Tensor], dim: int = 0) -> LazyTensor:
     place = dim % (tensors[0].dim() + 1)
     torch.stack([_shell(t) for t in tensors], place)  # or it objects to their shapes
     if place == 0:
-        return LazyTensor(_Joined(tuple(_Under(_reader(t)) for t in tensors)))
+        return LazyTensor(_Joined(tuple(_Under(reader_of(t)) for t in tensors)))
     return _later(_OfAll(torch.stack, place), *tensors, is_rowwise=True)
 
 
@@ -389,5 +390,5 @@ def _cat(tensors: Sequence[Tensor], dim: int = 0) -> LazyTensor:
     axis = _axis(tensors[0], dim)
     torch.cat([_shell(t) for t in tensors], axis)
     if axis == 0:
-        return LazyTensor(_Joined(tuple(map(_reader, tensors))))
+        return LazyTensor(_Joined(tuple(map(reader_of, tensors))))
     return _later(_OfAll(torch.cat, axis), *tensors, is_rowwise=True)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from moe_export.lazy.cores import each_on_its_own_core
-from moe_export.lazy.layout import Later, Spread, Turned, narrowest, place_of, within
+from moe_export.lazy.layout import Later, Spread, Turned, narrowest, place_of, reader_of, within
 from moe_export.lazy.tensors import LazyTensor, Reader, real, runs, steps
 from moe_export.lazy.together import multiplied
 
@@ -48,12 +48,12 @@ def _products(matrix: Reader, rows: Sequence[Tensor]) -> list[Tensor]:
     return made
 
 
-def grouped_product(rows: Tensor, offsets: Sequence[int], matrices: LazyTensor) -> Tensor:
+def grouped_product(rows: Tensor, offsets: Sequence[int], matrices: Tensor) -> Tensor:
     """Rows ``[offsets[e], offsets[e+1])`` of ``[S, H]`` times the transpose of ``matrices[e]``.
 
     ``matrices [E, N, H]`` do not round what meets them.  Rows behind the last are 0.
     """
-    matrix = narrowest(matrices.reader)
+    matrix = narrowest(reader_of(matrices))
     given = _Grouped(rows, list(itertools.pairwise(offsets)))
     return multiplied(given, matrix, place_of(matrix), _grouped_products)
 

@@ -28,12 +28,25 @@ class Stored:
     scales: Tensor | None
     zeros: Tensor | None
 
+    def of(self, expert: int) -> Stored:
+        """That of one expert."""
+        parts = (self.bias, self.scales, self.zeros)
+        return Stored(self.weight[expert], *(None if p is None else p[expert] for p in parts))
+
+    def matrix(self, block_size: int, dtype: torch.dtype) -> Tensor:
+        """What ``stored_matrix`` computes, as lazy as the weight."""
+        if self.scales is None or not isinstance(self.weight, LazyTensor):
+            return stored_matrix(self.weight, self.scales, self.zeros, block_size, dtype)
+        scales, zeros = (
+            x.reader if isinstance(x, LazyTensor) else None for x in (self.scales, self.zeros)
+        )
+        return LazyTensor(StoredMatrix(self.weight.reader, scales, zeros, block_size, dtype))
+
 
 def linear_of(rows: Tensor, stored: Stored, block_size: int, row_format: str) -> Tensor:
     """``rows [.., H]``, rounded, times the matrix, plus the bias, in the rows' dtype."""
-    matrix = matrix_of(stored.weight, stored.scales, stored.zeros, block_size, rows.dtype)
     bias = None if stored.bias is None else stored.bias.to(rows.dtype)
-    return F.linear(_rounded(rows, row_format), matrix, bias)
+    return F.linear(_rounded(rows, row_format), stored.matrix(block_size, rows.dtype), bias)
 
 
 def grouped_linear(
@@ -41,13 +54,13 @@ def grouped_linear(
 ) -> Tensor:
     """The same of each expert's rows ``[offsets[e], offsets[e+1])``; those behind them are 0."""
     rounded = _rounded(rows, row_format)
-    matrices = matrix_of(stored.weight, stored.scales, stored.zeros, block_size, rows.dtype)
-    if isinstance(matrices, LazyTensor):
-        made = grouped_product(rounded, offsets, matrices)
+    if isinstance(stored.weight, LazyTensor):
+        made = grouped_product(rounded, offsets, stored.matrix(block_size, rows.dtype))
     else:
         made = rows.new_zeros((rows.shape[0], stored.weight.shape[1]))
         for expert, (start, stop) in _served(offsets):
-            made[start:stop] = F.linear(rounded[start:stop], matrices[expert])
+            matrix = stored.of(expert).matrix(block_size, rows.dtype)
+            made[start:stop] = F.linear(rounded[start:stop], matrix)
     if stored.bias is not None:
         for expert, (start, stop) in _served(offsets):
             made[start:stop] += stored.bias[expert].to(rows.dtype)
@@ -57,23 +70,6 @@ def grouped_linear(
 def _served(offsets: Sequence[int]) -> Iterator[tuple[int, tuple[int, int]]]:
     """The experts that have rows, and where these begin and end."""
     return ((e, ends) for e, ends in enumerate(itertools.pairwise(offsets)) if ends[0] < ends[1])
-
-
-def matrix_of(
-    weight: Tensor,
-    scales: Tensor | None,
-    zeros: Tensor | None,
-    block_size: int,
-    dtype: torch.dtype,
-) -> Tensor:
-    """What ``stored_matrix`` computes, as lazy as the stored weight."""
-    if scales is None or not isinstance(weight, LazyTensor):
-        return stored_matrix(weight, scales, zeros, block_size, dtype)
-    scales_reader, zeros_reader = (
-        x.reader if isinstance(x, LazyTensor) else None for x in (scales, zeros)
-    )
-    reader = StoredMatrix(weight.reader, scales_reader, zeros_reader, block_size, dtype)
-    return LazyTensor(reader)
 
 
 @dataclass(frozen=True)
