@@ -22,6 +22,7 @@ from moe_export.forms import (
     PortableModel,
     RoundingCost,
 )
+from moe_export.lazy import cores_for
 from moe_export.moe.quantize import Precision
 
 __all__ = ["Rounding", "capture", "capture_live"]
@@ -43,7 +44,8 @@ def capture(
     Raises ``CaptureError``, ``RewriteError``, ``CompletenessError``, or ``UnsupportedError`` for a
     weight that the precision does not hold.
     """
-    parts = [_part(part, precision, dense_precision) for part in model.parts]
+    with cores_for(model.loaded.module):
+        parts = [_part(part, precision, dense_precision) for part in model.parts]
     blocks = tuple(block for part in model.parts for block in part.blocks)
     weights = [weight for part in parts for weight in part.component.weights.values()]
     read = {name for part in parts for name in part.read}
@@ -123,7 +125,9 @@ def capture_live(
 
     ``roundings`` says by component what the bundle has been rounded to.
     """
-    return _together([_live(part, roundings[part.loaded.component], seeds) for part in model.parts])
+    with cores_for(model.loaded.module):
+        made = [_live(part, roundings[part.loaded.component], seeds) for part in model.parts]
+    return _together(made)
 
 
 def _live(model: MarkedModel, rounding: Rounding, seeds: tuple[int, ...]) -> Golden:

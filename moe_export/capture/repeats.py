@@ -1,309 +1,234 @@
-"""Layers of one form are translated once: the others become copies of what came of the first.
+"""Layers of one form are traced and translated once: the others become copies of what came of it.
 
-A traced program holds the operators of each child of a ``ModuleList`` one after the other.  Where
-those of several children are the same but for their inputs and the names of probes, ``fold`` leaves
-the first in the program, between borders, and one operator for each other.  ``unfold`` copies what
-lies between the borders in the translated graph to where the others stand.
+While a model is traced, ``once_each`` lets the first of equal children of a ``ModuleList`` run
+between borders; each other becomes one operator for each tensor that it gives, on the tensors that
+it takes: its arguments, its place in a cache, its parameters.  ``unfold`` makes copies of what lies
+between the borders.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import wraps
 from typing import Any
 
-import onnx_ir as ir
 import torch
-from torch import Tensor, fx, nn
-from torch.export.graph_signature import TensorArgument
+from torch import Tensor, nn
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
+from moe_export.capture.same import Child, Slot, groups_of, slots_of, tensors_of
 from moe_export.moe.schema import DOMAIN
 
 PROBE, BORDER, REPEAT = "Probe", "Border", "Repeat"
 
 
-class CannotUnfoldError(Exception):
-    """The translated graph has something between borders that is not copied."""
-
-
 @dataclass(frozen=True)
 class Repeat:
-    """A layer that is a copy of another: its number, and its probes' names by the other's."""
+    """A layer that is a copy of another: its number, and the paths of both in the model."""
 
     number: int
     original: int
-    names: Mapping[str, str]
+    path: str
+    path_of_original: str
+
+    def renamed(self, name: str) -> str:
+        """A probe's name in the original as it is in the copy."""
+        return self.path + name.removeprefix(self.path_of_original)
 
 
-@dataclass(frozen=True)
-class _Segment:
-    """What one child computes."""
-
-    nodes: list[fx.Node]
-    inputs: list[fx.Node]
-    """The tensors that it takes from outside, in order of their first use."""
-
-    outputs: list[fx.Node]
-    form: tuple[object, ...]
-    """Equal for children that compute the same."""
-
-    names: list[str]
-    """Of the probes in it, which do not count for its form."""
-
-
-def fold(program: torch.export.ExportedProgram, module: nn.Module) -> list[Repeat]:
-    """Leave one of each form of layer in the program; says which layers are to be copied."""
-    first: dict[tuple[object, ...], tuple[int, _Segment]] = {}
-    repeats = []
-    renamed: dict[str, str] = {}
-    _VALUES.clear()
-    for number, nodes in enumerate(_runs(program.graph, module)):
-        segment = _segment(nodes)  # when those before have been put aside: it takes what they give
-        if segment is None:
-            continue
-        original, like = first.setdefault(segment.form, (number, segment))
-        if original != number:
-            names = dict(zip(like.names, segment.names, strict=True))
-            repeats.append(Repeat(number, original, names))
-            renamed |= _put_aside(program.graph, segment, number)
-    originals = {repeat.original for repeat in repeats}
-    for number, segment in first.values():
-        now = _segment(segment.nodes)
-        if number in originals and now is not None:
-            renamed |= _put_borders(program.graph, now, number)
-    for spec in program.graph_signature.output_specs:
-        if isinstance(spec.arg, TensorArgument) and spec.arg.name in renamed:
-            spec.arg = TensorArgument(name=renamed[spec.arg.name])
-    program.graph_module.recompile()
-    return repeats
-
-
-def _runs(graph: fx.Graph, module: nn.Module) -> list[list[fx.Node]]:
-    """The operators of each child of a list that has no others between them."""
-    lists = {name for name, child in module.named_modules() if isinstance(child, nn.ModuleList)}
-    nodes = [node for node in graph.nodes if node.op not in ("placeholder", "output")]
-    runs: list[tuple[str | None, list[fx.Node]]] = []
-    for node in nodes:
-        path = _child_of_list(node, lists)
-        if not runs or runs[-1][0] != path:
-            runs.append((path, []))
-        runs[-1][1].append(node)
-    paths = [path for path, _ in runs]
-    return [run for path, run in runs if path is not None and paths.count(path) == 1]
-
-
-def _child_of_list(node: fx.Node, lists: set[str]) -> str | None:
-    """The outermost child of a list that the node is of."""
-    for path, _ in (node.meta.get("nn_module_stack") or {}).values():
-        parent, _, name = path.rpartition(".")
-        if parent in lists and name.isdigit():
-            return str(path)
-    return None
-
-
-def _segment(nodes: list[fx.Node]) -> _Segment | None:
-    """``None`` for nodes that are more than operators on tensors, sizes and constants."""
-    places = {node: place for place, node in enumerate(nodes)}
-    inputs: dict[fx.Node, int] = {}
-    names: list[str] = []
-    form: list[object] = []
-
-    def word(given: Any) -> object:
-        if isinstance(given, fx.Node):
-            value = given.meta.get("val")
-            if given in places:
-                return "made", places[given]
-            if not isinstance(value, Tensor):
-                return "size", given.name if value is None else str(value)
-            place = inputs.setdefault(given, len(inputs))
-            return "taken", place, str(value.dtype), tuple(map(str, value.shape))
-        if isinstance(given, list | tuple):
-            return tuple(map(word, given))
-        return "constant", repr(given)
-
-    for node in nodes:
-        kinds = {node.op} | {each.op for each in node.all_input_nodes}
-        if not kinds <= {"call_function", "placeholder"}:
-            return None
-        args = node.args
-        if node.target is torch.ops.moe_export.probe.default:
-            args, name = args[:1], args[1]
-            names.append(str(name))
-        form.append((str(node.target), word(args), word(list(node.kwargs.items()))))
-    outputs = [node for node in nodes if any(user not in places for user in node.users)]
-    if not outputs or not all(isinstance(node.meta.get("val"), Tensor) for node in outputs):
-        return None
-    form.append(tuple(places[node] for node in outputs))
-    return _Segment(nodes, list(inputs), outputs, tuple(form), names)
-
-
-def _put_aside(graph: fx.Graph, segment: _Segment, number: int) -> dict[str, str]:
-    """Replace a segment by one operator for each output; gives the new names of the outputs."""
-    renamed = {}
-    for place, output in enumerate(segment.outputs):
-        value = output.meta["val"]
-        _VALUES[number, place] = value
-        with graph.inserting_before(segment.nodes[0]):
-            made = graph.call_function(
-                torch.ops.moe_export.repeat.default, (segment.inputs, number, place)
-            )
-        made.meta = {"val": value}
-        output.replace_all_uses_with(made)
-        renamed[output.name] = made.name
-    for node in reversed(segment.nodes):
-        graph.erase_node(node)
-    return renamed
-
-
-def _put_borders(graph: fx.Graph, segment: _Segment, number: int) -> dict[str, str]:
-    """Mark where tensors enter and leave a segment; gives the new names of the outputs."""
-    inside = set(segment.nodes)
-    renamed = {}
-
-    def border(x: fx.Node, role: str, place: int) -> fx.Node:
-        made = graph.call_function(
-            torch.ops.moe_export.border.default, (x, _label(number, role, place))
-        )
-        made.meta = {"val": x.meta["val"]}
-        return made
-
-    with graph.inserting_before(segment.nodes[0]):
-        entries = [border(x, "in", place) for place, x in enumerate(segment.inputs)]
-    for x, entry in zip(segment.inputs, entries, strict=True):
-        x.replace_all_uses_with(entry, delete_user_cb=lambda user: user in inside)
-    with graph.inserting_after(segment.nodes[-1]):
-        exits = [border(x, "out", place) for place, x in enumerate(segment.outputs)]
-    for x, exit in zip(segment.outputs, exits, strict=True):
-        x.replace_all_uses_with(
-            exit, delete_user_cb=lambda user: user not in inside and user not in exits
-        )
-        renamed[x.name] = exit.name
-    return renamed
-
-
-def _label(number: int, role: str, place: int) -> str:
-    return f"{number}/{role}/{place}"
-
-
-def unfold(model: ir.Model, repeats: Sequence[Repeat]) -> None:
-    """Put copies of the originals where the repeats stand, and take the borders away.
-
-    Raises ``CannotUnfoldError`` where an original holds a graph in a node.
-    """
-    graph = model.graph
-    originals = {number: _Original() for number in {repeat.original for repeat in repeats}}
-    stands: dict[int, dict[int, ir.Node]] = {}
-    for node in graph:
-        if (node.domain, node.op_type) == (DOMAIN, BORDER):
-            original, role, which = node.attributes["name"].as_string().split("/")
-            originals[int(original)].borders.setdefault(role, {})[int(which)] = node
-        if (node.domain, node.op_type) == (DOMAIN, REPEAT):
-            number, place = (node.attributes[name].as_int() for name in ("number", "place"))
-            stands.setdefault(number, {})[place] = node
-    for each in originals.values():
-        each.nodes = _between(graph, each.borders)
-    for repeat in repeats:
-        if repeat.number in stands:
-            _copy(graph, originals[repeat.original], repeat, stands[repeat.number])
-    for each in originals.values():
-        for borders in each.borders.values():
-            for node in borders.values():
-                _replace(graph, node, _given(node, 0))
+@contextmanager
+def once_each(module: nn.Module) -> Iterator[list[Repeat]]:
+    """While ``module`` is traced: the copies that were made, as they are made."""
+    _FORMS.clear()
+    tracing = _Tracing()
+    children = [child for group in groups_of(module) for child in group]
+    for child in children:
+        child.module.forward = tracing.instead_of(child)
+    try:
+        yield tracing.repeats
+    finally:
+        for child in children:
+            del child.module.forward
 
 
 @dataclass
-class _Original:
-    """What stands between borders of a translated graph."""
+class _Call:
+    """What one call of a child takes."""
 
-    borders: dict[str, dict[int, ir.Node]] = field(default_factory=dict)
-    nodes: list[ir.Node] = field(default_factory=list)
+    child: Child
+    leaves: list[Any]
+    tree: TreeSpec
+    slots: list[Slot]
+    """What it finds in its place of a cache, or of what else it is handed."""
 
+    tensors: list[Tensor]
+    """Of its arguments, its slots and its own, each once."""
 
-def _between(graph: ir.Graph, borders: Mapping[str, Mapping[int, ir.Node]]) -> list[ir.Node]:
-    """What is computed of what enters, as far as where it leaves.  All else is not the layer's."""
-    ends = set(borders["out"].values())
-    inside: set[ir.Node] = set()
-    reached = [node.outputs[0] for node in borders.get("in", {}).values()]
-    while reached:
-        for user, _ in reached.pop().uses():
-            if user not in inside and user not in ends:
-                inside.add(user)
-                reached.extend(user.outputs)
-    nodes = [node for node in graph if node in inside]
-    kinds = (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS)
-    if len(nodes) != len(inside) or any(
-        attribute.type in kinds for node in nodes for attribute in node.attributes.values()
-    ):
-        raise CannotUnfoldError
-    return nodes
+    form: tuple[object, ...]
+    """Equal for calls that differ in nothing but the numbers of these."""
 
 
-def _copy(
-    graph: ir.Graph, original: _Original, repeat: Repeat, stands: Mapping[int, ir.Node]
-) -> None:
-    first = min(stands.values(), key=list(graph).index)
-    made: dict[ir.Value, ir.Value] = {
-        node.outputs[0]: _given(first, place) for place, node in original.borders["in"].items()
+@dataclass(frozen=True)
+class _Known:
+    """What a call made: tensors, which are counted, and else values."""
+
+    number: int
+    path: str
+    tree: TreeSpec
+    leaves: list[_Tensor | Any]
+    slots: dict[tuple[str, ...], _Tensor | Any]
+    """Those that it changed."""
+
+
+@dataclass(frozen=True)
+class _Tensor:
+    place: int
+
+
+class _Tracing:
+    """The calls of children so far."""
+
+    def __init__(self) -> None:
+        self.repeats: list[Repeat] = []
+        self._known: dict[tuple[object, ...], _Known] = {}
+        self._calls = 0
+        self._is_inside = False
+
+    def instead_of(self, child: Child) -> Callable[..., Any]:
+        """What runs instead of the child's ``forward``."""
+        forward = child.module.forward
+
+        @wraps(forward)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            if self._is_inside:
+                return forward(*args, **kwargs)
+            call = _call(child, args, kwargs)
+            self._calls += 1
+            known = self._known.get(call.form)
+            if known is not None:
+                return self._repeated(call, known)
+            self._is_inside = True
+            try:
+                self._known[call.form], made = _between_borders(call, forward, self._calls)
+            finally:
+                self._is_inside = False
+            return made
+
+        return run
+
+    def _repeated(self, call: _Call, known: _Known) -> Any:
+        number, path = self._calls, call.child.path
+        self.repeats.append(Repeat(number, known.number, path, known.path))
+        for (original, place), form in list(_FORMS.items()):
+            if original == known.number:
+                _FORMS[number, place] = form
+        made: dict[int, Tensor] = {}
+
+        def real(value: _Tensor | Any) -> Any:
+            if not isinstance(value, _Tensor):
+                return value
+            if value.place not in made:
+                made[value.place] = torch.ops.moe_export.repeat(call.tensors, number, value.place)
+            return made[value.place]
+
+        slots = {slot.words: slot for slot in call.slots}
+        for words, value in known.slots.items():
+            slots[words].put(real(value))
+        return tree_unflatten([real(leaf) for leaf in known.leaves], known.tree)
+
+
+def _call(child: Child, args: Any, kwargs: Any) -> _Call:
+    leaves, tree = tree_flatten((args, kwargs), is_leaf=_is_no_container)
+    slots = [slot for leaf in leaves for slot in slots_of(leaf, child.number)]
+    given = [*leaves, *(slot.value for slot in slots), *tensors_of(child.module).values()]
+    places: dict[int, int] = {}
+    tensors: list[Tensor] = []
+    words: list[object] = []
+    for value in given:
+        if not isinstance(value, Tensor):
+            words.append(_word(value))
+            continue
+        if id(value) not in places:
+            places[id(value)] = len(tensors)
+            tensors.append(value)
+        words.append((places[id(value)], value.dtype, tuple(map(str, value.shape))))
+    form = (id(child.group), str(tree), tuple(slot.words for slot in slots), tuple(words))
+    return _Call(child, leaves, tree, slots, tensors, form)
+
+
+def _is_no_container(value: Any) -> bool:
+    return type(value) not in (list, tuple, dict)
+
+
+def _word(value: Any) -> object:
+    plain = value is None or isinstance(value, bool | int | float | str | torch.SymInt)
+    return repr(value) if plain else id(value)
+
+
+def _between_borders(call: _Call, forward: Callable[..., Any], number: int) -> tuple[_Known, Any]:
+    """Run a child on tensors that are marked, and mark what it makes."""
+    entered = {
+        id(tensor): torch.ops.moe_export.border(tensor, f"{number}/in/{place}")
+        for place, tensor in enumerate(call.tensors)
     }
-    for node in original.nodes:
-        graph.insert_before(first, _copied(node, repeat, made))
-    for place, stand in stands.items():
-        left = _given(original.borders["out"][place], 0)
-        _replace(graph, stand, made.get(left, left))
+    left: dict[int, tuple[_Tensor, Tensor]] = {}
+    kept: list[Tensor] = []  # or another tensor might be given the same id
+
+    def inside(value: Any) -> Any:
+        return entered[id(value)] if isinstance(value, Tensor) else value
+
+    def outside(value: Any) -> tuple[_Tensor | Any, Any]:
+        if not isinstance(value, Tensor):
+            return value, value
+        if id(value) not in left:
+            kept.append(value)
+            place = len(left)
+            made = torch.ops.moe_export.border(value, f"{number}/out/{place}")
+            left[id(value)] = _Tensor(place), made
+            _FORMS[number, place] = (value.shape, value.dtype)
+        return left[id(value)]
+
+    for slot in call.slots:
+        slot.put(inside(slot.value))
+    before = {slot.words: inside(slot.value) for slot in call.slots}
+    args, kwargs = tree_unflatten([inside(leaf) for leaf in call.leaves], call.tree)
+    with _own_tensors(call.child.module, inside):
+        made = forward(*args, **kwargs)
+    changed = {}
+    found = {slot.words: slot for leaf in call.leaves for slot in slots_of(leaf, call.child.number)}
+    for slot in call.slots:
+        if found[slot.words].value is before[slot.words]:
+            slot.put(slot.value)
+            continue
+        changed[slot.words], value = outside(found[slot.words].value)
+        slot.put(value)
+    leaves, tree = tree_flatten(made)
+    pairs = [outside(leaf) for leaf in leaves]
+    known = _Known(number, call.child.path, tree, [known for known, _ in pairs], changed)
+    return known, tree_unflatten([real for _, real in pairs], tree)
 
 
-def _copied(node: ir.Node, repeat: Repeat, made: dict[ir.Value, ir.Value]) -> ir.Node:
-    """A node on what was made of its inputs, with the names of the repeat in it."""
-    outputs = [
-        ir.Value(name=f"{value.name}_in_{repeat.number}", type=value.type, shape=value.shape)
-        for value in node.outputs
-    ]
-    made.update(zip(node.outputs, outputs, strict=True))
-    return ir.Node(
-        node.domain,
-        node.op_type,
-        [None if value is None else made.get(value, value) for value in node.inputs],
-        [
-            _renamed(attribute, repeat.names) if node.op_type == PROBE else attribute
-            for attribute in node.attributes.values()
-        ],
-        overload=node.overload,
-        outputs=outputs,
-        name=f"{node.name}_in_{repeat.number}",
-        version=node.version,
-    )
+@contextmanager
+def _own_tensors(module: nn.Module, instead: Callable[[Any], Any]) -> Iterator[None]:
+    """Let all parameters and buffers of ``module`` be others for a while."""
+    before = []
+    for child in module.modules():
+        for holder in (child._parameters, child._buffers):
+            before.append((holder, dict(holder)))
+            holder.update({name: instead(tensor) for name, tensor in holder.items()})
+    try:
+        yield
+    finally:
+        for holder, values in before:
+            holder.update(values)  # type: ignore[arg-type]
 
 
-def _renamed(attribute: ir.Attr, names: Mapping[str, str]) -> ir.Attr:
-    return ir.AttrString(attribute.name, names[attribute.as_string()])
+# --- The operators that stand for layers and their borders --------------------------------------
 
-
-def _replace(graph: ir.Graph, node: ir.Node, value: ir.Value) -> None:
-    """Let ``value`` stand for the one output of a node, which goes."""
-    (output,) = node.outputs
-    if output.is_graph_output():
-        if value.is_graph_output() or value.is_graph_input() or value.is_initializer():
-            node.domain, node.op_type = "", "Identity"
-            node.attributes.clear()
-            node.resize_inputs(1)
-            node.replace_input_with(0, value)
-            return
-        value.name, value.type, value.shape = output.name, output.type, output.shape
-    ir.convenience.replace_all_uses_with(output, value, replace_graph_outputs=True)
-    graph.remove(node, safe=True)
-
-
-def _given(node: ir.Node, place: int) -> ir.Value:
-    value = node.inputs[place]
-    if value is None:
-        raise AssertionError(f"{node.name!r} was given nothing at {place}")
-    return value
-
-
-# --- The operators of a folded program ----------------------------------------------------------
-
-# What a repeat gives, by its number and place, of the program that is being translated.
-_VALUES: dict[tuple[int, int], Tensor] = {}
+# Shape and dtype of what a layer gives, by its number and place, in the model being traced.
+_FORMS: dict[tuple[int, int], tuple[torch.Size, torch.dtype]] = {}
 
 
 @torch.library.custom_op(f"{DOMAIN}::border", mutates_args=())
@@ -320,10 +245,10 @@ def _(x: Tensor, name: str) -> Tensor:
 @torch.library.custom_op(f"{DOMAIN}::repeat", mutates_args=())
 def _repeat(xs: Sequence[Tensor], number: int, place: int) -> Tensor:
     """What a layer gives at one place; it stands in a program that is never run."""
-    raise AssertionError("a folded program is not run")
+    raise AssertionError("a program of copies is not run")
 
 
 @_repeat.register_fake
 def _(xs: Sequence[Tensor], number: int, place: int) -> Tensor:
-    value = _VALUES[number, place]
-    return xs[0].new_empty(value.shape, dtype=value.dtype)
+    shape, dtype = _FORMS[number, place]
+    return xs[0].new_empty(shape, dtype=dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -21,7 +21,8 @@ from moe_export.capture.axes import (
     varying_axes,
 )
 from moe_export.capture.onnx_ops import translations
-from moe_export.capture.repeats import CannotUnfoldError, fold, unfold
+from moe_export.capture.repeats import once_each
+from moe_export.capture.unfold import CannotUnfoldError, unfold
 from moe_export.errors import CaptureError, RewriteError
 from moe_export.forms import BlockRecord, MarkedModel
 from moe_export.lazy import without_numbers
@@ -47,23 +48,47 @@ def trace(model: MarkedModel, output_names: list[str]) -> Trace:
     varying = varying_axes(loaded.module, inputs) if loaded.dynamic_shapes is None else set()
     shapes = requested_shapes(inputs, loaded.dynamic_shapes, varying)
     with _quiet():
-        program = _program(model, inputs, shapes)
+        module = without_numbers(model.marked)
+        module.register_forward_pre_hook(_equates(loaded.dynamic_shapes), with_kwargs=True)
+        with once_each(module) as repeats:
+            program = _program(model, module, inputs, shapes)
         axes = symbolic_axes(_placeholders(program), loaded.dynamic_shapes)
-        repeats = fold(program, model.marked)
         graph = _translated(model, program, inputs, output_names)
         try:
             unfold(graph, repeats)
         except CannotUnfoldError:
-            graph = _translated(model, _program(model, inputs, shapes), inputs, output_names)
+            program = _program(model, module, inputs, shapes)
+            graph = _translated(model, program, inputs, output_names)
     return Trace(graph, axes)
 
 
+def _equates(dynamic_shapes: Mapping[str, Mapping[int, str]] | None) -> Callable[..., None]:
+    """A hook that tells the tracer at once which sizes are equal, or sums of others.
+
+    It would find out layer by layer, and until then take layers for different ones.
+    """
+
+    def equate(_: nn.Module, args: Any, inputs: Mapping[str, Tensor]) -> None:
+        sizes: dict[str, list[Any]] = {}
+        for name, axes in (dynamic_shapes or {}).items():
+            for axis, size in axes.items():
+                sizes.setdefault(size, []).append(inputs[name].shape[axis])
+        for size, found in sizes.items():
+            for other in found[1:]:
+                torch._check(other == found[0])
+            terms = size.split("+")
+            if len(terms) > 1 and sizes.keys() >= set(terms):
+                torch._check(found[0] == sum(sizes[term][0] for term in terms))
+
+    return equate
+
+
 def _program(
-    model: MarkedModel, inputs: Mapping[str, Tensor], shapes: Any
+    model: MarkedModel, module: nn.Module, inputs: Mapping[str, Tensor], shapes: Any
 ) -> torch.export.ExportedProgram:
     try:
         return torch.export.export(
-            without_numbers(model.marked),
+            module,
             (),
             kwargs=dict(inputs),
             dynamic_shapes=shapes,

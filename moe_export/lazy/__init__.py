@@ -6,8 +6,9 @@ and casts of them are put off (``layout``); a product reads its matrix in slices
 """
 
 from moe_export.lazy import layout, products
+from moe_export.lazy.cores import one_core_for_operators
 from moe_export.lazy.layout import within
-from moe_export.lazy.models import in_memory, made_of, twin_of, without_numbers
+from moe_export.lazy.models import cores_for, in_memory, made_of, twin_of, without_numbers
 from moe_export.lazy.products import grouped_product
 from moe_export.lazy.tensors import LazyTensor, Reader, is_lazy, real, runs, slices
 from moe_export.lazy.together import Promise, together
@@ -16,11 +17,13 @@ __all__ = [
     "LazyTensor",
     "Promise",
     "Reader",
+    "cores_for",
     "grouped_product",
     "in_memory",
     "is_lazy",
     "layout",
     "made_of",
+    "one_core_for_operators",
     "products",
     "real",
     "runs",

@@ -1,4 +1,8 @@
-"""Work in pieces, each on a core of its own: products of few rows are too small to be split."""
+"""Work in pieces, each on a core of its own: products of few rows are too small to be split.
+
+PyTorch splits each operator among its threads, which turn in circles between operators: with small
+ones that costs more than it brings, and much more where other programs have the cores.
+"""
 
 from __future__ import annotations
 
@@ -17,26 +21,33 @@ Piece = TypeVar("Piece")
 _ARENA_MAX = -8  # M_ARENA_MAX of malloc.h
 
 
-def each_on_its_own_core(do: Callable[[Piece], None], pieces: Sequence[Piece]) -> None:
-    """``do`` each piece, in any order; PyTorch's operators take one thread each meanwhile."""
-    with _one_thread_each() as threads:
-        if threads == 1 or len(pieces) == 1:
-            for piece in pieces:
-                do(piece)
-        else:
-            for _ in _workers(threads).map(do, pieces):
-                pass
+_kept: int | None = None
+"""The threads that operators left to pieces, while they have one each."""
 
 
 @contextmanager
-def _one_thread_each() -> Iterator[int]:
-    """Operators of one thread, which leaves so many for others."""
-    threads = torch.get_num_threads()
+def one_core_for_operators() -> Iterator[int]:
+    """PyTorch's operators take one thread each, which leaves so many cores for pieces of work."""
+    global _kept
+    before, threads = _kept, torch.get_num_threads()
+    _kept = before or threads
     torch.set_num_threads(1)
     try:
-        yield threads
+        yield _kept
     finally:
         torch.set_num_threads(threads)
+        _kept = before
+
+
+def each_on_its_own_core(do: Callable[[Piece], None], pieces: Sequence[Piece]) -> None:
+    """``do`` each piece, in any order; PyTorch's operators take one thread each meanwhile."""
+    with one_core_for_operators() as cores:
+        if cores == 1 or len(pieces) == 1:
+            for piece in pieces:
+                do(piece)
+        else:
+            for _ in _workers(cores).map(do, pieces):
+                pass
 
 
 @cache
@@ -52,7 +63,5 @@ def few_arenas() -> None:
 
 
 @cache
-def _workers(threads: int) -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(
-        threads, "moe-export", initializer=torch.set_num_threads, initargs=(1,)
-    )
+def _workers(cores: int) -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(cores, "moe-export", initializer=torch.set_num_threads, initargs=(1,))

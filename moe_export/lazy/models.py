@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from moe_export.lazy.cores import one_core_for_operators
 from moe_export.lazy.tensors import LazyTensor, is_lazy, like, real
 from moe_export.moe.recipe import (
     Concatenated,
@@ -33,6 +35,16 @@ def made_of(recipe: Recipe, read: Callable[[str], Tensor]) -> Tensor:
             return torch.stack([made_of(part, read) for part in recipe.parts])
         case Concatenated():
             return torch.cat([made_of(part, read) for part in recipe.parts], dim=1)
+
+
+@contextmanager
+def cores_for(module: nn.Module) -> Iterator[None]:
+    """While it runs, products have the cores and not operators: if its weights are in files."""
+    if not is_lazy(*module.parameters(), *module.buffers()):
+        yield
+        return
+    with one_core_for_operators():
+        yield
 
 
 def in_memory(module: nn.Module) -> nn.Module:

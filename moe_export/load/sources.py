@@ -128,6 +128,7 @@ def _from_module(spec: ExportSpec) -> _Found:
 
 def _load_pretrained(spec: ExportSpec) -> LoadedModel:
     """A Transformers directory: a decoder, and beside it the parts that feed it."""
+    from moe_export.lazy import one_core_for_operators
     from moe_export.load.pretrained import (
         NarrowBlocks,
         assemble,
@@ -144,7 +145,8 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
         )
     found = read_directory(folder)
     assets = {**found.assets, **dialogue_assets(found, folder)}
-    parts = assemble(found)
+    with one_core_for_operators():
+        parts = assemble(found)
     source = Source(
         description=folder.resolve().name, fingerprint=fingerprint_of_files(found.stored)
     )

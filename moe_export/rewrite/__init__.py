@@ -18,7 +18,7 @@ from moe_export.forms import (
     LoadedModel,
     MarkedModel,
 )
-from moe_export.lazy import in_memory, twin_of
+from moe_export.lazy import cores_for, in_memory, twin_of
 from moe_export.moe.quantize import Precision
 from moe_export.moe.recipe import Recipe, Source
 from moe_export.ondisk import Spool
@@ -40,6 +40,11 @@ def rewrite(loaded: LoadedModel, spool: Spool | None = None) -> MarkedModel:
     that each block which looked like a mixture of experts has a record: proven, or unfused with
     the reason.  Models beside this one are rewritten alike, and share its ``spool``.
     """
+    with cores_for(loaded.module):
+        return _rewritten(loaded, spool)
+
+
+def _rewritten(loaded: LoadedModel, spool: Spool | None) -> MarkedModel:
     marked = twin_of(loaded.module)
     shown: dict[str, Recognition] = {}
     proposals: dict[str, Proposal] = {}
@@ -91,7 +96,7 @@ def rewrite(loaded: LoadedModel, spool: Spool | None = None) -> MarkedModel:
         dense_weight=dense_weight,
         edges=edges,
         spool=spool,
-        beside=tuple(rewrite(other, spool) for other in loaded.beside),
+        beside=tuple(_rewritten(other, spool) for other in loaded.beside),
     )
 
 
