@@ -514,3 +514,6 @@ class ExportSpec:
     force: bool = False
     max_memory: int | None = None
     """Bytes that the export may have in use; ``None`` is as many as there are."""
+
+    all_logits: bool = False
+    """Whether a decoder gives the logits of all its tokens, not of the last alone."""
