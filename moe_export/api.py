@@ -28,6 +28,7 @@ def export(
     trust_pickle: bool = False,
     force: bool = False,
     max_memory: int | str | None = None,
+    all_logits: bool = False,
 ) -> Bundle:
     """Export a model into a validated bundle at ``output`` and return it, opened.
 
@@ -49,6 +50,9 @@ def export(
     own data and no pages of files; an export that needs more ends with ``MemoryBudgetError``.  It
     does so within a stage where ``export`` is called in the main thread, and else between stages.
 
+    ``all_logits``, for the folder of a Transformers model: its decoder gives the logits of every
+    token, ``[B, S, V]``, as scoring text takes them, and not of the last alone.
+
     Raises a ``MoeExportError``; then nothing was written to ``output``.
     """
     spec = export_spec(
@@ -63,6 +67,7 @@ def export(
         trust_pickle=trust_pickle,
         force=force,
         max_memory=max_memory,
+        all_logits=all_logits,
     )
     from moe_export import pipeline  # after the spec has seen that PyTorch is here
 

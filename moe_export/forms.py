@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -333,6 +333,10 @@ class Weight:
     pieces: Callable[[], Iterator[Array]] | None = None
     """The same bytes one after the other, where that takes less memory than ``read``."""
 
+    origin: Hashable = None
+    """What its numbers are and how they are stored: weights of equal origins have equal bytes.
+    ``None`` is equal to nothing."""
+
     def part(self, start: int, stop: int) -> Array:
         """What is at those indices of the leading axis."""
         return self.read()[start:stop] if self.rows is None else self.rows(start, stop)
@@ -355,6 +359,16 @@ class Weight:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Place:
+    """Where the bytes of a weight begin within one that is stored."""
+
+    component: str
+    weight: str
+    start: int = 0
+    """In bytes."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Component:
     """One graph of a model, its weights and the names by which its insides are watched."""
 
@@ -371,6 +385,9 @@ class Component:
 
     in_place: Mapping[str, str] = field(default_factory=dict)
     """Outputs that begin with an input and may be written where it lies, to that input's name."""
+
+    borrowed: Mapping[str, Place] = field(default_factory=dict)
+    """Weights that are not stored for this component, since another stores their bytes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -514,3 +531,6 @@ class ExportSpec:
     force: bool = False
     max_memory: int | None = None
     """Bytes that the export may have in use; ``None`` is as many as there are."""
+
+    all_logits: bool = False
+    """Whether a decoder gives the logits of all its tokens, not of the last alone."""

@@ -18,7 +18,7 @@ from moe_export.moe.quantize import Precision
 from moe_export.strict_json import decode, encode, parse, render
 
 FILE_NAME = "moe_export.json"
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 # A model of 200 000 tensors and 1000 MoE layers needs about 1 MiB; more is not a manifest.
 MAX_BYTES = 16 * 2**20
@@ -122,6 +122,9 @@ class ComponentRecord:
     data: str
     """The weights of all three, as ONNX external data."""
 
+    also_reads: tuple[str, ...]
+    """Weights of other components in which numbers of this one's lie."""
+
     inputs: tuple[TensorInfo, ...]
     outputs: tuple[TensorInfo, ...]
     probes: Mapping[str, Mapping[str, str]]
@@ -149,6 +152,11 @@ class ComponentRecord:
     @property
     def graphs(self) -> tuple[str, ...]:
         return (self.graph, self.probe_graph, self.expert_graph)
+
+    @property
+    def data_files(self) -> tuple[str, ...]:
+        """All that the graphs may read."""
+        return (self.data, *self.also_reads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,6 +206,11 @@ class Manifest:
         for path in (self.golden, *self.assets, *self._component_files()):
             if path not in self.files:
                 raise ValueError(f"{path!r} is not in files")
+        stored = {component.data for component in self.components.values()}
+        for name, component in self.components.items():
+            others = stored - {component.data}
+            if not others.issuperset(component.also_reads):
+                raise ValueError(f"{name!r} also reads what is no other component's data")
 
     def _component_files(self) -> Iterable[str]:
         for component in self.components.values():

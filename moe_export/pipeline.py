@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from moe_export import plan as planning
@@ -88,7 +88,7 @@ def run_live(
     Raises ``UsageError`` for a model whose inputs or MoE layers are not those of the bundle.
     """
     announce("load")
-    loaded = load(spec)
+    loaded = load(replace(spec, all_logits=bundle.has_all_logits))
     for part in (loaded, *loaded.beside):
         _require_same_inputs(bundle, part)
     announce("rewrite")

@@ -63,6 +63,7 @@ def export_spec(
     trust_pickle: bool = False,
     force: bool = False,
     max_memory: int | str | None = None,
+    all_logits: bool = False,
 ) -> ExportSpec:
     """Check what the user asked for and put it into the form that the stages read.
 
@@ -90,6 +91,7 @@ def export_spec(
         trust_pickle=trust_pickle,
         force=force,
         max_memory=None if max_memory is None else _checked_size(max_memory, "--max-memory"),
+        all_logits=all_logits,
     )
 
 

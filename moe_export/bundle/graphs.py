@@ -12,9 +12,9 @@ from moe_export.manifest import TensorInfo
 
 
 def graph_to_bytes(
-    model: ir.Model, weights: Mapping[str, Weight], extents: Mapping[str, Extent], location: str
+    model: ir.Model, weights: Mapping[str, Weight], extents: Mapping[str, Extent]
 ) -> bytes:
-    """The ONNX file of ``model``, each initializer of ``weights`` at its extent of ``location``.
+    """The ONNX file of ``model``, each initializer of ``weights`` at its extent.
 
     Other initializers keep their values in the graph.  ``model`` is left alone; equal models give
     equal bytes.  Raises ``ValueError`` where an initializer has no value or another type or shape
@@ -23,20 +23,20 @@ def graph_to_bytes(
     copy = model.clone()
     for name, value in copy.graph.initializers.items():
         if name in weights:
-            value.const_value = _external(value, weights[name], extents[name], location)
+            value.const_value = _external(value, weights[name], extents[name])
         elif value.const_value is None:
             raise ValueError(f"initializer {name!r} has neither a value nor a weight")
     return bytes(ir.to_proto(copy).SerializeToString(deterministic=True))
 
 
-def _external(value: ir.Value, weight: Weight, extent: Extent, location: str) -> ir.ExternalTensor:
+def _external(value: ir.Value, weight: Weight, extent: Extent) -> ir.ExternalTensor:
     dtype = ir.DataType.from_numpy(weight.dtype)
     if value.dtype not in (None, dtype):
         raise ValueError(f"initializer {value.name!r} is {value.dtype}, its weight {dtype}")
     if value.shape is not None and tuple(value.shape) != weight.shape:
         raise ValueError(f"initializer {value.name!r} is {value.shape}, its weight {weight.shape}")
     return ir.ExternalTensor(
-        location,
+        extent.location,
         extent.offset,
         extent.length,
         dtype,

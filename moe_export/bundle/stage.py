@@ -9,7 +9,7 @@ from pathlib import Path
 import moe_export
 from moe_export.bundle.disk import sync_tree, write_file
 from moe_export.bundle.graphs import graph_to_bytes, signature
-from moe_export.bundle.weights import write_weights
+from moe_export.bundle.weights import Extent, nbytes, write_weights
 from moe_export.forms import Component, TargetModel
 from moe_export.manifest import (
     FILE_NAME,
@@ -42,8 +42,9 @@ def bundle(model: TargetModel, place: Path) -> Bundle:
         raise ValueError(f"{place} is not empty")
     _check_assets(model.portable.assets)
     files: dict[str, FileRecord] = {}
+    extents = _write_weights(model, place, files)
     components = {
-        name: _write_component(model, name, place, files) for name in sorted(model.components)
+        name: _write_graphs(model, name, place, files, extents) for name in sorted(model.components)
     }
     files[_GOLDEN] = write_file(place, _GOLDEN, golden_to_bytes(model.portable.golden))
     for name, content in sorted(model.portable.assets.items()):
@@ -60,8 +61,30 @@ def _check_assets(assets: Mapping[str, bytes]) -> None:
             raise ValueError(f"asset {name!r} has a name that the bundle format uses")
 
 
-def _write_component(
-    model: TargetModel, name: str, place: Path, files: dict[str, FileRecord]
+Extents = Mapping[str, Mapping[str, Extent]]
+
+
+def _write_weights(model: TargetModel, place: Path, files: dict[str, FileRecord]) -> Extents:
+    """Write what each component stores; by component, where all of its weights lie."""
+    extents: dict[str, dict[str, Extent]] = {}
+    for name, component in sorted(model.components.items()):
+        _check_used(component)
+        stored = {k: w for k, w in component.weights.items() if k not in component.borrowed}
+        data = check_path(_data(name))
+        files[data], extents[name] = write_weights(stored, place / data)
+    for name, component in model.components.items():
+        for key, at in component.borrowed.items():
+            length = nbytes(component.weights[key])
+            extents[name][key] = extents[at.component][at.weight].part(at.start, length)
+    return extents
+
+
+def _data(name: str) -> str:
+    return f"onnx/{name}.onnx.data"
+
+
+def _write_graphs(
+    model: TargetModel, name: str, place: Path, files: dict[str, FileRecord], extents: Extents
 ) -> ComponentRecord:
     component = model.components[name]
     graphs = {
@@ -69,18 +92,16 @@ def _write_component(
         f"onnx/{name}.probe.onnx": model.probe_graphs[name],
         f"onnx/{name}.experts.onnx": model.expert_graphs[name],
     }
-    _check_used(component)
-    data = f"onnx/{name}.onnx.data"
-    files[data], extents = write_weights(component.weights, place / data)
     for path, graph in graphs.items():
-        content = graph_to_bytes(graph, component.weights, extents, f"{name}.onnx.data")
+        content = graph_to_bytes(graph, component.weights, extents[name])
         files[path] = write_file(place, path, content)
     main, probe, experts = graphs
     return ComponentRecord(
         graph=main,
         probe_graph=probe,
         expert_graph=experts,
-        data=data,
+        data=_data(name),
+        also_reads=tuple(sorted({_data(at.component) for at in component.borrowed.values()})),
         inputs=signature(component.graph.graph.inputs),
         outputs=signature(component.graph.graph.outputs),
         probes=component.probes,

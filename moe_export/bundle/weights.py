@@ -22,10 +22,19 @@ ALIGNMENT = 4096
 
 @dataclass(frozen=True)
 class Extent:
-    """Where a weight lies in the data file, in bytes."""
+    """Where a weight lies, in bytes of a data file."""
+
+    location: str
+    """The file's name."""
 
     offset: int
     length: int
+
+    def part(self, start: int, length: int) -> Extent:
+        """Some of its bytes; ``ValueError`` where it does not hold them."""
+        if start + length > self.length:
+            raise ValueError(f"{length} bytes at {start} of {self.length}")
+        return Extent(self.location, self.offset + start, length)
 
 
 def write_weights(
@@ -44,7 +53,7 @@ def write_weights(
             for content in _bytes(name, weights[name]):
                 file.write(content)
                 del content
-            extents[name] = Extent(offset, nbytes(weights[name]))
+            extents[name] = Extent(path.name, offset, nbytes(weights[name]))
     return file.record, extents
 
 

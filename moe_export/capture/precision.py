@@ -162,6 +162,7 @@ def _promises(
             read=partial(rows, 0, shape[0]),
             rows=rows,
             pieces=None,
+            origin=None if weight.origin is None else (weight.origin, precision, part),
         )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import numpy.typing as npt
@@ -74,13 +75,22 @@ def _names_by_identity(tensors: Mapping[str, Tensor]) -> dict[int, tuple[str, ..
 
 
 def _from_recipe(recipe: Recipe, source: Mapping[str, Tensor]) -> Weight:
+    # Names alone would do within one part of a model; the parts share their tensors.
+    origin = (recipe, tuple(id(source[name]) for name in recipe.sources()))
     if is_lazy(*(source[name] for name in recipe.sources())):
-        return _from_tensor(recipe.sources(), made_of(recipe, source.__getitem__))
+        made = _from_tensor(recipe.sources(), made_of(recipe, source.__getitem__))
+        return replace(made, origin=origin)
 
     def read() -> Array:
         return recipe.build(lambda name: numpy_of(source[name]))
 
-    return Weight(shape=recipe.shape, dtype=recipe.dtype, sources=recipe.sources(), read=read)
+    return Weight(
+        shape=recipe.shape,
+        dtype=recipe.dtype,
+        sources=recipe.sources(),
+        read=read,
+        origin=origin,
+    )
 
 
 def _from_tensor(names: tuple[str, ...], tensor: Tensor) -> Weight:
@@ -93,4 +103,5 @@ def _from_tensor(names: tuple[str, ...], tensor: Tensor) -> Weight:
         sources=names,
         read=lambda: numpy_of(tensor),
         rows=rows if is_lazy(tensor) and tensor.dim() else None,
+        origin=("tensor", id(tensor)),  # which ``read`` keeps
     )

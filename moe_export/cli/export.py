@@ -40,6 +40,7 @@ Examples:
 @options.python_path
 @options.trust_pickle
 @options.example_inputs
+@options.all_logits
 @options.max_memory
 @click.option("--force", is_flag=True, help="Replace a bundle that lies at the output.")
 @options.as_json

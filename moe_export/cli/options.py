@@ -74,6 +74,13 @@ dense_precision = click.option(
     help="The same for all other products but a router's: attention, shared experts, the head.",
 )
 
+all_logits = click.option(
+    "--all-logits",
+    is_flag=True,
+    help="Of a Transformers model, let the decoder give the logits of every token, to score text "
+    "with; by default it gives those of the last.",
+)
+
 max_memory = click.option(
     "--max-memory",
     metavar="SIZE",

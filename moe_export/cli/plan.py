@@ -31,6 +31,7 @@ Examples:
 @options.output
 @options.python_path
 @options.trust_pickle
+@options.all_logits
 @options.max_memory
 @options.as_json
 @options.verbose

@@ -68,6 +68,12 @@ def load(spec: ExportSpec) -> LoadedModel:
     add_python_path(spec.python_path)
     if _is_pretrained(spec.source):
         return _load_pretrained(spec)
+    if spec.all_logits:
+        raise UsageError(
+            "all logits were asked for, and the model is not the folder of a Transformers model",
+            where="--all-logits",
+            hint="other models give what their forward returns",
+        )
     found = _door(spec.source)(spec)
     module = found.model.module
     module.eval().requires_grad_(requires_grad=False)
@@ -146,7 +152,7 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
     found = read_directory(folder)
     assets = {**found.assets, **dialogue_assets(found, folder)}
     with one_core_for_operators():
-        parts = assemble(found)
+        parts = assemble(found, all_logits=spec.all_logits)
     source = Source(
         description=folder.resolve().name, fingerprint=fingerprint_of_files(found.stored)
     )

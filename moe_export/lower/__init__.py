@@ -5,6 +5,9 @@ from __future__ import annotations
 from moe_export.errors import UnsupportedError
 from moe_export.forms import KernelNeeds, PortableModel, TargetModel
 from moe_export.lower import ort, standard
+from moe_export.lower.once import store_once
+from moe_export.lower.tables import read_in_panels
+from moe_export.lower.watching import expert_graph, probe_graph
 
 _TARGETS = {"standard": standard.lower_component, "ort": ort.lower_component}
 _KERNELS: dict[str, KernelNeeds] = {"ort": ort.NEEDS}
@@ -22,12 +25,14 @@ def lower(model: PortableModel, target: str) -> TargetModel:
             hint=f"targets that are: {', '.join(_TARGETS)}",
         )
     lowered = {name: _TARGETS[target](part) for name, part in model.components.items()}
+    in_ops = {name: part.component for name, part in lowered.items()}
+    components = store_once(read_in_panels(in_ops))
     return TargetModel(
         target=target,
         portable=model,
-        components={name: part.component for name, part in lowered.items()},
-        probe_graphs={name: part.probe_graph for name, part in lowered.items()},
-        expert_graphs={name: part.expert_graph for name, part in lowered.items()},
+        components=components,
+        probe_graphs={name: probe_graph(part) for name, part in components.items()},
+        expert_graphs={name: expert_graph(part) for name, part in components.items()},
         functions={
             key: words for part in lowered.values() for key, words in part.functions.items()
         },

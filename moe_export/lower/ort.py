@@ -5,7 +5,7 @@ The graph carries no function for a ``moe_export`` node: the library has a kerne
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Hashable, Iterator, Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -13,7 +13,6 @@ import onnx_ir as ir
 
 from moe_export.forms import Array, Component, KernelNeeds, Weight
 from moe_export.lower.standard import Lowered
-from moe_export.lower.watching import expert_graph, probe_graph
 from moe_export.moe import packing
 from moe_export.moe.layer import WeightFormat
 from moe_export.moe.schema import DOMAIN, OPS
@@ -46,12 +45,7 @@ def lower_component(component: Component) -> Lowered:
     graph = component.graph.clone()
     weights = give_panels(graph, component.weights)
     lowered = replace(component, graph=graph, weights=weights, in_place=growing_caches(graph))
-    return Lowered(
-        component=lowered,
-        probe_graph=probe_graph(lowered),
-        expert_graph=expert_graph(lowered),
-        functions={},
-    )
+    return Lowered(component=lowered, functions={})
 
 
 def give_panels(graph: ir.Model, weights: Mapping[str, Weight]) -> dict[str, Weight]:
@@ -102,6 +96,20 @@ def growing_caches(graph: ir.Model) -> dict[str, str]:
             if past is not None and not taken and past.is_graph_input() and made.is_graph_output():
                 found[str(made.name)] = str(past.name)
     return found
+
+
+@dataclass(frozen=True)
+class InPanels:
+    """The origin of a weight in panels."""
+
+    values: Hashable
+    """The origin of the numbers in rows."""
+
+    stored: tuple[Hashable, ...]
+    """Those of scales and zeros, as far as there are any."""
+
+    header: packing.Header
+    interleaved: bool
 
 
 @dataclass(frozen=True)
@@ -156,7 +164,16 @@ class _Matrix:
             read=lambda: np.concatenate([piece.copy() for piece in pieces()]),
             rows=None,
             pieces=pieces,
+            origin=self._origin(header, values, others),
         )
+
+    def _origin(
+        self, header: packing.Header, values: Weight, others: list[Weight | None]
+    ) -> InPanels | None:
+        stored = tuple(part.origin for part in others if part is not None)
+        if values.origin is None or None in stored:
+            return None
+        return InPanels(values.origin, stored, header, self.interleaved)
 
 
 def _nodes_in_rows(graph: ir.Model) -> Iterator[ir.Node]:

@@ -12,31 +12,23 @@ import onnx_ir as ir
 
 from moe_export.forms import Component
 from moe_export.lower.functions import function_for
-from moe_export.lower.watching import expert_graph, probe_graph
 from moe_export.moe.schema import DOMAIN, OPS
 
 
 @dataclass(frozen=True)
 class Lowered:
-    """One component in a target's ops, with the two graphs that validation runs."""
+    """One component in a target's ops."""
 
     component: Component
-    probe_graph: ir.Model
-    expert_graph: ir.Model
     functions: dict[str, str]
+    """By op and overload, what each was made for."""
 
 
 def lower_component(component: Component) -> Lowered:
     """*Ensures* that every ``moe_export`` node names the function that the graph carries for it."""
     graph = component.graph.clone()
     functions = give_functions(graph)
-    lowered = replace(component, graph=graph)
-    return Lowered(
-        component=lowered,
-        probe_graph=probe_graph(lowered),
-        expert_graph=expert_graph(lowered),
-        functions=functions,
-    )
+    return Lowered(component=replace(component, graph=graph), functions=functions)
 
 
 def give_functions(graph: ir.Model) -> dict[str, str]:

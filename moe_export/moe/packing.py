@@ -23,6 +23,7 @@ PANEL_ROWS = 16
 ALIGNMENT = 64
 _MAGIC = b"MOEPANEL"
 _HEADER = struct.Struct("<8s8IQ16s")
+HEADER_BYTES = _HEADER.size
 _FORMATS: tuple[WeightFormat, ...] = ("f32", "bf16", "f16", "int8", "int4")
 _DTYPE_NAMES: dict[str, WeightFormat] = {
     "float32": "f32",

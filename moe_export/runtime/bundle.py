@@ -72,6 +72,17 @@ class Bundle:
             )
         return component
 
+    @property
+    def has_all_logits(self) -> bool:
+        """Whether its decoder gives the logits of every token and not of the last alone."""
+        decoder = self.manifest.components.get("decoder")
+        outputs = decoder.outputs if decoder is not None else ()
+        return any(
+            info.name == "logits" and isinstance(size, str)
+            for info in outputs
+            for size in info.shape[1:2]
+        )
+
     def component_taking(self, names: Iterable[str]) -> str:
         """Of several components the one whose inputs are ``names``; the only one takes them all.
 

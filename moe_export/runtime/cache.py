@@ -16,8 +16,8 @@ PAST, PRESENT = "past_", "present_"
 
 LOGITS, MASK = "logits", "attention_mask"
 
-# The axis of a cache that counts its tokens, by the name that the graph has for its size.
-_TOKENS, _BATCH = "past", "batch"
+# Axes by the names that the graph has for their sizes: the tokens of a cache, those of a run.
+_TOKENS, _BATCH, _RUN = "past", "batch", "sequence"
 
 # Room for as many tokens at first, and twice as much whenever that is used up.
 _FIRST_TOKENS = 256
@@ -43,9 +43,17 @@ class Cache:
         self._length, self._room = 0, 0
         self._rows = {info.name: self._empty(info, 0) for info in self._pasts}
         self._mask = np.ones((batch, 0), np.int64)
-        (logits,) = (info for info in decoder.outputs if info.name == LOGITS)
-        self._logits = self._of_batch(logits)
+        (self._logits_info,) = (info for info in decoder.outputs if info.name == LOGITS)
+        self._logits = self._zeros(self._logits_info, {_RUN: 1})
         self._binding.take(LOGITS, self._logits)
+
+    @property
+    def logits(self) -> Array:
+        """``[B, S, V]`` of the last run, or ``[B, 1, V]`` of its last token; until the next run.
+
+        ``Bundle.has_all_logits`` says which of both a decoder gives.
+        """
+        return self._logits
 
     @property
     def length(self) -> int:
@@ -74,11 +82,14 @@ class Cache:
         for info in self._pasts:
             self._binding.give(info.name, self._view(info, self._length))
             self._binding.take(_present(info.name), made[info.name])
+        if _RUN in self._logits_info.shape and self._logits.shape[1] != count:
+            self._logits = self._zeros(self._logits_info, {_RUN: count})
+            self._binding.take(LOGITS, self._logits)
         self._binding.run()
         self._length = after
         self._rows |= {name: array for name, array in made.items() if name not in self._grow}
-        logits: Array = self._logits[:, -1]
-        return logits
+        last: Array = self._logits[:, -1]
+        return last
 
     def _place(self, info: TensorInfo, after: int) -> Array:
         """Where a run writes a cache: the rows themselves and the room behind, or anew."""
@@ -113,11 +124,12 @@ class Cache:
         grows = info.name in self._grow
         if info.shape.count(_TOKENS) > 1 or (grows and info.shape[:1] != (_TOKENS,)):
             raise UnsafeInputError(f"a cache that does not count its tokens: {info}")
-        shape = [tokens if size == _TOKENS else size for size in info.shape]
-        return self._of_batch(TensorInfo(name=info.name, dtype=info.dtype, shape=tuple(shape)))
+        return self._zeros(info, {_TOKENS: tokens})
 
-    def _of_batch(self, info: TensorInfo) -> Array:
-        shape = [self._batch if size == _BATCH else size for size in info.shape]
+    def _zeros(self, info: TensorInfo, sizes: Mapping[str, int]) -> Array:
+        """As the graph has it, for the batch and with these sizes for names."""
+        known = {_BATCH: self._batch, **sizes}
+        shape = [known.get(size, size) if isinstance(size, str) else size for size in info.shape]
         if not all(isinstance(size, int) for size in shape):
             raise UnsafeInputError(f"sizes that a cache does not know: {info}")
         return np.zeros([int(size or 0) for size in shape], info.dtype)

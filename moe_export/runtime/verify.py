@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
@@ -58,7 +58,8 @@ def check_files(root: Path, manifest: Manifest, *, digests: bool) -> None:
         for path, record in manifest.files.items():
             _check_digest(root / path, record)
     for component in manifest.components.values():
-        check_graphs(root, component, manifest.files[component.data].bytes)
+        sizes = {path: manifest.files[path].bytes for path in component.data_files}
+        check_graphs(root, component, sizes)
 
 
 def unlisted_entries(root: Path, manifest: Manifest) -> Iterator[Path]:
@@ -111,35 +112,37 @@ def read_checked(path: Path, record: FileRecord) -> bytes:
     return content
 
 
-def check_graphs(root: Path, component: ComponentRecord, data_bytes: int) -> None:
-    """Refuse a graph that reads outside the component's own data file or past its end."""
+def check_graphs(root: Path, component: ComponentRecord, sizes: Mapping[str, int]) -> None:
+    """Refuse a graph that reads outside the component's data files, of these sizes by path."""
     for name in dict.fromkeys(component.graphs):
         path = root / name
         size = _regular(path).st_size
         if size > _MAX_GRAPH_BYTES:
             raise UnsafeInputError("a graph of 2 GiB or more", where=str(path))
         try:
-            _check_references(read_bytes(path, size), name, component.data, data_bytes)
+            _check_references(read_bytes(path, size), name, sizes)
         except ValueError as error:
             raise UnsafeInputError(
                 f"not an acceptable ONNX graph: {error}", where=str(path)
             ) from error
 
 
-def _check_references(graph: bytes, graph_path: str, data_path: str, data_bytes: int) -> None:
-    beside = PurePosixPath(graph_path).parent == PurePosixPath(data_path).parent
+def _check_references(graph: bytes, graph_path: str, sizes: Mapping[str, int]) -> None:
+    folder = PurePosixPath(graph_path).parent
+    paths = {path.name: str(path) for path in map(PurePosixPath, sizes) if path.parent == folder}
     for reference in external_data(graph):
         # Compared as text, so that "../onnx/x" and ONNX Runtime's own magic names (the address
         # of memory is one) are refused with all others.
-        if not beside or reference.location != PurePosixPath(data_path).name:
+        path = paths.get(reference.location)
+        if path is None:
             raise ValueError(
                 f"tensor {reference.tensor[:80]!r} reads {reference.location[:200]!r},"
-                f" not the component's own {data_path!r}"
+                f" not the component's own {' or '.join(map(repr, sizes))}"
             )
-        if reference.offset + reference.length > data_bytes:
+        if reference.offset + reference.length > sizes[path]:
             raise ValueError(
                 f"tensor {reference.tensor[:80]!r} reads {reference.length} bytes at"
-                f" {reference.offset} of {data_path!r}, which has {data_bytes}"
+                f" {reference.offset} of {path!r}, which has {sizes[path]}"
             )
 
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import shutil
+
+import numpy as np
 import onnx
 import pytest
 
-from attacks.hostile import replace_file
+from attacks.hostile import edit_manifest, replace_file
+from bundle.toy import borrowing_model, export
 from moe_export.errors import UnsafeInputError
-from moe_export.runtime import Bundle
+from moe_export.runtime import Bundle, Session
 from moe_export.runtime.wire import external_data
 
 GRAPHS = ["onnx/model.onnx", "onnx/model.probe.onnx", "onnx/model.experts.onnx"]
@@ -161,6 +165,73 @@ def test_data_must_lie_within_the_file(victim, facts, message):
     infect(victim, GRAPHS[0], in_initializer, external(location="model.onnx.data", **facts))
     with pytest.raises(UnsafeInputError, match=message):
         Bundle.open(victim)
+
+
+@pytest.fixture(scope="session")
+def pristine_pair(tmp_path_factory):
+    """Two components, one of which borrows its weight from the other."""
+    path = tmp_path_factory.mktemp("pristine") / "pair"
+    export(borrowing_model(), path)
+    return path
+
+
+@pytest.fixture
+def pair(pristine_pair, tmp_path):
+    return shutil.copytree(pristine_pair, tmp_path / "pair")
+
+
+def test_what_a_component_borrows_is_read_where_it_lies(pair):
+    bundle = Bundle.open(pair)
+    lender, borrower = (bundle.manifest.components[name] for name in ("lender", "borrower"))
+    assert (lender.also_reads, borrower.also_reads) == ((), (lender.data,))
+    assert bundle.manifest.files[borrower.data].bytes == 0
+    x = np.eye(4, dtype=np.float32)
+    made = [
+        Session(bundle, component=name).run({"x": x})["y"].tobytes()
+        for name in ("lender", "borrower")
+    ]
+    assert made[0] == made[1]
+
+
+def also_reads(root, component, *paths):
+    edit_manifest(root, lambda m: m["components"][component].update(also_reads=list(paths)))
+
+
+def test_a_component_reads_another_s_data_only_where_the_manifest_says_so(pair):
+    also_reads(pair, "borrower")
+    with pytest.raises(UnsafeInputError, match="not the component's own 'onnx/borrower"):
+        Bundle.open(pair)
+
+
+def test_what_is_borrowed_lies_within_the_other_s_file(pair):
+    facts = {"location": "lender.onnx.data", "offset": 0, "length": 10**6}
+    infect(pair, "onnx/borrower.onnx", in_initializer, external(**facts))
+    with pytest.raises(UnsafeInputError, match=r"of 'onnx/lender.*, which has 48"):
+        Bundle.open(pair)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "onnx/borrower.onnx.data",
+        "onnx/lender.onnx",
+        "golden/golden.safetensors",
+        "../secret",
+        "/etc/passwd",
+        "",
+    ],
+)
+def test_only_data_of_another_component_can_be_borrowed(pair, path):
+    also_reads(pair, "borrower", path)
+    with pytest.raises(UnsafeInputError, match=r"no other component's data|is not in files"):
+        Bundle.open(pair)
+
+
+def test_borrowed_data_that_was_changed_is_refused(pair):
+    path = pair / "onnx/lender.onnx.data"
+    path.write_bytes(bytes(path.stat().st_size))
+    with pytest.raises(UnsafeInputError, match="SHA-256"):
+        Bundle.open(pair)
 
 
 def test_a_location_stated_twice_is_refused(victim):

@@ -32,6 +32,7 @@ def manifest(**changes) -> Manifest:
         probe_graph="onnx/model.probe.onnx",
         expert_graph="onnx/model.experts.onnx",
         data="onnx/model.onnx.data",
+        also_reads=(),
         inputs=(TensorInfo(name="tokens", dtype="int64", shape=("batch", None, 8)),),
         outputs=(),
         probes={"layers.0": {"x": "value_3"}},

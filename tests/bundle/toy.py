@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ from moe_export.forms import (
     Golden,
     GoldenCase,
     LayerTensors,
+    Place,
     PortableModel,
     Proof,
     Source,
@@ -104,6 +105,21 @@ def target_model(
         probe_graphs={"model": probe},
         expert_graphs={"model": experts},
         functions={"Router": "top_k=2"},
+    )
+
+
+def borrowing_model() -> TargetModel:
+    """``LINEAR`` twice: as ``lender``, and as ``borrower`` with the other's weight."""
+    made = linear_model()
+    (lender,) = made.components.values()
+    borrowed = {"w": Place(component="lender", weight="w")}
+    components = {"lender": lender, "borrower": replace(lender, borrowed=borrowed)}
+    return replace(
+        made,
+        portable=replace(made.portable, components=components),
+        components=components,
+        probe_graphs=dict.fromkeys(components, made.probe_graphs["model"]),
+        expert_graphs=dict.fromkeys(components, made.expert_graphs["model"]),
     )
 
 

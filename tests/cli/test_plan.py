@@ -11,6 +11,7 @@ from moe_export.cli import plan as command
 from moe_export.load import load
 from moe_export.moe.quantize import parse_precision
 from moe_export.spec import export_spec
+from plan_facts import FACTS
 
 
 @pytest.fixture
@@ -39,26 +40,8 @@ def test_the_disk_of_a_precision_was_foreseen(rounded, invoke, named):
 
 
 def test_fewer_bits_take_less_of_the_disk():
-    block = plan.BlockFacts(
-        path="a",
-        experts=8,
-        hidden_size=64,
-        elements=10**8,
-        matrices=((8, 1024, 4096),),
-        matrix_bytes=4 * 8 * 1024 * 4096,
-    )
-    facts = plan.Facts(
-        weight_bytes=4 * 10**8,
-        elements=10**8,
-        tensors=50,
-        largest_tensor=10**7,
-        is_lazy=False,
-        blocks=(block,),
-        tokens=32,
-        output_size=99,
-    )
     lows = [
-        plan.plan(facts, parse_precision(text)).disk_bytes.low
+        plan.plan(FACTS, parse_precision(text)).disk_bytes.low
         for text in ("f32", "bf16", "int8", "int4")
     ]
     assert lows == sorted(lows, reverse=True)

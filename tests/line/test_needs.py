@@ -21,28 +21,10 @@ from moe_export.load import load
 from moe_export.moe.quantize import parse_precision
 from moe_export.runtime import Bundle
 from moe_export.spec import export_spec
+from plan_facts import FACTS
 
 MIB = 1 << 20
 PATIENCE_S = 60
-
-BLOCK = plan.BlockFacts(
-    path="a",
-    experts=8,
-    hidden_size=64,
-    elements=10**8,
-    matrices=((8, 1024, 4096),),
-    matrix_bytes=4 * 8 * 1024 * 4096,
-)
-FACTS = plan.Facts(
-    weight_bytes=4 * 10**8,
-    elements=10**8,
-    tensors=50,
-    largest_tensor=10**7,
-    is_lazy=False,
-    blocks=(BLOCK,),
-    tokens=32,
-    output_size=99,
-)
 
 
 def planned(precision: str = "f32") -> plan.Plan:

@@ -56,8 +56,8 @@ class LoadedPart:
     inputs: PartInputs
 
 
-def assemble(source: Pretrained) -> list[LoadedPart]:
-    """The parts of the model, the decoder first.
+def assemble(source: Pretrained, *, all_logits: bool = False) -> list[LoadedPart]:
+    """The parts of the model, the decoder first, with the logits of the last token or of all.
 
     Raises ``RewriteError`` where the parts in turn do not give the logits of the whole model, for a
     prompt and for the token after it.
@@ -65,16 +65,16 @@ def assemble(source: Pretrained) -> list[LoadedPart]:
     model: Any = source.model.eval()
     mend(model)
     if source.family is None:
-        return _language(model)
-    return _vision_language(model, source.family)
+        return _language(model, all_logits=all_logits)
+    return _vision_language(model, source.family, all_logits=all_logits)
 
 
-def _language(model: Any) -> list[LoadedPart]:
+def _language(model: Any, *, all_logits: bool) -> list[LoadedPart]:
     examples = Examples(model)
     ids = examples.tokens(2, 12)
     with torch.no_grad(), narrowed(model.config.get_text_config()):
         whole = _logits(model, {"input_ids": ids})
-    embed, decoder = EmbedText(model).eval(), Decoder(model).eval()
+    embed, decoder = EmbedText(model).eval(), Decoder(model, all_logits=all_logits).eval()
     positions = torch.arange(ids.shape[1]).expand_as(ids)
     own = {**embed.run({"input_ids": ids}), "position_ids": positions}
     inputs = _proven(Prompts(decoder=decoder, own=own), whole, model)
@@ -84,7 +84,7 @@ def _language(model: Any) -> list[LoadedPart]:
     ]
 
 
-def _vision_language(model: Any, family: Family) -> list[LoadedPart]:
+def _vision_language(model: Any, family: Family, *, all_logits: bool) -> list[LoadedPart]:
     images = family.images
     examples = Examples(model, images)
     shapes = [(2, 3), (3, 2)]
@@ -98,7 +98,7 @@ def _vision_language(model: Any, family: Family) -> list[LoadedPart]:
             where=type(model).__name__,
             hint="the family's record is wrong; please report it",
         )
-    vision, embed, decoder = _parts(model, family)
+    vision, embed, decoder = _parts(model, family, all_logits=all_logits)
     own = {**embed.run({"input_ids": ids, **vision.run(seen)}), "position_ids": positions}
     inputs = _proven(Prompts(decoder=decoder, own=own), whole, model)
     return [
@@ -140,14 +140,18 @@ def kinds_of_tokens(model: Any, ids: Tensor) -> Inputs:
     return {name: x for name, x in made.items() if name in taken}
 
 
-def _parts(model: Any, family: Family) -> tuple[Part, Embed, Decoder]:
+def _parts(model: Any, family: Family, *, all_logits: bool) -> tuple[Part, Embed, Decoder]:
     """``vision``, ``embed`` and ``decoder``.  From here on attention is the parts' own."""
     vision = _vision(model, family.images).eval()
+    embed: Embed
+    decoder: type[Decoder]
     if isinstance(family.images, Packed) and family.images.deepstack:
-        return vision, DeepstackEmbed(model).eval(), DeepstackDecoder(model).eval()
-    if family.image_tokens:
-        return vision, TypedEmbed(model, family.image_tokens).eval(), TypedDecoder(model).eval()
-    return vision, Embed(model).eval(), Decoder(model).eval()
+        embed, decoder = DeepstackEmbed(model), DeepstackDecoder
+    elif family.image_tokens:
+        embed, decoder = TypedEmbed(model, family.image_tokens), TypedDecoder
+    else:
+        embed, decoder = Embed(model), Decoder
+    return vision, embed.eval(), decoder(model, all_logits=all_logits).eval()
 
 
 def _vision(model: Any, images: Packed | Tiles | Padded) -> Part:
@@ -183,9 +187,9 @@ def _proven(prompts: Prompts, whole: Tensor, model: Any) -> PartInputs:
     starts = {"prompt": 0, "one token more": length - 1}
     with narrowed(decoder.text_config):
         run_user_code(prompts.prepare, failure=_IN_PARTS, where=where)
-        runs = [partial(_last_logits, prompts, start, where) for start in starts.values()]
+        runs = [partial(_logits_from, prompts, start, where) for start in starts.values()]
         for name, made in zip(starts, together(runs), strict=True):
-            off = float((made - whole[:, -1]).abs().max())
+            off = float((made - whole[:, -made.shape[1] :]).abs().max())
             if not off <= limit:
                 raise RewriteError(
                     f"the parts of the model do not give its logits: {name!r} differs by "
@@ -196,11 +200,11 @@ def _proven(prompts: Prompts, whole: Tensor, model: Any) -> PartInputs:
     return decoder_inputs(prompts)
 
 
-def _last_logits(prompts: Prompts, start: int, where: str) -> Tensor:
-    """Of the parts, ``[B, V]``, for the tokens from ``start`` behind a cache of those before."""
+def _logits_from(prompts: Prompts, start: int, where: str) -> Tensor:
+    """Of the parts, for the tokens from ``start`` behind a cache: ``[B, S, V]``, or of the last."""
     made = run_user_code(
         lambda: prompts.decoder.run(prompts.case(start, prompts.length)),
         failure=_IN_PARTS,
         where=where,
     )
-    return made["logits"][:, -1]
+    return made["logits"]

@@ -153,7 +153,7 @@ class _Places:
 
 
 class Decoder(Part):
-    """Rows that follow a cache to the logits of the last one, and the longer cache.
+    """Rows that follow a cache to logits, of the last one or of all, and the longer cache.
 
     ``inputs_embeds [B, S, H]``, ``position_ids``, ``attention_mask [B, P+S]`` (0: padding), and for
     each layer ``past_key_<i>`` and ``past_value_<i> [P, B, heads, d]``; P may be 0.  A layer that
@@ -163,8 +163,9 @@ class Decoder(Part):
     Attention that is the source's own has its caches as the source has them, ``[B, heads, P, d]``.
     """
 
-    def __init__(self, source: nn.Module) -> None:
+    def __init__(self, source: nn.Module, *, all_logits: bool = False) -> None:
         super().__init__(source)
+        self.all_logits = all_logits
         count: int = self.text_config.num_hidden_layers
         self.kinds: list[str] = getattr(self.text_config, "layer_types", None) or [FULL] * count
         self.tokens_lead = self.text_config._attn_implementation == "sdpa"
@@ -210,7 +211,8 @@ class Decoder(Part):
                 **self.further(inputs),
             )
         present = self._tensors_of(cache)
-        logits = self._logits(made.last_hidden_state[:, -1:])
+        hidden = made.last_hidden_state
+        logits = self._logits(hidden if self.all_logits else hidden[:, -1:])
         return {"logits": logits, **dict(zip(self.cache_names("present"), present, strict=True))}
 
     def _length_before(self, inputs: Mapping[str, Tensor]) -> int:
@@ -272,8 +274,8 @@ class DeepstackDecoder(Decoder):
 
     own_inputs = ("inputs_embeds", "deepstack_embeds", "position_ids", "attention_mask")
 
-    def __init__(self, source: nn.Module) -> None:
-        super().__init__(source)
+    def __init__(self, source: nn.Module, *, all_logits: bool = False) -> None:
+        super().__init__(source, all_logits=all_logits)
         # The source adds rows of features at a mask; here they lie at their places already.
         self.text_model._deepstack_process = _add_everywhere
 
