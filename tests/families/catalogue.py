@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -60,8 +63,8 @@ class Case:
     family: str
     kind: Kind
 
-    def save(self, folder: Path) -> Any:
-        """Write the model to ``folder`` and return it."""
+    def save(self, folder: Path, changes: Mapping[str, Any] | None = None) -> Any:
+        """Write the model to ``folder``, with changes by dotted name, and return it."""
         import transformers
 
         if self.family in ENCLOSING:
@@ -71,7 +74,7 @@ class Case:
             loader: Any = transformers.AutoModelForCausalLM
         else:
             given, loader = VISION_MODELS[self.family], transformers.AutoModelForImageTextToText
-        config = transformers.AutoConfig.for_model(self.family, **given)
+        config = transformers.AutoConfig.for_model(self.family, **_changed(given, changes or {}))
         model = lively(loader.from_config(config))
         _fill_biases(model)
         model.save_pretrained(folder)
@@ -86,6 +89,15 @@ class Case:
         model = lively(kind(config))
         model.save_pretrained(folder)
         return getattr(model, ENCLOSING[self.family].within)
+
+
+def _changed(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with other values under dotted names."""
+    made = copy.deepcopy(dict(given))
+    for path, value in changes.items():
+        *outer, name = path.split(".")
+        reduce(dict.__getitem__, outer, made)[name] = value
+    return made
 
 
 def _fill_biases(model: torch.nn.Module) -> None:

@@ -19,7 +19,7 @@ from torch import Tensor
 from moe_export.lazy import together
 from moe_export.load.pretrained.cache import carried
 from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part, core_of
-from moe_export.load.pretrained.vision import features_of_tiles, merge_of
+from moe_export.load.pretrained.vision import features_of_tiles, merge_of, tile_size
 from moe_export.moe.families import Packed, Padded, Tiles
 
 Inputs = dict[str, Tensor]
@@ -88,8 +88,7 @@ class Examples:
         """What ``vision`` takes for random images."""
         vision = self.config.vision_config
         if not isinstance(self._images, Packed | Padded):
-            side = getattr(vision, "sam_config", vision).image_size
-            size = (len(shapes), 3, *(side if isinstance(side, list | tuple) else (side, side)))
+            size = (len(shapes), 3, *tile_size(self.config))
             return {"pixel_values": torch.randn(size, generator=self._generator)}
         merge = merge_of(self.config)
         if isinstance(self._images, Padded):

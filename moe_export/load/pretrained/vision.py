@@ -144,6 +144,14 @@ class _Squares:
         return is_of @ hidden / self._side**2, is_of.any(-1)
 
 
+def tile_size(config: Any) -> tuple[int, int]:
+    """Height and width of the tiles that a family of one size takes."""
+    vision = config.vision_config
+    side = getattr(vision, "sam_config", vision).image_size
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    return int(height), int(width)
+
+
 def merge_of(config: Any) -> int:
     """How many patches in a row, and how many of these rows, become one feature."""
     vision = config.vision_config
