@@ -44,7 +44,7 @@ class Talker:
     def tokenizer(self) -> Any:
         special = (*SPECIAL[:2], *self.tokens)
         made = tokenizer(special, self.named)
-        made.unk_token = special[0]
+        made.unk_token = made.pad_token = special[0]
         made.chat_template = TEMPLATE.replace(_QWEN, self.image)
         if self.family == "llama4":
             from transformers.models.llama4.processing_llama4 import chat_template

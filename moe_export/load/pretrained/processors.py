@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -37,10 +39,8 @@ class Processor:
         known = {"image_processor": _image_processor(folder), "tokenizer": tokenizer}
         words, _ = kind.get_processor_dict(folder, local_files_only=True)
         parts = [known.get(name) for name in kind.get_attributes()]
-        try:
+        with _explained(f"{kind.__name__} cannot be made"):
             self._whole: Any = _without_the_rest(kind).from_args_and_dict(parts, words)
-        except (AttributeError, TypeError, ValueError) as error:
-            raise NoProcessorError(f"{kind.__name__} cannot be made: {error}") from error
 
     @property
     def resizes_with_pillow(self) -> bool:
@@ -66,23 +66,31 @@ class Processor:
 
     def written(self, image: Array) -> str:
         """The text that it puts for ``image [H, W, 3]`` where the prompt has its token."""
-        made = self._whole.image_processor(
-            images=[_picture(image)], return_tensors="pt", **self._overruling
-        )
-        return str(self._whole.replace_image_token(made, 0, **self._overruling))
+        pixels = {"images": [_picture(image)], "return_tensors": "pt"}
+        with _explained("its processor fails"):
+            made = self._whole.image_processor(**pixels, **self._overruling)
+            return str(self._whole.replace_image_token(made, 0, **self._overruling))
 
     def __call__(self, text: str, image: Array) -> Made:
-        made = self._whole(
-            text=[text],
-            images=[_picture(image)],
-            add_special_tokens=False,
-            return_tensors="pt",
-        )
+        pixels = {"images": [_picture(image)], "return_tensors": "pt"}
+        with _explained("its processor fails"):
+            made = self._whole(text=[text], add_special_tokens=False, **pixels)
         return Made(made["input_ids"][0].tolist(), dict(_arrays(made)))
 
     @property
     def _overruling(self) -> dict[str, Any]:
         return dict(getattr(type(self._whole), "images_kwargs", {}))
+
+
+@contextmanager
+def _explained(failure: str) -> Iterator[None]:
+    """What goes wrong inside becomes a ``NoProcessorError``; libraries' warnings are not ours."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise NoProcessorError(f"{failure}: {error}") from error
 
 
 def _kind_of(model_type: str) -> Any:
