@@ -54,6 +54,9 @@ class Tiles:
     fit: Literal["whole", "aspect", "scale", "corner", "middle"]
     """How an image becomes tiles, as in ``dialogue.TileRecipe``."""
 
+    masked: bool = False
+    """Whether the model is told which pixels are of the image, and which are around it."""
+
     tower_and_projector: tuple[str, str] | None = None
     """The modules that tiles pass through, where ``get_image_features`` of the model would loop
     over the tiles."""
@@ -106,7 +109,8 @@ class Enclosing:
 
 FAMILIES: Mapping[str, Family] = {
     "aria": Family(
-        positions="plain", images=Tiles(fit="corner", unread=("vision_tower.post_layernorm",))
+        positions="plain",
+        images=Tiles(fit="corner", masked=True, unread=("vision_tower.post_layernorm",)),
     ),
     "deepseek_ocr2": Family(
         positions="plain",

@@ -128,15 +128,19 @@ class Conversation(Answers):
         if limit < 1:
             raise UsageError(f"max_new_tokens must be 1 or more, got {limit}")
         room = max(0, self.dialogue.max_length - len(ids))
-        steps = greedy(
+        steps = self.steps(ids, images)
+        tokens = (token for token, _ in islice(steps, min(limit, room)))
+        return takewhile(lambda token: token not in self.dialogue.eos_token_ids, tokens)
+
+    def steps(self, ids: Sequence[int], images: Sequence[Seen] = ()) -> Iterator[tuple[int, Array]]:
+        """Each next token behind a prompt of ``ids``, with its logits; endless, as ``greedy``."""
+        return greedy(
             self._sessions["embed"],
             Cache(self._sessions["decoder"], max_tokens=self._max_cache_tokens),
             ids=np.array([ids], np.int64),
             features=self._features(images),
             positions=self._positions(ids, [image.grid for image in images]),
         )
-        tokens = (token for token, _ in islice(steps, min(limit, room)))
-        return takewhile(lambda token: token not in self.dialogue.eos_token_ids, tokens)
 
     def _positions(self, ids: Sequence[int], grids: list[Array]) -> Array:
         recipe = self.dialogue.patches

@@ -23,7 +23,7 @@ _Grid = tuple[int, int]
 def tiles_of(image: ImageLike, recipe: TileRecipe) -> Seen:
     """An image as ``pixel_values [tiles, C, height, width]``, row by row, the whole of it last.
 
-    With it ``pixel_mask [tiles, height, width]``, 1 where a pixel is of the image, if the recipe
+    With it ``pixel_mask [tiles, height, width]``, true where a pixel is of the image, if the recipe
     has masks.  Raises ``UnsupportedError`` for an image that the model's processor would cut in
     ways which no recipe has.
     """
@@ -38,8 +38,8 @@ def tiles_of(image: ImageLike, recipe: TileRecipe) -> Seen:
     values = numbers_of(pixels, recipe).transpose(0, 3, 1, 2)
     inputs = {"pixel_values": np.ascontiguousarray(values)}
     if recipe.masked:
-        mask = np.zeros((1, recipe.height, recipe.width), np.int64)
-        mask[0, :height, :width] = 1
+        mask = np.zeros((1, recipe.height, recipe.width), np.bool_)
+        mask[0, :height, :width] = True
         inputs["pixel_mask"] = mask
     return Seen(
         inputs=inputs,

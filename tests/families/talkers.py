@@ -57,6 +57,11 @@ class Talker:
 
         return getattr(transformers, self.image_processor)
 
+    @property
+    def has_pillow(self) -> bool:
+        """Whether Transformers has a processor for it that resizes with Pillow."""
+        return self.image_processor.endswith("Pil")
+
     def save(self, folder: Path) -> None:
         """A model, its tokenizer and its processor, as users have them."""
         Case(self.family, "vision").save(folder, self.changes)

@@ -110,13 +110,14 @@ def _tiles(
             # Step 3.7: what fits the whole view and is not elongated has no crops.
             own = {"max_side": int(settings["size"]["height"]), "max_aspect": 1.5}
         case "aspect" if settings["crop_to_patches"]:
-            own = {"min_tiles": settings["min_patches"], "max_tiles": settings["max_patches"]}
+            own["min_tiles"] = int(settings["min_patches"])
+            own["max_tiles"] = int(settings["max_patches"])
         case "scale":
             # Llama 4: bfloat16, as the model was trained.
-            own = {"max_tiles": settings["max_patches"], "rounding": "bfloat16"}
+            own = {"max_tiles": int(settings["max_patches"]), "rounding": "bfloat16"}
             own["enlarge"] = bool(settings["resize_to_max_canvas"])
         case "corner":
-            own = {"min_side": settings["min_image_size"], "masked": True}
+            own = {"min_side": int(settings["min_image_size"])}
         case "middle":
             own = {"fill": tuple(settings["background_color"])}
             if settings["crop_to_patches"]:
@@ -129,6 +130,7 @@ def _tiles(
         features=1,
         separators=separators,
         fit=images.fit,
+        masked=images.masked,
         **own,
     )
 

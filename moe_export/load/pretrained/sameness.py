@@ -76,7 +76,7 @@ def require_sameness(recipe: Recipe, asked: Question, processor: Processor, code
             theirs = made.arrays.get(name)
             if theirs is None or theirs.shape != ours.shape:
                 raise NoProcessorError(f"its processor makes {name} of another shape of {size}")
-            if np.abs(theirs - ours).max() > _tolerance(recipe, exact=exact):
+            if np.abs(theirs.astype(np.float32) - ours).max() > _tolerance(recipe, exact=exact):
                 raise NoProcessorError(f"its processor makes other {name} of {size}")
 
 
