@@ -41,15 +41,15 @@ NOT_TRIED: dict[str, str] = {
 """Families of vision-language models without a record, and what is known to stand in the way."""
 
 REMARKS: dict[str, str] = {
-    "aria": "square images: the mask of padded pixels is no input",
-    "deepseek_ocr2": "whole views of one size, without crops",
+    "aria": "images whole, as its processor shows them; not split",
+    "deepseek_ocr2": "whole views of one size; images that its processor would crop are refused",
     "gemma4": "text and images, without sound; without embeddings for each layer",
-    "internvl": "tiles of one size; text models with experts, such as qwen3_moe",
-    "llama4": "whole views of one size; Transformers 5.24.0 itself needs a fault mended to run it",
+    "internvl": "text models with experts, such as qwen3_moe",
+    "llama4": "Transformers 5.24.0 itself needs a fault mended to run it",
     "minimax_m3_vl": "with full attention in every layer; sparse ones are refused",
     "qwen3_omni_moe": "the thinker alone, which reads text and images; it hears and says nothing",
     "qwen3_omni_moe_thinker": "text and images, without sound",
-    "step3p7": "whole views of one size, without crops",
+    "step3p7": "whole views of one size; images that its processor would crop are refused",
 }
 """What a family that comes to the end does not do."""
 

@@ -99,8 +99,14 @@ TALKERS = (
         processor="Glm4vProcessor",
         image_processor="Glm4vImageProcessorPil",
         settings={**_AREA, "size": {"shortest_edge": 512, "longest_edge": 4096}},
-        tokens=("<|begin_of_image|>", "<|end_of_image|>", "<|image|>", "<|video|>")
-        + ("<|begin_of_video|>", "<|end_of_video|>"),
+        tokens=(
+            "<|begin_of_image|>",
+            "<|end_of_image|>",
+            "<|image|>",
+            "<|video|>",
+            "<|begin_of_video|>",
+            "<|end_of_video|>",
+        ),
         image="<|begin_of_image|><|image|><|end_of_image|>",
     ),
     Talker(
@@ -108,8 +114,14 @@ TALKERS = (
         processor="Glm46VProcessor",
         image_processor="Glm46VImageProcessorPil",
         settings={**_AREA, "size": {"shortest_edge": 512, "longest_edge": 4096}},
-        tokens=("<|begin_of_image|>", "<|end_of_image|>", "<|image|>", "<|video|>")
-        + ("<|begin_of_video|>", "<|end_of_video|>"),
+        tokens=(
+            "<|begin_of_image|>",
+            "<|end_of_image|>",
+            "<|image|>",
+            "<|video|>",
+            "<|begin_of_video|>",
+            "<|end_of_video|>",
+        ),
         image="<|begin_of_image|><|image|><|end_of_image|>",
     ),
     Talker(
@@ -117,8 +129,14 @@ TALKERS = (
         processor="Ernie4_5_VLMoeProcessor",
         image_processor="Ernie4_5_VLMoeImageProcessorPil",
         settings=_AREA,
-        tokens=("<|IMAGE_START|>", "<|IMAGE_END|>", "<|IMAGE_PLACEHOLDER|>")
-        + ("<|VIDEO_PLACEHOLDER|>", "<|VIDEO_START|>", "<|VIDEO_END|>"),
+        tokens=(
+            "<|IMAGE_START|>",
+            "<|IMAGE_END|>",
+            "<|IMAGE_PLACEHOLDER|>",
+            "<|VIDEO_PLACEHOLDER|>",
+            "<|VIDEO_START|>",
+            "<|VIDEO_END|>",
+        ),
         named={
             "image_token": "<|IMAGE_PLACEHOLDER|>",
             "image_start_token": "<|IMAGE_START|>",
@@ -135,16 +153,30 @@ TALKERS = (
         image_processor="Llama4ImageProcessor",
         settings={"size": {"height": 16, "width": 16}, "max_patches": 6},
         words={"patch_size": 4},
-        tokens=("<|image_start|>", "<|image_end|>", "<|patch|>", "<|video|>", "<|image|>")
-        + ("<|tile_x_separator|>", "<|tile_y_separator|>"),
+        tokens=(
+            "<|image_start|>",
+            "<|image_end|>",
+            "<|patch|>",
+            "<|video|>",
+            "<|image|>",
+            "<|tile_x_separator|>",
+            "<|tile_y_separator|>",
+        ),
     ),
     Talker(
         family="gemma4",
         processor="Gemma4Processor",
         image_processor="Gemma4ImageProcessorPil",
         settings={"patch_size": 4, "pooling_kernel_size": 2, "max_soft_tokens": 70},
-        tokens=("<|image>", "<image|>", "<|image|>", "<|video|>", "<|audio|>", "<|audio>")
-        + ("<audio|>",),
+        tokens=(
+            "<|image>",
+            "<image|>",
+            "<|image|>",
+            "<|video|>",
+            "<|audio|>",
+            "<|audio>",
+            "<audio|>",
+        ),
         named={
             "image_token": "<|image|>",
             "boi_token": "<|image>",
@@ -179,8 +211,13 @@ TALKERS = (
             "max_patches": 120,
             "patch_size": 4,
         },
-        tokens=("<|media_begin|>", "<|media_end|>", "<|media_pad|>")
-        + ("<|kimi_k25_video_placeholder|>", "<|media_content|>"),
+        tokens=(
+            "<|media_begin|>",
+            "<|media_end|>",
+            "<|media_pad|>",
+            "<|kimi_k25_video_placeholder|>",
+            "<|media_content|>",
+        ),
         image="<|media_begin|>image<|media_content|><|media_pad|><|media_end|>",
     ),
     Talker(
@@ -205,16 +242,28 @@ TALKERS = (
             "audio_bos_token": "<|audio_start|>",
             "audio_eos_token": "<|audio_end|>",
         },
-        tokens=(*SPECIAL[2:], "<|video_start|>", "<|video_end|>")
-        + ("<|audio_pad|>", "<|audio_start|>", "<|audio_end|>"),
+        tokens=(
+            *SPECIAL[2:],
+            "<|video_start|>",
+            "<|video_end|>",
+            "<|audio_pad|>",
+            "<|audio_start|>",
+            "<|audio_end|>",
+        ),
     ),
     Talker(
         family="step3p7",
         processor="Step3p7Processor",
         image_processor="Step3p7ImageProcessor",
         settings={"size": {"height": 672, "width": 672}},
-        tokens=("<im_start>", "<im_end>", "<im_patch>", "<patch_start>", "<patch_end>")
-        + ("<patch_newline>",),
+        tokens=(
+            "<im_start>",
+            "<im_end>",
+            "<im_patch>",
+            "<patch_start>",
+            "<patch_end>",
+            "<patch_newline>",
+        ),
         image="<im_patch>",
         changes={"vision_config.image_size": 672, "vision_config.patch_size": 14},
     ),

@@ -65,7 +65,7 @@ class Eager:
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         self.processor: Any = None
         if sees:
-            self.processor = transformers.AutoImageProcessor.from_pretrained(folder)
+            self.processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
 
     def prompt(self, words: str, images: Sequence[Path] = ()) -> dict[str, torch.Tensor]:
         """What ``generate`` takes: the chat template's text, and images by the processor."""
