@@ -152,7 +152,14 @@ class Conversation(Answers):
     def _features(self, images: Sequence[Seen]) -> dict[str, Array]:
         if not images:
             return no_features(self._sessions["embed"])
-        return self._sessions["vision"].run(side_by_side(images))
+        made = self._sessions["vision"].run(side_by_side(images))
+        rows, told = len(made["image_embeds"]), sum(image.features for image in images)
+        if rows != told:
+            raise UnsafeInputError(
+                f"vision makes {rows} features of the images, and {FILE_NAME} says {told}",
+                where=str(self.bundle.path),
+            )
+        return made
 
     def _refuse_another_token(self) -> None:
         """Features go where ``token_id`` is: it must be what the tokenizer makes of ``token``."""

@@ -271,9 +271,10 @@ TALKERS = (
         family="deepseek_ocr2",
         processor="DeepseekOcr2Processor",
         image_processor="DeepseekOcr2ImageProcessorPil",
-        settings={"size": {"height": 64, "width": 64}},
+        settings={"size": {"height": 768, "width": 768}},
         tokens=("<unused0>", "<unused1>", "<image>"),
         image="<image>\n",
+        changes={"vision_config.sam_config.image_size": 768},
     ),
     Talker(
         family="internvl",
