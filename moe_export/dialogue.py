@@ -7,35 +7,133 @@ from typing import Literal
 
 FILE_NAME = "dialogue.json"
 
+# Far above what any model takes, and below what would exhaust a memory.
+_MAX_PIXELS = 2**26
+_MAX_TILES = 256
+_MAX_FEATURES = 2**16
+
 
 @dataclass(frozen=True, kw_only=True)
-class PatchRecipe:
-    """How an image becomes patches, and where its features stand in the text.
+class ImageRecipe:
+    """What all families do with an image: resize it, make numbers of its bytes, name its features.
 
-    The sides become multiples of ``patch_size * merge_size``, near the image's own shape, with an
-    area between ``min_pixels`` and ``max_pixels``.  ``y = (pixel * rescale_factor - mean) / std``.
+    ``y = (pixel * rescale_factor - mean) / std`` by channel, each step rounded to ``rounding``.
     """
 
     token: str
     """The text of one feature; an image has as many of it as features."""
 
     token_id: int
+    resample: Literal["bilinear", "bicubic", "lanczos"] = "bicubic"
+    """How Pillow resizes."""
+
+    rescale_factor: float
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    rounding: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        if len(self.mean) != 3 or len(self.std) != 3 or 0.0 in self.std:
+            raise ValueError("there are not three channels, or std holds a zero")
+        if not self.token:
+            raise ValueError("the image's token is no text")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PatchRecipe(ImageRecipe):
+    """How an image of any shape becomes patches.
+
+    A *unit* is ``patch_size * merge_size`` pixels, the side of what becomes one feature.
+    """
+
     patch_size: int
     temporal_patch_size: int
     merge_size: int
     min_pixels: int
     max_pixels: int
-    rescale_factor: float
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    max_side: int | None = None
+    """Pixels; for ``shrink`` alone."""
+
+    fit: Literal["area", "shrink", "fill"] = "area"
+    """``area``: to whole units, near the image's shape and within both limits; ``shrink``: to the
+    limits where it is larger, then black on the right and below up to whole units; ``fill``: to the
+    most whole units of its shape below ``max_pixels``."""
+
+    layout: Literal["blocks", "rows", "places"] = "blocks"
+    """``blocks``: flat patches with a grid, those of one feature together; ``rows``: square patches
+    with a grid, row by row; ``places``: flat patches with channels last and the column and row of
+    each, row by row, padded to ``max_pixels``."""
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if min(self.patch_size, self.temporal_patch_size, self.merge_size, self.min_pixels) < 1:
             raise ValueError("a size of patches is less than 1")
-        if self.min_pixels > self.max_pixels or len(self.mean) != 3 or len(self.std) != 3:
-            raise ValueError("min_pixels is more than max_pixels, or there are not three channels")
-        if 0.0 in self.std or not self.token:
-            raise ValueError("std holds a zero, or the token is no text")
+        if not self.min_pixels <= self.max_pixels <= _MAX_PIXELS:
+            raise ValueError(f"min_pixels is above max_pixels, or that above {_MAX_PIXELS}")
+        if (self.fit == "shrink") != (self.max_side is not None) or (self.max_side or 1) < 1:
+            raise ValueError("max_side belongs to shrink, and is 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TileRecipe(ImageRecipe):
+    """How an image becomes tiles of one size; the whole of it comes last where it is cut.
+
+    The text of a cut image is its tiles row by row, each the token ``features`` times, with
+    ``between_columns`` between two and ``behind_row`` behind each row; then ``before_whole`` and
+    the features of the whole.  One that is not cut has the last two alone.
+    """
+
+    height: int
+    width: int
+    features: int
+    """Of one tile."""
+
+    separators: int = 0
+    """Features that each image has beside those of its tiles, at its end."""
+
+    fit: Literal["whole", "aspect", "scale", "corner", "middle"]
+    """``whole``: stretched over one tile; ``aspect``: over ``min_tiles`` to ``max_tiles``, of the
+    grid nearest in shape; ``scale``: in its own shape over at most ``max_tiles``, of the grid that
+    shrinks it least, black on the right and below; ``corner``: in one tile, its shorter side at
+    least ``min_side``, black on the right and below; ``middle``: in the middle of one tile."""
+
+    min_tiles: int = 1
+    max_tiles: int = 1
+    enlarge: bool = False
+    """For ``scale``: whether an image may become larger than a tile by more than it has pixels."""
+
+    min_side: int = 1
+    fill: tuple[int, ...] = (0, 0, 0)
+    """The colour around an image in the middle."""
+
+    masked: bool = False
+    """Whether ``vision`` is told which pixels are of the image."""
+
+    max_side: int | None = None
+    """The model's processor cuts what has more pixels on a side, in a way that no recipe has."""
+
+    max_aspect: float | None = None
+    """The same of the longer side, over the shorter."""
+
+    between_columns: str = ""
+    behind_row: str = ""
+    before_whole: str = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        sizes = (self.height, self.width, self.features, self.min_tiles, self.min_side)
+        if min(*sizes, self.max_side or 1) < 1 or self.separators < 0:
+            raise ValueError("a size of tiles is less than 1")
+        if not self.min_tiles <= self.max_tiles <= _MAX_TILES:
+            raise ValueError(f"min_tiles is above max_tiles, or that above {_MAX_TILES}")
+        if len(self.fill) != 3 or not all(0 <= value <= 255 for value in self.fill):
+            raise ValueError("the colour is not three bytes")
+        if self.max_tiles * self.height * self.width > _MAX_PIXELS or self.min_side > self.height:
+            raise ValueError(f"tiles of more than {_MAX_PIXELS} pixels, or min_side above a tile's")
+        if max(self.features, self.separators) > _MAX_FEATURES:
+            raise ValueError(f"a tile has more than {_MAX_FEATURES} features")
+        if self.token in self.between_columns + self.behind_row + self.before_whole:
+            raise ValueError("what stands between tiles holds the image's token")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,9 +158,21 @@ class Dialogue:
     max_new_tokens: int
     prompt: Prompt
     patches: PatchRecipe | None = None
+    tiles: TileRecipe | None = None
+    no_images: str | None = None
+    """Why a model that sees has no recipe."""
+
+    @property
+    def images(self) -> PatchRecipe | TileRecipe | None:
+        """What is done with an image, if the model is shown any."""
+        return self.patches or self.tiles
 
     def __post_init__(self) -> None:
         if min(self.max_length, self.max_new_tokens) < 1 or min(self.eos_token_ids, default=0) < 0:
             raise ValueError("a length is less than 1, or a token id is negative")
-        if self.patches is not None and self.patches.token not in (self.prompt.image or ""):
-            raise ValueError("the prompt has no place for an image")
+        if self.patches is not None and self.tiles is not None:
+            raise ValueError("an image is made into patches or tiles, not both")
+        if self.images is not None and (self.prompt.image or "").count(self.images.token) != 1:
+            raise ValueError("the prompt has no place for an image, or several for one")
+        if self.positions == "mrope" and self.tiles is not None:
+            raise ValueError("tiles have no grid that positions could follow")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,8 +70,8 @@ def lively(model: torch.nn.Module, seed: int = 0) -> Any:
     return model.eval()
 
 
-def tokenizer() -> Any:
-    """One token for each byte, and the special ones."""
+def tokenizer(special: Sequence[str] = SPECIAL, named: Mapping[str, str] | None = None) -> Any:
+    """One token for each byte, and the special ones, some of which a model has names for."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers
     from transformers import PreTrainedTokenizerFast
 
@@ -78,8 +79,10 @@ def tokenizer() -> Any:
     core = Tokenizer(models.BPE({letter: i for i, letter in enumerate(letters)}, []))
     core.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     core.decoder = decoders.ByteLevel()
-    core.add_special_tokens(list(SPECIAL))
-    made = PreTrainedTokenizerFast(tokenizer_object=core, eos_token=SPECIAL[1])
+    core.add_special_tokens(list(special))
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=core, eos_token=special[1], extra_special_tokens=dict(named or {})
+    )
     made.chat_template = TEMPLATE
     return made
 

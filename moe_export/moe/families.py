@@ -28,6 +28,9 @@ class Packed:
     features: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
     """Which of the tower's outputs goes on."""
 
+    fit: Literal["area", "shrink"] = "area"
+    """How an image becomes whole patches, as in ``dialogue.PatchRecipe``."""
+
     order: Literal["blocks", "rows"] = "blocks"
     """``blocks``: patches that become one feature follow one another; ``rows``: as in the image."""
 
@@ -47,6 +50,12 @@ class Packed:
 @dataclass(frozen=True, kw_only=True)
 class Tiles:
     """Images as tiles of one size, ``[tiles, channels, height, width]``."""
+
+    fit: Literal["whole", "aspect", "scale", "corner", "middle"]
+    """How an image becomes tiles, as in ``dialogue.TileRecipe``."""
+
+    masked: bool = False
+    """Whether the model is told which pixels are of the image, and which are around it."""
 
     tower_and_projector: tuple[str, str] | None = None
     """The modules that tiles pass through, where ``get_image_features`` of the model would loop
@@ -99,10 +108,14 @@ class Enclosing:
 
 
 FAMILIES: Mapping[str, Family] = {
-    "aria": Family(positions="plain", images=Tiles(unread=("vision_tower.post_layernorm",))),
+    "aria": Family(
+        positions="plain",
+        images=Tiles(fit="corner", masked=True, unread=("vision_tower.post_layernorm",)),
+    ),
     "deepseek_ocr2": Family(
         positions="plain",
         images=Tiles(
+            fit="middle",
             tower_and_projector=("vision_tower", "multi_modal_projector"),
             separator="view_separator",
         ),
@@ -124,14 +137,20 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "glm46v": Family(positions="mrope", images=Packed(limits_count_time=True)),
     "glm4v_moe": Family(positions="mrope", images=Packed(limits_count_time=True)),
-    "internvl": Family(positions="plain", images=Tiles()),
+    "internvl": Family(positions="plain", images=Tiles(fit="aspect")),
     "kimi_k25": Family(
         positions="plain",
-        images=Packed(tower="vision_tower", projector="mm_projector", order="rows", patch="square"),
+        images=Packed(
+            tower="vision_tower",
+            projector="mm_projector",
+            fit="shrink",
+            order="rows",
+            patch="square",
+        ),
     ),
     "llama4": Family(
         positions="plain",
-        images=Tiles(tower_and_projector=("vision_model", "multi_modal_projector")),
+        images=Tiles(fit="scale", tower_and_projector=("vision_model", "multi_modal_projector")),
     ),
     "minimax_m3_vl": Family(
         positions="plain",
@@ -147,7 +166,7 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_vl_moe": Family(positions="mrope", images=Packed(deepstack=True)),
     "step3p7": Family(
         positions="plain",
-        images=Tiles(tower_and_projector=("vision_model", "multi_modal_projector")),
+        images=Tiles(fit="whole", tower_and_projector=("vision_model", "multi_modal_projector")),
     ),
 }
 """By ``model_type``."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_export.dialogue import FILE_NAME, Dialogue
+from moe_export.dialogue import FILE_NAME, Dialogue, PatchRecipe, TileRecipe
 from moe_export.errors import UnsafeInputError, UnsupportedError, UsageError
 from moe_export.forms import Array
 from moe_export.runtime.bundle import Bundle
@@ -18,8 +18,10 @@ from moe_export.runtime.greedy import greedy, no_features
 from moe_export.runtime.images import ImageLike
 from moe_export.runtime.patches import patches_of
 from moe_export.runtime.positions import mrope_positions, plain_positions
+from moe_export.runtime.seen import Seen, side_by_side
 from moe_export.runtime.session import Session
 from moe_export.runtime.text import Answers, asset, pieces_of, tokenizer_of
+from moe_export.runtime.tiles import tiles_of
 from moe_export.strict_json import decode, parse
 
 
@@ -44,7 +46,7 @@ class Conversation(Answers):
         self.dialogue = decode(Dialogue, parse(content, where), where, defaults=True)
         self.tokenizer = tokenizer_of(self.bundle)
         self._refuse_another_token()
-        names = ["embed", "decoder", *(["vision"] if self.dialogue.patches else [])]
+        names = ["embed", "decoder", *(["vision"] if self.dialogue.images else [])]
         self._sessions = {
             name: Session(self.bundle, component=name, threads=threads) for name in names
         }
@@ -64,24 +66,43 @@ class Conversation(Answers):
         images: list[Any] = [] if image is None else [image]
         if isinstance(image, list | tuple):
             images = list(image)
-        seen = [self._patches(each) for each in images]
-        ids = self.encode(prompt, [grid for _, grid in seen])
+        seen = [self.see(each) for each in images]
+        ids = self.encode(prompt, seen)
         tokens = self.tokens(ids, seen, max_new_tokens=max_new_tokens)
         return pieces_of(self.tokenizer, tokens)
 
-    def encode(self, prompt: str, grids: Sequence[Array] = ()) -> list[int]:
+    def see(self, image: ImageLike) -> Seen:
+        """An image made ready, as the dialogue says.
+
+        Raises ``UnsupportedError`` where it does not, ``UsageError`` for a model without eyes.
+        """
+        match self.dialogue.images:
+            case PatchRecipe() as recipe:
+                return patches_of(image, recipe)
+            case TileRecipe() as recipe:
+                return tiles_of(image, recipe)
+        if "vision" not in self.bundle.manifest.components:
+            raise UsageError("the model takes no image", where=str(self.bundle.path))
+        reason = self.dialogue.no_images or "the bundle does not say how"
+        raise UnsupportedError(
+            f"images are not made ready as this model takes them: {reason}",
+            where=str(self.bundle.path),
+            hint="run its vision, embed and decoder on arrays",
+        )
+
+    def encode(self, prompt: str, images: Sequence[Seen] = ()) -> list[int]:
         """The ids of a user's words as the model is asked, features of images in their places."""
-        form, recipe = self.dialogue.prompt, self.dialogue.patches
+        form, recipe = self.dialogue.prompt, self.dialogue.images
         text = form.before
-        for grid in grids:
+        for image in images:
             if recipe is None or form.image is None:
                 raise UsageError("the model takes no image", where=str(self.bundle.path))
-            text += form.image.replace(recipe.token, recipe.token * self._features_of(grid))
+            text += form.image.replace(recipe.token, image.text)
         text += prompt + form.after
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         if not ids:
             raise UsageError("the prompt holds no token", hint="ask something")
-        features = sum(map(self._features_of, grids))
+        features = sum(image.features for image in images)
         if recipe is not None and ids.count(recipe.token_id) != features:
             raise UsageError(
                 f"the prompt holds {recipe.token!r}, which stands for a part of an image",
@@ -98,24 +119,28 @@ class Conversation(Answers):
     def tokens(
         self,
         ids: Sequence[int],
-        images: Sequence[tuple[Array, Array]] = (),
+        images: Sequence[Seen] = (),
         *,
         max_new_tokens: int | None = None,
     ) -> Iterator[int]:
-        """The ids of the answer to a prompt of ``ids`` about images, of ``patches_of``."""
+        """The ids of the answer to a prompt of ``ids`` about images, of ``see``."""
         limit = self.dialogue.max_new_tokens if max_new_tokens is None else max_new_tokens
         if limit < 1:
             raise UsageError(f"max_new_tokens must be 1 or more, got {limit}")
         room = max(0, self.dialogue.max_length - len(ids))
-        steps = greedy(
+        steps = self.steps(ids, images)
+        tokens = (token for token, _ in islice(steps, min(limit, room)))
+        return takewhile(lambda token: token not in self.dialogue.eos_token_ids, tokens)
+
+    def steps(self, ids: Sequence[int], images: Sequence[Seen] = ()) -> Iterator[tuple[int, Array]]:
+        """Each next token behind a prompt of ``ids``, with its logits; endless, as ``greedy``."""
+        return greedy(
             self._sessions["embed"],
             Cache(self._sessions["decoder"], max_tokens=self._max_cache_tokens),
             ids=np.array([ids], np.int64),
             features=self._features(images),
-            positions=self._positions(ids, [grid for _, grid in images]),
+            positions=self._positions(ids, [image.grid for image in images]),
         )
-        tokens = (token for token, _ in islice(steps, min(limit, room)))
-        return takewhile(lambda token: token not in self.dialogue.eos_token_ids, tokens)
 
     def _positions(self, ids: Sequence[int], grids: list[Array]) -> Array:
         recipe = self.dialogue.patches
@@ -124,33 +149,21 @@ class Conversation(Answers):
         token, merge = (recipe.token_id, recipe.merge_size) if recipe else (-1, 1)
         return mrope_positions(ids, token, grids, merge)
 
-    def _patches(self, image: ImageLike) -> tuple[Array, Array]:
-        if self.dialogue.patches is None and "vision" in self.bundle.manifest.components:
-            raise UnsupportedError(
-                "images are not made into patches as this model takes them yet",
-                where=str(self.bundle.path),
-                hint="run its vision, embed and decoder on arrays",
-            )
-        if self.dialogue.patches is None:
-            raise UsageError("the model takes no image", where=str(self.bundle.path))
-        return patches_of(image, self.dialogue.patches)
-
-    def _features_of(self, grid: Array) -> int:
-        """How many features an image of ``grid`` becomes."""
-        merge = self.dialogue.patches.merge_size if self.dialogue.patches else 1
-        return int(np.prod(grid)) // merge**2
-
-    def _features(self, images: Sequence[tuple[Array, Array]]) -> dict[str, Array]:
+    def _features(self, images: Sequence[Seen]) -> dict[str, Array]:
         if not images:
             return no_features(self._sessions["embed"])
-        patches, grids = zip(*images, strict=True)
-        return self._sessions["vision"].run(
-            {"pixel_values": np.concatenate(patches), "image_grid_thw": np.stack(grids)}
-        )
+        made = self._sessions["vision"].run(side_by_side(images))
+        rows, told = len(made["image_embeds"]), sum(image.features for image in images)
+        if rows != told:
+            raise UnsafeInputError(
+                f"vision makes {rows} features of the images, and {FILE_NAME} says {told}",
+                where=str(self.bundle.path),
+            )
+        return made
 
     def _refuse_another_token(self) -> None:
         """Features go where ``token_id`` is: it must be what the tokenizer makes of ``token``."""
-        recipe = self.dialogue.patches
+        recipe = self.dialogue.images
         if recipe is not None and self.tokenizer.token_to_id(recipe.token) != recipe.token_id:
             raise UnsafeInputError(
                 f"the tokenizer knows {recipe.token!r:.80} under another id than {recipe.token_id}",

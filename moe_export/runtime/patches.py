@@ -10,7 +10,8 @@ import numpy as np
 from moe_export.dialogue import PatchRecipe
 from moe_export.errors import UsageError
 from moe_export.forms import Array
-from moe_export.runtime.images import ImageLike, pillow, pixels_of
+from moe_export.runtime.images import ImageLike, pillow
+from moe_export.runtime.seen import Seen, numbers_of, opened, resized
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,29 +20,64 @@ if TYPE_CHECKING:
 _MAX_ASPECT = 200
 
 
-def patches_of(image: ImageLike, recipe: PatchRecipe) -> tuple[Array, Array]:
-    """``[patches, C * time * patch * patch]`` float32, and the grid ``[3]``: time, height, width.
+def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
+    """An image as the patches of ``recipe.layout``; Pillow resizes it.
 
-    Patches that become one feature follow one another.  Pillow resizes, bicubic.
+    - ``blocks``: ``pixel_values [patches, C * time * patch * patch]``, patches of one feature
+      behind one another, and ``image_grid_thw [1, 3]``: time, height, width.
+    - ``rows``: ``pixel_values [patches, C, patch, patch]``, row by row, and the same grid.
+    - ``places``: ``pixel_values [1, most, patch * patch * C]``, row by row, and
+      ``image_position_ids [1, most, 2]``: column and row, -1 behind the image's patches.
     """
-
-    def prepared(opened: Image) -> Image:
-        opened = opened.convert("RGB")
-        height, width = fitted(opened.height, opened.width, recipe)
-        if (opened.width, opened.height) == (width, height):
-            return opened
-        return opened.resize((width, height), pillow().Image.Resampling.BICUBIC)
-
-    pixels = pixels_of(image, prepared, expected="give a file, or uint8 [H,W] or [H,W,3]")
-    values: Array = pixels.astype(np.float32) * np.float32(recipe.rescale_factor)
-    values = (values - np.asarray(recipe.mean, np.float32)) / np.asarray(recipe.std, np.float32)
-    return _patches(values, recipe)
+    values = numbers_of(np.asarray(_prepared(opened(image), recipe), np.uint8), recipe)
+    patch, merge = recipe.patch_size, recipe.merge_size
+    grid = np.array([1, values.shape[0] // patch, values.shape[1] // patch], np.int64)
+    features = int(grid.prod()) // merge**2
+    match recipe.layout:
+        case "blocks":
+            inputs = {"pixel_values": _blocks(values, recipe), "image_grid_thw": grid[np.newaxis]}
+        case "rows":
+            squares = _squares(values, patch).transpose(0, 3, 1, 2)
+            inputs = {
+                "pixel_values": np.ascontiguousarray(squares),
+                "image_grid_thw": grid[np.newaxis],
+            }
+        case "places":
+            inputs = _places(_squares(values, patch), grid, recipe.max_pixels // patch**2)
+    return Seen(inputs=inputs, text=recipe.token * features, features=features, grid=grid)
 
 
 def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
-    """The size that an image of ``height x width`` is resized to (Qwen2-VL's ``smart_resize``)."""
+    """The size that an image of ``height x width`` is resized to.
+
+    ``area`` is Qwen2-VL's ``smart_resize``, ``shrink`` Kimi-VL's, ``fill`` Gemma 4's.  Raises
+    ``UsageError`` for an image so long and thin that it has none.
+    """
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise UsageError(f"the image is {height} x {width} pixels, which is too long and thin")
+    match recipe.fit:
+        case "area":
+            return _near_area(height, width, recipe)
+        case "shrink":
+            return _shrunk(height, width, recipe)
+        case "fill":
+            return _filling(height, width, recipe)
+
+
+def _prepared(image: Image, recipe: PatchRecipe) -> Image:
+    """The image in a size of whole units."""
+    height, width = fitted(image.height, image.width, recipe)
+    image = resized(image, height, width, recipe)
+    unit = recipe.patch_size * recipe.merge_size
+    canvas = (-(-width // unit) * unit, -(-height // unit) * unit)
+    if image.size == canvas:
+        return image
+    made: Image = pillow().Image.new("RGB", canvas)
+    made.paste(image)
+    return made
+
+
+def _near_area(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     unit = recipe.patch_size * recipe.merge_size
 
     # Python rounds ties to even, and so must this.
@@ -55,11 +91,52 @@ def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     return tall, wide
 
 
-def _patches(values: Array, recipe: PatchRecipe) -> tuple[Array, Array]:
+def _shrunk(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
+    most = recipe.max_side or max(height, width)
+    patch = recipe.patch_size
+    patches = max(1, height // patch) * max(1, width // patch)
+    by_area = math.sqrt(recipe.max_pixels // patch**2 / patches)
+    scale = min(1.0, by_area, most / height, most / width)
+    tall, wide = (min(max(1, int(side * scale)), most) for side in (height, width))
+    return tall, wide
+
+
+def _filling(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
+    unit = recipe.patch_size * recipe.merge_size
+    scale = math.sqrt(recipe.max_pixels / (height * width))
+    tall, wide = (math.floor(scale * side / unit) for side in (height, width))
+    most = recipe.max_pixels // unit**2
+    if tall == 0 and wide == 0:
+        raise UsageError(f"the image is {height} x {width} pixels, for which there is no size")
+    if tall == 0:
+        tall, wide = 1, min(width // height, most)
+    elif wide == 0:
+        tall, wide = min(height // width, most), 1
+    return tall * unit, wide * unit
+
+
+def _blocks(values: Array, recipe: PatchRecipe) -> Array:
     patch, merge, time = recipe.patch_size, recipe.merge_size, recipe.temporal_patch_size
     height, width = values.shape[0] // patch, values.shape[1] // patch
     blocks = values.reshape(height // merge, merge, patch, width // merge, merge, patch, 3)
     in_order = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # blocks, patches of a block, channel, pixels
     repeated = np.repeat(in_order[:, :, :, :, :, np.newaxis], time, axis=5)
-    rows = np.ascontiguousarray(repeated.reshape(height * width, -1))
-    return rows, np.array([1, height, width], np.int64)
+    return np.ascontiguousarray(repeated.reshape(height * width, -1))
+
+
+def _squares(values: Array, patch: int) -> Array:
+    """``[patches, patch, patch, C]``, row by row."""
+    height, width = values.shape[0] // patch, values.shape[1] // patch
+    rows = values.reshape(height, patch, width, patch, 3)
+    return rows.transpose(0, 2, 1, 3, 4).reshape(height * width, patch, patch, 3)
+
+
+def _places(squares: Array, grid: Array, most: int) -> dict[str, Array]:
+    """Patches with the column and row of each, padded to ``most``."""
+    count, columns = len(squares), int(grid[2])
+    pixels = np.zeros((1, most, squares[0].size), np.float32)
+    pixels[0, :count] = squares.reshape(count, -1)
+    places = np.full((1, most, 2), -1, np.int64)
+    row, column = np.divmod(np.arange(count), columns)
+    places[0, :count] = np.stack([column, row], axis=-1)
+    return {"pixel_values": pixels, "image_position_ids": places}

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import copy
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import reduce
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,15 +41,15 @@ NOT_TRIED: dict[str, str] = {
 """Families of vision-language models without a record, and what is known to stand in the way."""
 
 REMARKS: dict[str, str] = {
-    "aria": "square images: the mask of padded pixels is no input",
-    "deepseek_ocr2": "whole views of one size, without crops",
+    "aria": "images whole, as its processor shows them; not split",
+    "deepseek_ocr2": "whole views of one size; images that its processor would crop are refused",
     "gemma4": "text and images, without sound; without embeddings for each layer",
-    "internvl": "tiles of one size; text models with experts, such as qwen3_moe",
-    "llama4": "whole views of one size; Transformers 5.24.0 itself needs a fault mended to run it",
+    "internvl": "text models with experts, such as qwen3_moe",
+    "llama4": "Transformers 5.24.0 itself needs a fault mended to run it",
     "minimax_m3_vl": "with full attention in every layer; sparse ones are refused",
     "qwen3_omni_moe": "the thinker alone, which reads text and images; it hears and says nothing",
     "qwen3_omni_moe_thinker": "text and images, without sound",
-    "step3p7": "whole views of one size, without crops",
+    "step3p7": "whole views of one size; images that its processor would crop are refused",
 }
 """What a family that comes to the end does not do."""
 
@@ -60,8 +63,8 @@ class Case:
     family: str
     kind: Kind
 
-    def save(self, folder: Path) -> Any:
-        """Write the model to ``folder`` and return it."""
+    def save(self, folder: Path, changes: Mapping[str, Any] | None = None) -> Any:
+        """Write the model to ``folder``, with changes by dotted name, and return it."""
         import transformers
 
         if self.family in ENCLOSING:
@@ -71,7 +74,7 @@ class Case:
             loader: Any = transformers.AutoModelForCausalLM
         else:
             given, loader = VISION_MODELS[self.family], transformers.AutoModelForImageTextToText
-        config = transformers.AutoConfig.for_model(self.family, **given)
+        config = transformers.AutoConfig.for_model(self.family, **_changed(given, changes or {}))
         model = lively(loader.from_config(config))
         _fill_biases(model)
         model.save_pretrained(folder)
@@ -86,6 +89,15 @@ class Case:
         model = lively(kind(config))
         model.save_pretrained(folder)
         return getattr(model, ENCLOSING[self.family].within)
+
+
+def _changed(given: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """A configuration with other values under dotted names."""
+    made = copy.deepcopy(dict(given))
+    for path, value in changes.items():
+        *outer, name = path.split(".")
+        reduce(dict.__getitem__, outer, made)[name] = value
+    return made
 
 
 def _fill_biases(model: torch.nn.Module) -> None:

@@ -29,7 +29,7 @@ def processor_and_recipe(tmp_path_factory):
 
     folder = tmp_path_factory.mktemp("glm")
     Case("glm4v_moe", "vision").save(folder)
-    tokenizer().save_pretrained(folder)
+    tokenizer(named={"image_token": "<|image_pad|>"}).save_pretrained(folder)
     processor = Glm4vImageProcessorPil(
         patch_size=4, merge_size=2, size={"shortest_edge": 512, "longest_edge": 4096}
     )
@@ -43,7 +43,7 @@ def test_glm_images_become_the_processors_patches(processor_and_recipe, side):
     processor, recipe = processor_and_recipe
     pixels = np.random.default_rng(0).integers(0, 256, (side, side * 3 // 2, 3), np.uint8)
     made = processor(images=[Image.fromarray(pixels)], return_tensors="np")
-    patches, grid = patches_of(pixels, recipe)
-    assert made["image_grid_thw"].tolist() == [grid.tolist()]
+    seen = patches_of(pixels, recipe)
+    assert made["image_grid_thw"].tolist() == [seen.grid.tolist()]
     # Both resize with Pillow to bytes; the rest is a handful of float32 operations.
-    assert np.abs(made["pixel_values"] - patches).max() <= 1e-5
+    assert np.abs(made["pixel_values"] - seen.inputs["pixel_values"]).max() <= 1e-5

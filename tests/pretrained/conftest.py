@@ -24,18 +24,6 @@ from moe_export.runtime import Bundle
 from moe_export.spec import export_spec
 from pretrained_models import EXPERTS, TEXT, lively, save_qwen3_vl_moe, tokenizer
 
-# Their files are among scikit-learn's, which the tests have for the digits of the example.
-PHOTOS = ("china.jpg", "flower.jpg")
-
-
-@pytest.fixture(scope="session")
-def photos() -> list[Path]:
-    """Two photographs of 427 x 640 pixels."""
-    import sklearn.datasets
-
-    folder = Path(sklearn.datasets.__file__).parent / "images"
-    return [folder / name for name in PHOTOS]
-
 
 @pytest.fixture(scope="session")
 def vision_source(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -77,7 +65,7 @@ class Eager:
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder)
         self.processor: Any = None
         if sees:
-            self.processor = transformers.AutoImageProcessor.from_pretrained(folder)
+            self.processor = transformers.AutoImageProcessor.from_pretrained(folder, backend="pil")
 
     def prompt(self, words: str, images: Sequence[Path] = ()) -> dict[str, torch.Tensor]:
         """What ``generate`` takes: the chat template's text, and images by the processor."""

@@ -307,7 +307,15 @@ def test_a_processor_may_lie_in_one_file_with_its_parts(vision_source, copied):
     assert dialogue_of(folder) == dialogue_of(vision_source)
 
 
-@pytest.mark.parametrize("change", [{"do_normalize": False}, {"do_rescale": False}])
+def test_a_processor_that_leaves_a_step_out_is_imitated(vision_source, copied):
+    folder = copied(vision_source)
+    path = folder / "preprocessor_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"do_normalize": False}))
+    found = dialogue_of(folder)["patches"]
+    assert (found["mean"], found["std"]) == ([0, 0, 0], [1, 1, 1])
+
+
+@pytest.mark.parametrize("change", [{"do_resize": False}, {"resample": 0}])
 def test_a_processor_that_makes_other_patches_is_not_imitated(vision_source, copied, change):
     """The graphs are exported all the same, and the bundle answers about text."""
     folder = copied(vision_source)
@@ -315,6 +323,7 @@ def test_a_processor_that_makes_other_patches_is_not_imitated(vision_source, cop
     path.write_text(json.dumps(json.loads(path.read_text()) | change))
     found = dialogue_of(folder)
     assert found["patches"] is None
+    assert "its processor" in found["no_images"]
     assert found["prompt"]["image"] is None
 
 

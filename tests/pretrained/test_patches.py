@@ -50,8 +50,9 @@ def of_transformers(made: PatchRecipe):
 def require_same_patches(image: Path | np.ndarray, made: PatchRecipe) -> None:
     pixels = Image.open(image) if isinstance(image, Path) else Image.fromarray(image)
     theirs = of_transformers(made)(images=[pixels], return_tensors="np")
-    patches, grid = patches_of(image, made)
-    assert grid.tolist() == theirs["image_grid_thw"][0].tolist()
+    seen = patches_of(image, made)
+    patches = seen.inputs["pixel_values"]
+    assert seen.grid.tolist() == theirs["image_grid_thw"][0].tolist()
     assert patches.dtype == np.float32
     assert patches.shape == theirs["pixel_values"].shape
     # Three operations on each side, which Transformers joins to two; each rounds by half an eps.

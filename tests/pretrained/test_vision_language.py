@@ -15,7 +15,6 @@ import moe_export
 from moe_export.dialogue import FILE_NAME
 from moe_export.errors import UnsafeInputError, UsageError
 from moe_export.runtime import Conversation, Generator, Session, generator
-from moe_export.runtime.patches import patches_of
 from moe_export.validate import validate
 from pretrained.conftest import Eager, invoke, put
 
@@ -76,8 +75,8 @@ def test_a_rounded_bundle_says_what_that_costs(rounded):
 
 
 def answers(speaker: Conversation, eager: Eager, words: str, images: list[Path]) -> tuple:
-    seen = [patches_of(image, speaker.dialogue.patches) for image in images]
-    ids = speaker.encode(words, [grid for _, grid in seen])
+    seen = [speaker.see(image) for image in images]
+    ids = speaker.encode(words, seen)
     assert ids == eager.prompt(words, images)["input_ids"][0].tolist()
     ours = list(speaker.tokens(ids, seen, max_new_tokens=LENGTH))
     return ours, eager.answer(words, images, length=LENGTH)
@@ -309,11 +308,11 @@ def test_another_image_token_than_the_tokenizer_s_is_refused(bundle, copied):
 def test_a_model_whose_patches_nobody_makes_says_so(bundle, copied, photos):
     spoiled = copied(bundle.path)
     words = json.loads((spoiled / FILE_NAME).read_text())["prompt"]
-    changed(spoiled, patches=None, prompt=words | {"image": None})
+    changed(spoiled, patches=None, no_images="it is blind", prompt=words | {"image": None})
     assert invoke("run", spoiled, "--prompt", "hello", "--max-new-tokens", 1).exit_code == 0
     result = invoke("run", spoiled, "--prompt", "hello", "--image", photos[0])
     assert result.exit_code == 3
-    assert "not made into patches" in result.stderr
+    assert "not made ready as this model takes them: it is blind" in result.stderr
 
 
 def test_an_image_s_token_in_the_words_is_refused(speaker, photos):

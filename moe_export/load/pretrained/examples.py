@@ -19,7 +19,7 @@ from torch import Tensor
 from moe_export.lazy import together
 from moe_export.load.pretrained.cache import carried
 from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part, core_of
-from moe_export.load.pretrained.vision import features_of_tiles, merge_of
+from moe_export.load.pretrained.vision import features_of_tiles, merge_of, tile_size
 from moe_export.moe.families import Packed, Padded, Tiles
 
 Inputs = dict[str, Tensor]
@@ -49,8 +49,7 @@ class Examples:
         self._generator = torch.Generator().manual_seed(_SEED)
         if isinstance(images, Tiles):
             with torch.no_grad():
-                pixels = self.seen([(0, 0)])["pixel_values"]
-                made = features_of_tiles(core_of(model), images, pixels)
+                made = features_of_tiles(core_of(model), images, **self.seen([(1, 1)]))
             self._tile_features = made.shape[0]
 
     def tokens(self, batch: int, length: int) -> Tensor:
@@ -88,9 +87,7 @@ class Examples:
         """What ``vision`` takes for random images."""
         vision = self.config.vision_config
         if not isinstance(self._images, Packed | Padded):
-            side = getattr(vision, "sam_config", vision).image_size
-            size = (len(shapes), 3, *(side if isinstance(side, list | tuple) else (side, side)))
-            return {"pixel_values": torch.randn(size, generator=self._generator)}
+            return self._tiled(shapes)
         merge = merge_of(self.config)
         if isinstance(self._images, Padded):
             return self._padded(shapes, merge)
@@ -101,6 +98,19 @@ class Examples:
         count = int(grid.prod(dim=-1).sum())
         pixels = torch.randn(count, *patch, generator=self._generator)
         return {"pixel_values": pixels, "image_grid_thw": grid}
+
+    def _tiled(self, shapes: list[Shape]) -> Inputs:
+        """Tiles, filled from a corner as far as an image of each shape goes."""
+        height, width = tile_size(self.config)
+        size = (len(shapes), 3, height, width)
+        made = {"pixel_values": torch.randn(size, generator=self._generator)}
+        if isinstance(self._images, Tiles) and self._images.masked:
+            mask = torch.zeros(len(shapes), height, width, dtype=torch.bool)
+            for image, (rows, columns) in enumerate(shapes):
+                longer = max(rows, columns)
+                mask[image, : height * rows // longer, : width * columns // longer] = True
+            made["pixel_mask"] = mask
+        return made
 
     def _padded(self, shapes: list[Shape], merge: int) -> Inputs:
         """Images with as many patches as the largest needs, and those of one more square."""
@@ -119,7 +129,8 @@ class Examples:
 
 def vision_inputs(examples: Examples, images: Packed | Tiles | Padded) -> PartInputs:
     """One, two and three images, of several shapes where they may differ."""
-    axes: dict[str, dict[int, str]] = {"pixel_values": {0: "tiles"}}
+    example = examples.seen([(2, 3), (4, 2)])
+    axes = {name: {0: "tiles"} for name in example}
     if isinstance(images, Packed):
         patches = f"{merge_of(examples.config) ** 2}*features"
         axes = {"pixel_values": {0: patches}, "image_grid_thw": {0: "images"}}
@@ -127,7 +138,7 @@ def vision_inputs(examples: Examples, images: Packed | Tiles | Padded) -> PartIn
         places = {0: "images", 1: f"{merge_of(examples.config) ** 2}*squares"}
         axes = {"pixel_values": places, "image_position_ids": places}
     return PartInputs(
-        example=examples.seen([(2, 3), (4, 2)]),
+        example=example,
         axes=axes,
         cases={
             "one image": examples.seen([(3, 3)]),

@@ -3,37 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from moe_export.dialogue import FILE_NAME, Dialogue, PatchRecipe, Prompt
+from moe_export.dialogue import FILE_NAME, Dialogue, PatchRecipe, Prompt, TileRecipe
 from moe_export.errors import UnsupportedError
 from moe_export.load.pretrained.directory import Pretrained
+from moe_export.load.pretrained.processors import NoProcessorError, Processor
+from moe_export.load.pretrained.recipes import Recipe, recipe_of
+from moe_export.load.pretrained.sameness import WORDS, Question, require_sameness
 from moe_export.load.usercode import run_user_code
-from moe_export.moe.families import Packed
-from moe_export.runtime.patches import fitted, patches_of
 from moe_export.runtime.text import TOKENIZER as _TOKENIZER
 from moe_export.runtime.text import parse_tokenizer
 from moe_export.strict_json import encode, parse, render
 
 _PROCESSOR, _PROCESSORS = "preprocessor_config.json", "processor_config.json"
 _MAX_NEW_TOKENS = 256  # where the model's own configuration names none
-
-# What a processor has that makes patches of images of any shape.
-_OF_PATCHES = (
-    "patch_size",
-    "temporal_patch_size",
-    "merge_size",
-    "size",
-    "image_mean",
-    "image_std",
-    "get_number_of_image_patches",
-)
-
-# What stands for the user's words while a template is looked at.
-_WORDS = "moe-export asks"
 
 
 def dialogue_assets(source: Pretrained, folder: Path) -> dict[str, bytes]:
@@ -49,6 +35,15 @@ def dialogue_assets(source: Pretrained, folder: Path) -> dict[str, bytes]:
     return {FILE_NAME: render(encode(made)).encode()}
 
 
+@dataclass(frozen=True)
+class _Sight:
+    """What is done with images and how a prompt with them goes, or why nothing is."""
+
+    recipe: Recipe | None = None
+    prompt: Prompt | None = None
+    reason: str | None = None
+
+
 def _dialogue(source: Pretrained, folder: Path) -> Dialogue:
     from transformers import AutoTokenizer
 
@@ -56,70 +51,46 @@ def _dialogue(source: Pretrained, folder: Path) -> Dialogue:
     tokenizer = AutoTokenizer.from_pretrained(
         folder, local_files_only=True, trust_remote_code=False
     )
-    recipe = None
-    images = None if source.family is None else source.family.images
-    if isinstance(images, Packed) and _has_image_processor(source.assets):
-        recipe = _recipe(images, model.config, tokenizer, folder)
+    template = _template(tokenizer, folder)
     settings, text = model.generation_config, model.config.get_text_config()
+    sight = _sight(source, folder, tokenizer, template)
+    recipe = sight.recipe
     return Dialogue(
         positions="plain" if source.family is None else source.family.positions,
         eos_token_ids=_ids(settings.eos_token_id, text.eos_token_id, tokenizer.eos_token_id),
         max_length=int(text.max_position_embeddings),
         max_new_tokens=int(settings.max_new_tokens or _MAX_NEW_TOKENS),
-        prompt=_prompt(tokenizer, _template(tokenizer, folder), images=recipe is not None),
-        patches=recipe,
+        prompt=sight.prompt or _prompt(tokenizer, template),
+        patches=recipe if isinstance(recipe, PatchRecipe) else None,
+        tiles=recipe if isinstance(recipe, TileRecipe) else None,
+        no_images=sight.reason,
     )
 
 
-def _recipe(images: Packed, config: Any, tokenizer: Any, folder: Path) -> PatchRecipe | None:
-    """How the runtime makes patches, or ``None`` where the processor makes others."""
-    from transformers import AutoImageProcessor
-
-    load: Any = AutoImageProcessor.from_pretrained
-    processor = load(folder, local_files_only=True, trust_remote_code=False)
-    if not all(getattr(processor, name, None) for name in _OF_PATCHES):
-        return None
-    times = int(processor.temporal_patch_size) if images.limits_count_time else 1
-    recipe = PatchRecipe(
-        token=tokenizer.convert_ids_to_tokens(config.image_token_id),
-        token_id=int(config.image_token_id),
-        patch_size=int(processor.patch_size),
-        temporal_patch_size=int(processor.temporal_patch_size),
-        merge_size=int(processor.merge_size),
-        min_pixels=-(-int(processor.size["shortest_edge"]) // times),
-        max_pixels=int(processor.size["longest_edge"]) // times,
-        rescale_factor=float(processor.rescale_factor),
-        mean=tuple(map(float, processor.image_mean)),
-        std=tuple(map(float, processor.image_std)),
-    )
-    return recipe if _makes_the_same(recipe, processor) else None
-
-
-def _makes_the_same(recipe: PatchRecipe, processor: Any) -> bool:
-    """Whether the processor makes of images what the runtime will.
-
-    Values are compared where nothing is resized, for which there are several libraries; sizes also
-    beyond both limits.
-    """
-    from PIL import Image
-
-    unit = recipe.patch_size * recipe.merge_size
-    for area in (recipe.min_pixels / 3, recipe.max_pixels * 0.8, recipe.max_pixels * 3):
-        tall, wide = (max(unit, round((area * shape) ** 0.5)) for shape in (2 / 3, 3 / 2))
-        high, broad = fitted(tall, wide, recipe)
-        if processor.get_number_of_image_patches(tall, wide) * recipe.patch_size**2 != high * broad:
-            return False
-    height, width = fitted(2 * unit, 3 * unit, recipe)
-    pixels = np.random.default_rng(0).integers(0, 256, (height, width, 3), np.uint8)
-    images = [pixels, pixels[: height * 2 // 3 + 1]]
-    made = processor(images=[Image.fromarray(each) for each in images], return_tensors="np")
-    grids, rows = made.get("image_grid_thw"), made.get("pixel_values")
-    (patches, first), (_, second) = (patches_of(each, recipe) for each in images)
-    if not np.array_equal(grids, [first, second]) or np.shape(rows)[1:] != patches.shape[1:]:
-        return False
-    # Some three roundings on either side, of numbers below 1 that are then divided.
-    tolerance = 8 * np.finfo(np.float32).eps / min(recipe.std)
-    return bool(np.abs(rows[: len(patches)] - patches).max() <= tolerance)
+def _sight(source: Pretrained, folder: Path, tokenizer: Any, template: str | None) -> _Sight:
+    """How the runtime makes images ready, shown to be how the source's processor does."""
+    if source.family is None:
+        return _Sight()
+    if template is None:
+        return _Sight(reason="the model has no chat template")
+    if not _has_image_processor(source.assets):
+        return _Sight(reason="the model came without an image processor")
+    config = source.model.config
+    try:
+        processor = Processor(str(config.model_type), folder, tokenizer)
+        recipe, features = recipe_of(source.family.images, config, tokenizer, processor)
+        prompt = _prompt(tokenizer, template, images=True)
+        shown = prompt.image or ""
+        if shown.count(processor.image_token) != 1:
+            raise NoProcessorError(
+                f"the chat template does not have {processor.image_token!r} once for an image"
+            )
+        prompt = replace(prompt, image=shown.replace(processor.image_token, features))
+        asked = Question(_rendered(tokenizer, template, 1, parted=True), prompt)
+        require_sameness(recipe, asked, processor, tokenizer.backend_tokenizer)
+    except NoProcessorError as error:
+        return _Sight(reason=str(error))
+    return _Sight(recipe, prompt)
 
 
 def _has_image_processor(assets: Mapping[str, bytes]) -> bool:
@@ -146,19 +117,19 @@ def _template(tokenizer: Any, folder: Path) -> str | None:
     return template
 
 
-def _prompt(tokenizer: Any, template: str | None, *, images: bool) -> Prompt:
+def _prompt(tokenizer: Any, template: str | None, *, images: bool = False) -> Prompt:
     if template is None:
         return Prompt(before="", after="")
     plain, one, two = (_rendered(tokenizer, template, count, images) for count in range(3))
-    before, _, after = plain.partition(_WORDS)
-    if plain.count(_WORDS) != 1:
+    before, _, after = plain.partition(WORDS)
+    if plain.count(WORDS) != 1:
         raise UnsupportedError(
             "the chat template does not say what the user says, once", where="chat_template"
         )
     if not images:
         return Prompt(before=before, after=after)
-    image = one.removeprefix(before).removesuffix(_WORDS + after)
-    if one != before + image + _WORDS + after or two != before + image * 2 + _WORDS + after:
+    image = one.removeprefix(before).removesuffix(WORDS + after)
+    if one != before + image + WORDS + after or two != before + image * 2 + WORDS + after:
         raise UnsupportedError(
             "the chat template does not put images one by one in front of the words",
             where="chat_template",
@@ -168,8 +139,8 @@ def _prompt(tokenizer: Any, template: str | None, *, images: bool) -> Prompt:
 
 def _rendered(tokenizer: Any, template: str, images: int, parted: bool) -> str:
     """One question with so many images, and what stands before the answer to it."""
-    text = {"type": "text", "text": _WORDS}
-    content: Any = [{"type": "image"}] * images + [text] if parted else _WORDS
+    text = {"type": "text", "text": WORDS}
+    content: Any = [{"type": "image"}] * images + [text] if parted else WORDS
     rendered: str = tokenizer.apply_chat_template(
         [{"role": "user", "content": content}],
         chat_template=template,

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from moe_export.load.pretrained import attention
 from moe_export.load.pretrained.parts import Part
@@ -18,7 +19,11 @@ _TAPS = {"bilinear": (0, 1), "bicubic": (-1, 0, 1, 2)}
 
 
 class TileVision(Part):
-    """``pixel_values [tiles, channels, height, width]`` to ``image_embeds [rows, H]``."""
+    """``pixel_values [tiles, channels, height, width]`` to ``image_embeds [rows, H]``.
+
+    With ``pixel_mask [tiles, height, width]``, true where a pixel is of the image, where the
+    family has it.
+    """
 
     def __init__(self, source: nn.Module, images: Tiles) -> None:
         super().__init__(source)
@@ -26,12 +31,30 @@ class TileVision(Part):
         for path in images.unread:
             self.core.set_submodule(path, nn.Identity())
 
-    def forward(self, pixel_values: Tensor) -> dict[str, Tensor]:
-        with in_real_numbers():
-            return {"image_embeds": features_of_tiles(self.core, self.images, pixel_values)}
+    def forward(self, pixel_values: Tensor, pixel_mask: Tensor | None = None) -> dict[str, Tensor]:
+        with in_real_numbers(), _BucketsCounted():
+            made = features_of_tiles(self.core, self.images, pixel_values, pixel_mask)
+            return {"image_embeds": made}
 
 
-def features_of_tiles(model: Any, images: Tiles, pixel_values: Tensor) -> Tensor:
+class _BucketsCounted(TorchFunctionMode):
+    """``torch.bucketize`` with ``right``: how many boundaries a number has reached.
+
+    The search that PyTorch makes of it in graphs reads behind the last boundary.
+    """
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        if func is torch.bucketize and (kwargs or {}).get("right"):
+            numbers, boundaries = args
+            return (numbers.unsqueeze(-1) >= boundaries).sum(-1)
+        return func(*args, **(kwargs or {}))
+
+
+def features_of_tiles(
+    model: Any, images: Tiles, pixel_values: Tensor, pixel_mask: Tensor | None = None
+) -> Tensor:
     """``[rows, H]``, those of each tile one after the other."""
     if images.tower_and_projector is not None:
         tower, projector = (getattr(model, name) for name in images.tower_and_projector)
@@ -40,7 +63,8 @@ def features_of_tiles(model: Any, images: Tiles, pixel_values: Tensor) -> Tensor
             row = getattr(model, images.separator).expand(projected.shape[0], 1, -1)
             projected = torch.cat([projected, row], dim=1)
         return projected.flatten(0, -2)
-    made = model.get_image_features(pixel_values, return_dict=True).pooler_output
+    given = {"pixel_mask": pixel_mask} if images.masked else {}
+    made = model.get_image_features(pixel_values, return_dict=True, **given).pooler_output
     features: Tensor = made if isinstance(made, Tensor) else torch.cat(list(made))
     return features.flatten(0, -2)
 
@@ -142,6 +166,14 @@ class _Squares:
         # Padding holds zeros: it adds nothing to the first square.
         is_of = (square[:, None, :] == torch.arange(squares)[:, None]).to(hidden.dtype)
         return is_of @ hidden / self._side**2, is_of.any(-1)
+
+
+def tile_size(config: Any) -> tuple[int, int]:
+    """Height and width of the tiles that a family of one size takes."""
+    vision = config.vision_config
+    side = getattr(vision, "sam_config", vision).image_size
+    height, width = side if isinstance(side, list | tuple) else (side, side)
+    return int(height), int(width)
 
 
 def merge_of(config: Any) -> int:

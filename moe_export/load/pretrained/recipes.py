@@ -1,0 +1,175 @@
+"""How the runtime makes an image ready, read from the settings of a family's processor."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+
+from moe_export.dialogue import PatchRecipe, TileRecipe
+from moe_export.forms import Array
+from moe_export.load.pretrained.processors import NoProcessorError, Processor
+from moe_export.load.pretrained.vision import tile_size
+from moe_export.moe.families import Packed, Padded, Tiles
+from moe_export.runtime.tiles import grid_of
+
+Recipe = PatchRecipe | TileRecipe
+
+# Pillow's numbers for the ways to resize.
+_RESAMPLING = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
+
+
+def recipe_of(
+    images: Packed | Tiles | Padded, config: Any, tokenizer: Any, processor: Processor
+) -> tuple[Recipe, str]:
+    """A recipe that is not proven yet, and the text of one image with the recipe's token once.
+
+    Raises ``NoProcessorError`` for settings that no recipe has.
+    """
+    settings = processor.settings
+    token_id = int(config.image_token_id)
+    token = str(tokenizer.convert_ids_to_tokens(token_id))
+    try:
+        alike = {"token": token, "token_id": token_id, **_numbers(settings)}
+        match images:
+            case Packed():
+                recipe: Recipe = _packed(images, settings, alike)
+            case Padded():
+                recipe = _padded(settings, alike)
+            case Tiles():
+                return _with_separators(_tiles(images, config, settings, alike), processor)
+    except (KeyError, TypeError, ValueError) as error:
+        raise NoProcessorError(f"its processor has settings of other kinds: {error}") from error
+    opening, closing = _around(processor.written(_blank(64, 96)), token)
+    return recipe, opening + token + closing
+
+
+def _numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """What is done with each byte, and how Transformers' number for resizing is called."""
+    plain = not settings["do_normalize"]
+    return {
+        "resample": _RESAMPLING[int(settings["resample"])],
+        "rescale_factor": float(settings["rescale_factor"]) if settings["do_rescale"] else 1.0,
+        "mean": (0.0,) * 3 if plain else tuple(map(float, settings["image_mean"])),
+        "std": (1.0,) * 3 if plain else tuple(map(float, settings["image_std"])),
+    }
+
+
+def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
+    patch, size = int(settings["patch_size"]), settings["size"]
+    sizes: dict[str, Any] = {
+        "patch_size": patch,
+        "merge_size": int(settings["merge_size"]),
+        "fit": images.fit,
+        "layout": images.order,
+    }
+    if images.fit == "shrink":
+        return PatchRecipe(
+            **alike,
+            **sizes,
+            temporal_patch_size=1,
+            min_pixels=1,
+            max_pixels=int(settings["max_patches"]) * patch**2,
+            max_side=int(size["max_height"]) * patch,
+        )
+    times = int(settings["temporal_patch_size"])
+    counted = times if images.limits_count_time else 1
+    return PatchRecipe(
+        **alike,
+        **sizes,
+        temporal_patch_size=times,
+        min_pixels=-(-int(size["shortest_edge"]) // counted),
+        max_pixels=int(size["longest_edge"]) // counted,
+    )
+
+
+def _padded(settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
+    patch, merge = int(settings["patch_size"]), int(settings["pooling_kernel_size"])
+    return PatchRecipe(
+        **alike,
+        patch_size=patch,
+        temporal_patch_size=1,
+        merge_size=merge,
+        min_pixels=1,
+        max_pixels=int(settings["max_soft_tokens"]) * (patch * merge) ** 2,
+        fit="fill",
+        layout="places",
+    )
+
+
+def _tiles(
+    images: Tiles, config: Any, settings: Mapping[str, Any], alike: dict[str, Any]
+) -> TileRecipe:
+    height, width = tile_size(config)
+    own: dict[str, Any] = {}
+    match images.fit:
+        case "whole":
+            # Step 3.7: what fits the whole view and is not elongated has no crops.
+            own = {"max_side": int(settings["size"]["height"]), "max_aspect": 1.5}
+        case "aspect" if settings["crop_to_patches"]:
+            own["min_tiles"] = int(settings["min_patches"])
+            own["max_tiles"] = int(settings["max_patches"])
+        case "scale":
+            # Llama 4: bfloat16, as the model was trained.
+            own = {"max_tiles": int(settings["max_patches"]), "rounding": "bfloat16"}
+            own["enlarge"] = bool(settings["resize_to_max_canvas"])
+        case "corner":
+            own = {"min_side": int(settings["min_image_size"])}
+        case "middle":
+            own = {"fill": tuple(settings["background_color"])}
+            if settings["crop_to_patches"]:
+                own["max_side"] = int(settings["tile_size"])
+    separators = 0 if images.separator is None else 1
+    return TileRecipe(
+        **alike,
+        height=height,
+        width=width,
+        features=1,
+        separators=separators,
+        fit=images.fit,
+        masked=images.masked,
+        **own,
+    )
+
+
+def _with_separators(recipe: TileRecipe, processor: Processor) -> tuple[TileRecipe, str]:
+    """The recipe with what the processor writes between tiles, and how many features one has."""
+    token, height, width = recipe.token, recipe.height, recipe.width
+    whole = processor.written(_blank(height, width))
+    recipe = replace(recipe, features=whole.count(token) - recipe.separators)
+    opening, closing = _around(whole, token)
+    if recipe.max_tiles > 1:
+        tall, wide = (height * 2, width), (height, width * 2)
+        if (grid_of(*tall, recipe), grid_of(*wide, recipe)) != ((2, 1), (1, 2)):
+            raise NoProcessorError("its processor does not make two tiles of two squares")
+        below = _between(processor.written(_blank(*tall)), token)
+        beside = _between(processor.written(_blank(*wide)), token)
+        if len(below) == len(beside) == 4:
+            behind_row, before_whole = below[1], below[2].removeprefix(below[1])
+            recipe = replace(
+                recipe,
+                between_columns=beside[1],
+                behind_row=behind_row,
+                before_whole=before_whole,
+            )
+            opening = opening.removesuffix(before_whole)
+    return recipe, opening + token + closing
+
+
+def _between(text: str, token: str) -> list[str]:
+    """What stands around each run of ``token``."""
+    return re.split(f"(?:{re.escape(token)})+", text)
+
+
+def _around(text: str, token: str) -> tuple[str, str]:
+    around = _between(text, token)
+    if len(around) != 2:
+        raise NoProcessorError("its processor breaks the features of an image into several runs")
+    return around[0], around[1]
+
+
+def _blank(height: int, width: int) -> Array:
+    return np.zeros((height, width, 3), np.uint8)

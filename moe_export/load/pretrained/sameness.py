@@ -1,0 +1,133 @@
+"""Whether the runtime makes of images what a family's own processor makes of them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from moe_export.dialogue import PatchRecipe, Prompt, TileRecipe
+from moe_export.errors import MoeExportError
+from moe_export.forms import Array
+from moe_export.load.pretrained.processors import NoProcessorError, Processor
+from moe_export.load.pretrained.recipes import Recipe
+from moe_export.runtime.patches import fitted, patches_of
+from moe_export.runtime.seen import Seen
+from moe_export.runtime.tiles import tiles_of
+
+# What stands for the user's words while a template is looked at.
+WORDS = "moe-export asks"
+
+# Torchvision and Pillow weigh pixels alike, and round in each direction once or at the end alone.
+_LEVELS = 2
+
+# The largest images that are made ready here: more takes seconds.
+_MAX_PIXELS = 2**21
+
+
+@dataclass(frozen=True)
+class _Trial:
+    """The size of an image, and whether nothing is resized to make it ready."""
+
+    height: int
+    width: int
+    as_it_is: bool = False
+
+
+@dataclass(frozen=True)
+class Question:
+    """``WORDS`` about one image: the chat template's text, and the runtime's form of it."""
+
+    text: str
+    form: Prompt
+
+    def about(self, image: Seen, token: str) -> str:
+        """The runtime's text."""
+        shown = (self.form.image or "").replace(token, image.text)
+        return self.form.before + shown + WORDS + self.form.after
+
+
+def require_sameness(recipe: Recipe, asked: Question, processor: Processor, codec: Any) -> None:
+    """Raise ``NoProcessorError`` where a prompt or its arrays are not those of the processor.
+
+    ``codec`` is the tokenizer as the runtime has it.  Ids, shapes, grids and masks must be equal.
+    Pixels are equal but for rounding where nothing is resized, and wherever the processor resizes
+    with Pillow, as the runtime does; else they may be ``_LEVELS`` of 256 apart.  Packed images
+    beyond ``_MAX_PIXELS`` are compared by how many patches they have.
+    """
+    for trial in _trials(recipe):
+        size = f"an image of {trial.height} x {trial.width}"
+        if trial.height * trial.width > _MAX_PIXELS:
+            _require_as_many(recipe, processor, trial)
+            continue
+        image = _picture(trial.height, trial.width)
+        try:
+            seen = _seen(image, recipe)
+        except MoeExportError:
+            continue  # which the runtime refuses to show
+        made = processor(asked.text, image)
+        text = asked.about(seen, recipe.token)
+        if codec.encode(text, add_special_tokens=False).ids != made.ids:
+            raise NoProcessorError(f"its processor writes other tokens for {size}")
+        exact = trial.as_it_is or processor.resizes_with_pillow
+        for name, ours in seen.inputs.items():
+            theirs = made.arrays.get(name)
+            if theirs is None or theirs.shape != ours.shape:
+                raise NoProcessorError(f"its processor makes {name} of another shape of {size}")
+            if np.abs(theirs.astype(np.float32) - ours).max() > _tolerance(recipe, exact=exact):
+                raise NoProcessorError(f"its processor makes other {name} of {size}")
+
+
+def _seen(image: Array, recipe: Recipe) -> Seen:
+    return patches_of(image, recipe) if isinstance(recipe, PatchRecipe) else tiles_of(image, recipe)
+
+
+def _tolerance(recipe: Recipe, *, exact: bool) -> float:
+    # Some three roundings on either side, of numbers below 1 that are then divided.
+    rounding = 8 * np.finfo(np.float32).eps / min(recipe.std)
+    if exact:
+        return float(rounding)
+    if recipe.rounding == "bfloat16":
+        rounding += 2.0**-8 / min(recipe.std)
+    return float(rounding + _LEVELS * recipe.rescale_factor / min(recipe.std))
+
+
+def _require_as_many(recipe: Recipe, processor: Processor, trial: _Trial) -> None:
+    if isinstance(recipe, TileRecipe) or recipe.layout == "places":
+        return
+    unit = recipe.patch_size * recipe.merge_size
+    height, width = fitted(trial.height, trial.width, recipe)
+    patches = (-(-height // unit)) * (-(-width // unit)) * recipe.merge_size**2
+    if processor.number_of_patches(trial.height, trial.width) != patches:
+        raise NoProcessorError("its processor fits large images otherwise")
+
+
+def _trials(recipe: Recipe) -> Iterator[_Trial]:
+    """Sizes within all limits and beyond each, upright and across."""
+    if isinstance(recipe, TileRecipe):
+        height, width = recipe.height, recipe.width
+        yield _Trial(height, width, as_it_is=True)
+        shapes = [(0.3, 0.4), (0.9, 0.7), (1.7, 2.6), (3.1, 1.2), (0.4, 1.9), (2.2, 2.1)]
+        yield from (_Trial(round(tall * height), round(wide * width)) for tall, wide in shapes)
+        return
+    unit = recipe.patch_size * recipe.merge_size
+    areas = [recipe.min_pixels / 3, recipe.min_pixels * 2, recipe.max_pixels * 0.8]
+    for area in (*areas, recipe.max_pixels * 3):
+        for shape in (2 / 3, 1.9):
+            tall, wide = (max(unit, round((area * each) ** 0.5)) for each in (shape, 1 / shape))
+            yield _Trial(tall, wide)
+    height, width = fitted(2 * unit, 3 * unit, recipe)
+    yield _Trial(height, width, as_it_is=True)
+
+
+def _picture(height: int, width: int) -> Array:
+    """Squares of colours drawn at random, ``[height, width, 3]``.
+
+    Bicubic resizing overshoots an edge by less than a fifth of it: nothing here is cut off at 0 or
+    255, which libraries do at different moments.
+    """
+    draws = np.random.default_rng(0).integers(64, 192, (-(-height // 8), -(-width // 8), 3))
+    squares = draws.astype(np.uint8).repeat(8, axis=0).repeat(8, axis=1)
+    return np.ascontiguousarray(squares[:height, :width])

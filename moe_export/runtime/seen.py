@@ -1,0 +1,74 @@
+"""An image as the ``vision`` component takes it, and as text."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from moe_export.dialogue import ImageRecipe
+from moe_export.forms import Array
+from moe_export.runtime.images import ImageLike, pillow, pixels_of
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+
+@dataclass(frozen=True, kw_only=True)
+class Seen:
+    """One image, made ready."""
+
+    inputs: Mapping[str, Array]
+    """What ``vision`` takes, by name; several images stand behind one another on axis 0."""
+
+    text: str
+    """What stands for the image where its prompt has the image's token."""
+
+    features: int
+    """How often ``text`` holds the token."""
+
+    grid: Array
+    """``[3]``: time, rows and columns of its patches, or of its tiles."""
+
+
+def side_by_side(images: Sequence[Seen]) -> dict[str, Array]:
+    """What ``vision`` takes for one image or more."""
+    names = images[0].inputs
+    return {name: np.concatenate([each.inputs[name] for each in images]) for name in names}
+
+
+def opened(image: ImageLike) -> Image:
+    """An image file or uint8 pixels as RGB.  Raises what ``pixels_of`` does."""
+    expected = "give a file, or uint8 [H,W] or [H,W,3]"
+    pixels = pixels_of(image, lambda given: given.convert("RGB"), expected=expected)
+    made: Image = pillow().Image.fromarray(pixels)
+    return made
+
+
+def resized(image: Image, height: int, width: int, recipe: ImageRecipe) -> Image:
+    """``image`` in another size, as it is where it has that."""
+    if (image.height, image.width) == (height, width):
+        return image
+    how = pillow().Image.Resampling[recipe.resample.upper()]
+    return image.resize((width, height), how)
+
+
+def numbers_of(pixels: Array, recipe: ImageRecipe) -> Array:
+    """``pixels [..., 3]`` uint8 as float32, ``(pixel * rescale_factor - mean) / std``."""
+    rounded = _to_bfloat16 if recipe.rounding == "bfloat16" else _as_it_is
+    mean, std = (rounded(np.asarray(each, np.float32)) for each in (recipe.mean, recipe.std))
+    values = rounded(pixels.astype(np.float32) * np.float32(recipe.rescale_factor))
+    return rounded(rounded(values - mean) / std)
+
+
+def _as_it_is(values: Array) -> Array:
+    return values
+
+
+def _to_bfloat16(values: Array) -> Array:
+    """Float32 that bfloat16 holds, the nearest, ties to even; of finite numbers."""
+    bits = values.view(np.uint32)
+    odd = (bits >> np.uint32(16)) & np.uint32(1)
+    return ((bits + np.uint32(0x7FFF) + odd) & np.uint32(0xFFFF0000)).view(np.float32)

@@ -1,0 +1,19 @@
+"""What tests of several rooms look at."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+# Their files are among scikit-learn's, which the tests have for the digits of the example.
+PHOTOS = ("china.jpg", "flower.jpg")
+
+
+@pytest.fixture(scope="session")
+def photos() -> list[Path]:
+    """Two photographs of 427 x 640 pixels."""
+    import sklearn.datasets
+
+    folder = Path(sklearn.datasets.__file__).parent / "images"
+    return [folder / name for name in PHOTOS]

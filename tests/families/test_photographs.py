@@ -1,0 +1,115 @@
+"""A bundle of each family answers about a photograph what Transformers answers about it.
+
+Transformers goes its own way: the family's processor with its tokenizer, then ``generate``.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+pytest.importorskip("transformers")
+
+import moe_export
+from moe_export.load.pretrained.mended import mend
+from moe_export.moe.families import ENCLOSING
+from moe_export.runtime import Conversation
+from pretrained_models import TEXT
+
+from .talkers import TALKERS, Talker
+
+LENGTH = 16
+QUESTION = "what is it?"
+END = TEXT["eos_token_id"]
+
+# What a processor gives and no model takes where nothing was cut.
+UNREAD = ("num_local_patches", "num_soft_tokens_per_image")
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The tokens, without the one that ends it, and the logits of the first."""
+
+    tokens: list[int]
+    logits: np.ndarray
+
+
+def theirs(talker: Talker, model: Any, judge: Any, photos: list[Path]) -> Answer:
+    parts = [{"type": "image"}] * len(photos) + [{"type": "text", "text": QUESTION}]
+    text = judge.tokenizer.apply_chat_template(
+        [{"role": "user", "content": parts}], add_generation_prompt=True, tokenize=False
+    )
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # a processor's own
+        inputs = judge(
+            text=[text],
+            images=[Image.open(photo).convert("RGB") for photo in photos],
+            add_special_tokens=False,
+            return_tensors="pt",
+        )
+    inputs = {
+        name: value.float() if value.is_floating_point() else value
+        for name, value in inputs.items()
+        if isinstance(value, torch.Tensor) and name not in UNREAD
+    }
+    made = model.generate(
+        **inputs,
+        max_new_tokens=LENGTH,
+        do_sample=False,
+        pad_token_id=0,
+        return_dict_in_generate=True,
+        output_logits=True,
+    )
+    ids: list[int] = made.sequences[0, inputs["input_ids"].shape[1] :].tolist()
+    return Answer(ids[:-1] if ids[-1] == END else ids, made.logits[0][0].numpy())
+
+
+def ours(speaker: Conversation, photos: list[Path]) -> Answer:
+    seen = [speaker.see(photo) for photo in photos]
+    ids = speaker.encode(QUESTION, seen)
+    _, logits = next(speaker.steps(ids, seen))
+    return Answer(list(speaker.tokens(ids, seen, max_new_tokens=LENGTH)), logits.copy())
+
+
+def model_of(talker: Talker, folder: Path) -> Any:
+    import transformers
+
+    if talker.family in ENCLOSING:
+        whole = transformers.AutoModelForTextToWaveform.from_pretrained(folder)
+        model = getattr(whole, ENCLOSING[talker.family].within)
+    else:
+        model = transformers.AutoModelForImageTextToText.from_pretrained(folder)
+    mend(model)
+    return model.eval()
+
+
+def apart(one: Answer, other: Answer) -> float:
+    return float(np.abs(one.logits - other.logits).max())
+
+
+@pytest.mark.parametrize("talker", TALKERS, ids=lambda talker: talker.family)
+def test_it_answers_about_photographs_what_transformers_answers(talker, photos, tmp_path):
+    if not talker.has_pillow:
+        pytest.importorskip("torchvision", reason="its processor is torchvision's alone")
+    talker.save(tmp_path / "model")
+    moe_export.export(tmp_path / "model", output=tmp_path / "bundle")
+    speaker = Conversation(tmp_path / "bundle", threads=1)
+    assert speaker.dialogue.images is not None, speaker.dialogue.no_images
+    model, judge = model_of(talker, tmp_path / "model"), talker.judge(tmp_path / "model")
+    asked = {"one": photos[:1], "the other": photos[1:], "both": photos}
+    heard = {name: ours(speaker, shown) for name, shown in asked.items()}
+    told = {name: theirs(talker, model, judge, shown) for name, shown in asked.items()}
+    assert {name: each.tokens for name, each in heard.items()} == {
+        name: each.tokens for name, each in told.items()
+    }
+    # What the two make of one photograph differs by far less than two photographs do.
+    difference = apart(told["one"], told["the other"])
+    for name, each in heard.items():
+        assert apart(each, told[name]) <= difference / 20, name
