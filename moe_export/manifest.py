@@ -20,6 +20,9 @@ from moe_export.strict_json import decode, encode, parse, render
 FILE_NAME = "moe_export.json"
 SCHEMA_VERSION = 4
 
+PIECE_BYTES = 2**26
+"""Of a large file; the last of its pieces may be shorter."""
+
 # A model of 200 000 tensors and 1000 MoE layers needs about 1 MiB; more is not a manifest.
 MAX_BYTES = 16 * 2**20
 MAX_FILES = 10_000
@@ -58,16 +61,24 @@ def check_path(path: str) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class FileRecord:
-    """The SHA-256 and size of a file."""
+    """The SHA-256 and size of a file.
+
+    One of more than ``PIECE_BYTES`` may have those of its pieces too, in order: they can be checked
+    side by side.
+    """
 
     sha256: str
     bytes: int
+    pieces: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
-        if not _SHA256.fullmatch(self.sha256):
+        if not all(map(_SHA256.fullmatch, (self.sha256, *self.pieces))):
             raise ValueError("sha256 is not 64 lower-case hexadecimal digits")
         if self.bytes < 0:
             raise ValueError("bytes is negative")
+        count = -(-self.bytes // PIECE_BYTES)
+        if self.pieces and len(self.pieces) != max(count, 2):
+            raise ValueError(f"{len(self.pieces)} pieces of {self.bytes} bytes")
 
 
 @dataclass(frozen=True, kw_only=True)

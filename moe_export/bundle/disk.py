@@ -12,7 +12,7 @@ from types import TracebackType
 from typing import Self
 
 from moe_export.errors import DiskFullError, UsageError
-from moe_export.manifest import FileRecord
+from moe_export.manifest import PIECE_BYTES, FileRecord
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
@@ -40,7 +40,7 @@ def disk_errors(path: Path) -> Iterator[None]:
 
 
 class HashedFile:
-    """A new file that knows its digest without being read again; synced when closed.
+    """A new file that knows its digests without being read again; synced when closed.
 
     Raises ``FileExistsError`` where there is a file already.
     """
@@ -49,6 +49,8 @@ class HashedFile:
         self._path = path
         self._digest = hashlib.sha256()
         self._size = 0
+        self._pieces: list[str] = []
+        self._piece = hashlib.sha256()
 
     def __enter__(self) -> Self:
         with disk_errors(self._path):
@@ -66,8 +68,24 @@ class HashedFile:
     def write(self, content: bytes | memoryview) -> None:
         with disk_errors(self._path):
             self._file.write(content)
-        self._digest.update(content)
-        self._size += len(content)
+        left = memoryview(content)
+        while len(left):
+            part = left[: PIECE_BYTES - self._size % PIECE_BYTES]
+            self._add(part)
+            left = left[len(part) :]
+
+    def _add(self, part: memoryview) -> None:
+        """What does not reach beyond the end of a piece."""
+        self._digest.update(part)
+        if self._size >= PIECE_BYTES:  # before, the piece is the file
+            self._piece.update(part)
+        self._size += len(part)
+        if self._size % PIECE_BYTES == 0:
+            self._pieces.append(self._digest_of_piece())
+            self._piece = hashlib.sha256()
+
+    def _digest_of_piece(self) -> str:
+        return (self._piece if self._size > PIECE_BYTES else self._digest).hexdigest()
 
     def pad_to(self, alignment: int) -> int:
         """Write zeros up to a multiple of ``alignment``, which is returned."""
@@ -77,7 +95,14 @@ class HashedFile:
     @property
     def record(self) -> FileRecord:
         """What was written so far."""
-        return FileRecord(sha256=self._digest.hexdigest(), bytes=self._size)
+        pieces = list(self._pieces)
+        if self._size % PIECE_BYTES:
+            pieces.append(self._digest_of_piece())
+        return FileRecord(
+            sha256=self._digest.hexdigest(),
+            bytes=self._size,
+            pieces=tuple(pieces) if len(pieces) > 1 else (),
+        )
 
 
 def write_file(root: Path, name: str, content: bytes) -> FileRecord:

@@ -10,11 +10,20 @@ import hashlib
 import os
 import stat
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path, PurePosixPath
 
 from moe_export.errors import UnsafeInputError, UsageError
-from moe_export.manifest import FILE_NAME, MAX_BYTES, ComponentRecord, FileRecord, Manifest
+from moe_export.manifest import (
+    FILE_NAME,
+    MAX_BYTES,
+    PIECE_BYTES,
+    ComponentRecord,
+    FileRecord,
+    Manifest,
+)
 from moe_export.runtime.wire import external_data
 
 # Protocol Buffers end at 2 GiB.
@@ -55,8 +64,7 @@ def check_files(root: Path, manifest: Manifest, *, digests: bool) -> None:
     for path, record in manifest.files.items():
         check_size(root / path, record)
     if digests:
-        for path, record in manifest.files.items():
-            _check_digest(root / path, record)
+        _check_digests({root / path: record for path, record in manifest.files.items()})
     for component in manifest.components.values():
         sizes = {path: manifest.files[path].bytes for path in component.data_files}
         check_graphs(root, component, sizes)
@@ -89,16 +97,57 @@ def check_size(path: Path, record: FileRecord) -> None:
         )
 
 
-def _check_digest(path: Path, record: FileRecord) -> None:
+def _check_digests(files: Mapping[Path, FileRecord]) -> None:
+    """Compare all digests, those of the pieces of large files a core each."""
+    parts = [part for path, record in files.items() for part in _parts(path, record)]
+    with ThreadPoolExecutor(_cores(), "moe-export-verify") as workers:
+        made = workers.map(lambda part: _digest(part.path, part.offset, part.length), parts)
+        for part, digest in zip(parts, made, strict=True):
+            _compare(part.path, digest, part.sha256, part.offset if part.is_piece else None)
+
+
+@dataclass(frozen=True)
+class _Part:
+    """Bytes of a file that have a digest of their own."""
+
+    path: Path
+    offset: int
+    length: int
+    sha256: str
+    is_piece: bool
+
+
+def _parts(path: Path, record: FileRecord) -> list[_Part]:
+    if not record.pieces:
+        return [_Part(path, 0, record.bytes, record.sha256, is_piece=False)]
+    return [
+        _Part(path, number * PIECE_BYTES, PIECE_BYTES, sha256, is_piece=True)
+        for number, sha256 in enumerate(record.pieces)
+    ]
+
+
+def _cores() -> int:
+    available = getattr(os, "sched_getaffinity", None)  # not on every system
+    return len(available(0)) if available else os.cpu_count() or 1
+
+
+def _digest(path: Path, offset: int, length: int) -> str:
+    """Of so many bytes of a file from an offset, or of fewer where it ends."""
+    digest, buffer = hashlib.sha256(), bytearray(2**20)
     with _open(path) as file:
-        digest = hashlib.file_digest(file, "sha256")
-    _compare(path, digest.hexdigest(), record)
+        file.seek(offset)
+        left = length
+        while count := file.readinto(memoryview(buffer)[:left]):
+            digest.update(memoryview(buffer)[:count])
+            left -= count
+    return digest.hexdigest()
 
 
-def _compare(path: Path, digest: str, record: FileRecord) -> None:
-    if digest != record.sha256:
+def _compare(path: Path, digest: str, recorded: str, offset: int | None = None) -> None:
+    if digest != recorded:
+        what = "the file's SHA-256" if offset is None else f"the SHA-256 from byte {offset}"
         raise UnsafeInputError(
-            f"the file's SHA-256 is {digest}, the manifest says {record.sha256}",
+            f"{what} is {digest}, the manifest says {recorded}",
             where=str(path),
             hint=_DAMAGED,
         )
@@ -108,7 +157,7 @@ def read_checked(path: Path, record: FileRecord) -> bytes:
     """The content of ``path``, if it still is what the manifest recorded."""
     check_size(path, record)
     content = read_bytes(path, record.bytes)
-    _compare(path, hashlib.sha256(content).hexdigest(), record)
+    _compare(path, hashlib.sha256(content).hexdigest(), record.sha256)
     return content
 
 

@@ -28,5 +28,6 @@ def write_manifest(root: Path, text: str) -> None:
 def replace_file(root: Path, name: str, content: bytes) -> None:
     """Put ``content`` at ``name`` and in the manifest, as someone would who can compute a hash."""
     (root / name).write_bytes(content)
-    record = {"sha256": hashlib.sha256(content).hexdigest(), "bytes": len(content)}
+    digest = hashlib.sha256(content).hexdigest()
+    record = {"sha256": digest, "bytes": len(content), "pieces": []}
     edit_manifest(root, lambda manifest: manifest["files"].update({name: record}))

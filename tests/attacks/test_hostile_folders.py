@@ -98,22 +98,22 @@ ATTACKS = {
         "moe_export.json",
     ),
     "size of 4 EiB": (
-        listed_only_by_name(DATA, {"sha256": "00" * 32, "bytes": 2**62}),
+        listed_only_by_name(DATA, {"sha256": "00" * 32, "bytes": 2**62, "pieces": []}),
         f"the manifest says {2**62}",
         DATA,
     ),
     "size beyond 64 bits": (
-        listed_only_by_name(DATA, {"sha256": "00" * 32, "bytes": 2**70}),
+        listed_only_by_name(DATA, {"sha256": "00" * 32, "bytes": 2**70, "pieces": []}),
         "64 bits",
         f"field files.{DATA}.bytes",
     ),
     "path above the bundle": (
-        listed_only_by_name("../secret", {"sha256": "00" * 32, "bytes": len(SECRET)}),
+        listed_only_by_name("../secret", {"sha256": "00" * 32, "bytes": len(SECRET), "pieces": []}),
         "segment '..'",
         "moe_export.json",
     ),
     "absolute path": (
-        listed_only_by_name("/etc/hostname", {"sha256": "00" * 32, "bytes": 1}),
+        listed_only_by_name("/etc/hostname", {"sha256": "00" * 32, "bytes": 1, "pieces": []}),
         "absolute",
         "moe_export.json",
     ),
