@@ -17,13 +17,21 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+Mapping = tuple[int, int]
+"""Start and length, in bytes."""
+
 # How much of them may stay, and how often to look: a core reads some 10 GiB in a second.
 LIMIT = 1 << 28
-_SECONDS = 0.01
+_SECONDS = 0.004
 
 # Held while pages are given back.
 _LOCK = threading.Lock()
-_running: set[object] = set()
+
+# Graphs that run, each with the mappings that it found when it began.
+_running: dict[object, list[Mapping]] = {}
+
+# The folder whose weights are given back.
+_folder: str | None = None
 
 _STATUS, _MAPS = Path("/proc/self/statm"), Path("/proc/self/smaps")
 _WEIGHTS = ".onnx.data"
@@ -39,12 +47,14 @@ def limit_within(max_memory: int | None) -> int:
 def in_use() -> Iterator[None]:
     """Meanwhile, a graph runs and its weights stay mapped."""
     run = object()
+    # Now: beside a run that reads, looking would take as long as reading a GiB.
+    mapped = [] if _folder is None else list(_mapped(_folder))
     try:
-        _running.add(run)
+        _running[run] = mapped
         yield
     finally:
         # In this order, so that an interruption of the wait leaves no run behind that has ended.
-        _running.discard(run)
+        _running.pop(run, None)
         with _LOCK:
             pass
 
@@ -58,26 +68,28 @@ def trimmed(folder: Path, limit: int = LIMIT) -> Iterator[None]:
     if _DONTNEED is None or not _MAPS.exists():
         yield
         return
+    global _folder
     done = threading.Event()
-    watch = threading.Thread(
-        target=_watch, args=(str(folder.resolve()), limit, done), name="trim", daemon=True
-    )
+    watch = threading.Thread(target=_watch, args=(limit, done), name="trim", daemon=True)
+    _folder = str(folder.resolve())
     try:
         watch.start()
         yield
     finally:
+        _folder = None
         done.set()
         if watch.is_alive():
             watch.join()
 
 
-def _watch(folder: str, limit: int, done: threading.Event) -> None:
+def _watch(limit: int, done: threading.Event) -> None:
     advise = ctypes.CDLL(None).madvise
     while not done.wait(_SECONDS):
         with _LOCK:
-            if _running and _shared_bytes() > limit:
-                for start, length in _mapped(folder):
-                    advise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONTNEED)
+            if not _running or _shared_bytes() <= limit:
+                continue
+            for start, length in {each for mapped in list(_running.values()) for each in mapped}:
+                advise(ctypes.c_void_p(start), ctypes.c_size_t(length), _DONTNEED)
 
 
 def _shared_bytes() -> int:
@@ -85,8 +97,8 @@ def _shared_bytes() -> int:
     return int(_STATUS.read_text().split()[2]) * mmap.PAGESIZE
 
 
-def _mapped(folder: str) -> Iterator[tuple[int, int]]:
-    """Start and length of each mapping of weights in the folder that nothing was written to."""
+def _mapped(folder: str) -> Iterator[Mapping]:
+    """Each mapping of weights in the folder that nothing was written to."""
     start = length = 0
     for line in _MAPS.read_text(errors="replace").splitlines():
         if not line[0].isupper():
