@@ -10,6 +10,7 @@ from pathlib import Path
 from model_job import Job, Measured, NotRunError, measure
 
 from moe_export.runtime import Conversation, Session, generator
+from moe_export.runtime.seen import Seen
 
 
 def prepare(job: Job) -> None:
@@ -39,7 +40,17 @@ class Ours:
         self._conversation = conversation
         prompt = job.prompt()
         self._ids = prompt["input_ids"][0].tolist()
-        self._image = prompt["pixel_values"], prompt["image_grid_thw"][0]
+        recipe = conversation.dialogue.patches
+        if recipe is None:
+            raise NotRunError("the bundle does not say how images are taken")
+        grids = prompt["image_grid_thw"]
+        features = self._ids.count(recipe.token_id)
+        self._image = Seen(
+            inputs={"pixel_values": prompt["pixel_values"], "image_grid_thw": grids},
+            text=recipe.token * features,
+            features=features,
+            grid=grids[0],
+        )
         self._threads = job.threads
         self._vision: Session | None = None
 
@@ -50,8 +61,7 @@ class Ours:
         # Opened late: a second copy of the tower is no part of the peak.
         if self._vision is None:
             self._vision = Session(self._bundle, component="vision", threads=self._threads)
-        pixels, grid = self._image
-        return self._vision.run({"pixel_values": pixels, "image_grid_thw": grid[None]})
+        return self._vision.run(self._image.inputs)
 
 
 def run(job: Job) -> Measured:
