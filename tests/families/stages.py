@@ -15,12 +15,16 @@ import numpy as np
 import torch
 
 import moe_export
+from moe_export.bundle import bundle
+from moe_export.bundle.staging import publish, staging
+from moe_export.capture import capture
 from moe_export.errors import MoeExportError
 from moe_export.forms import Array, MarkedModel
 from moe_export.load import load
 from moe_export.load.pretrained.assemble import kinds_of_tokens
 from moe_export.load.pretrained.examples import Examples, Inputs
 from moe_export.load.pretrained.mended import mend
+from moe_export.lower import lower
 from moe_export.moe.families import ENCLOSING, FAMILIES, Family, Packed
 from moe_export.rewrite import rewrite
 from moe_export.runtime import Session
@@ -28,10 +32,11 @@ from moe_export.runtime.cache import Cache
 from moe_export.runtime.greedy import greedy
 from moe_export.runtime.positions import mrope_positions, plain_positions
 from moe_export.spec import export_spec
+from moe_export.validate import validate
 
 from .catalogue import Case
 
-STAGES = ("proven", "recognised", "exported", "prefill", "decode")
+STAGES = ("proven", "recognised", "exported", "prefill", "decode", "standard")
 
 ANSWER_TOKENS = 12
 
@@ -65,11 +70,24 @@ def progress(case: Case, folder: Path) -> Progress:
         passed.append("prefill")
         require(mine == told.tokens, f"{mine} instead of {told.tokens}")
         passed.append("decode")
+        export_marked(marked, "standard", folder / "standard")
+        mine, _ = answer(case, folder / "standard", told)
+        require(mine == told.tokens, f"target standard: {mine} instead of {told.tokens}")
+        passed.append("standard")
     except MoeExportError as error:
         return Progress(tuple(passed), str(error).splitlines()[0])
     except (RuntimeError, ValueError, TypeError, KeyError, AttributeError, IndexError) as error:
         return Progress(tuple(passed), f"{type(error).__name__}: {str(error).splitlines()[0]}")
     return Progress(tuple(passed))
+
+
+def export_marked(marked: MarkedModel, target: str, output: Path) -> None:
+    """What is left of an export once the blocks are proven; raises where validation fails."""
+    lowered = lower(capture(marked), target)
+    with staging(output, force=False) as place:
+        report = validate(bundle(lowered, place))
+        require(report.passed, f"target {target}: the bundle is not the model")
+        publish(place, output, force=False)
 
 
 def require(fact: object, otherwise: str) -> None:
