@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -10,6 +11,9 @@ import onnx_ir as ir
 
 from moe_export.capture.repeats import BORDER, PROBE, REPEAT, Repeat
 from moe_export.moe.schema import DOMAIN
+
+# A name in a size such as "past + sequence".
+_SYMBOL = re.compile(r"[A-Za-z_]\w*")
 
 
 class CannotUnfoldError(Exception):
@@ -73,20 +77,28 @@ def _copy(
     graph: ir.Graph, original: _Original, repeat: Repeat, stands: Mapping[int, ir.Node]
 ) -> None:
     first = min(stands.values(), key=list(graph).index)
+    sizes = (str(dim) for given in graph.inputs for dim in given.shape or () if _is_named(dim))
+    known = {name for size in sizes for name in _SYMBOL.findall(size)}
     made: dict[ir.Value, ir.Value] = {
         node.outputs[0]: _given(first, place) for place, node in original.borders["in"].items()
     }
     for node in original.nodes:
-        graph.insert_before(first, _copied(node, repeat, made))
+        graph.insert_before(first, _copied(node, repeat, made, known))
     for place, stand in stands.items():
         left = _given(original.borders["out"][place], 0)
         _replace(graph, stand, made.get(left, left))
 
 
-def _copied(node: ir.Node, repeat: Repeat, made: dict[ir.Value, ir.Value]) -> ir.Node:
+def _copied(
+    node: ir.Node, repeat: Repeat, made: dict[ir.Value, ir.Value], known: set[str]
+) -> ir.Node:
     """A node on what was made of its inputs, with the names of the repeat in it."""
     outputs = [
-        ir.Value(name=f"{value.name}_in_{repeat.number}", type=value.type, shape=value.shape)
+        ir.Value(
+            name=f"{value.name}_in_{repeat.number}",
+            type=value.type,
+            shape=_shape_of_copy(value.shape, known),
+        )
         for value in node.outputs
     ]
     made.update(zip(node.outputs, outputs, strict=True))
@@ -103,6 +115,23 @@ def _copied(node: ir.Node, repeat: Repeat, made: dict[ir.Value, ir.Value]) -> ir
         name=f"{node.name}_in_{repeat.number}",
         version=node.version,
     )
+
+
+def _shape_of_copy(shape: ir.Shape | None, known: set[str]) -> ir.Shape | None:
+    """The same but for sizes that a layer finds in its numbers: each finds its own.
+
+    ONNX Runtime lets values of one size, by its name, lie in one place.
+    """
+    if shape is None:
+        return None
+    return ir.Shape(
+        None if _is_named(dim) and not set(_SYMBOL.findall(str(dim))) <= known else dim
+        for dim in shape
+    )
+
+
+def _is_named(dim: object) -> bool:
+    return isinstance(dim, ir.SymbolicDim) and dim.value is not None
 
 
 def _renamed(attribute: ir.Attr, repeat: Repeat) -> ir.Attr:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from moe_export.plan.disk import disk_bytes
 from moe_export.forms import OWN_NUMBERS
 from moe_export.moe.quantize import Precision
+from moe_export.plan.disk import disk_bytes
 from moe_export.plan.sizes import BlockFacts, Facts, Range, facts, facts_as_dict
 
 __all__ = ["BlockFacts", "Facts", "Plan", "Range", "facts", "facts_as_dict", "plan"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import reduce
 
 import numpy as np
 import onnx_ir as ir
@@ -153,6 +154,47 @@ def test_a_layer_that_is_called_again_is_a_copy_of_itself() -> None:
     x = torch.randn(2, 3, WIDTH)
     with torch.no_grad():
         np.testing.assert_allclose(run(graph, x)[0], model(x).numpy(), rtol=1e-5, atol=1e-6)
+
+
+class Choosing(nn.Module):
+    """A layer that works on as many rows as its own numbers say."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear, self.gate = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = (self.gate(x)[:, 0] > 0).nonzero()[:, 0]
+        return x.index_add(0, rows, self.linear(x[rows]).relu().tanh().relu())
+
+
+def test_sizes_that_layers_find_in_their_numbers_are_their_own() -> None:
+    torch.manual_seed(3)
+    model = nn.Sequential()
+    model.layers = nn.ModuleList(Choosing() for _ in range(4))
+    model.forward = lambda x: reduce(lambda y, layer: layer(y), model.layers, x)
+    model.eval()
+    x = torch.randn(9, WIDTH)
+    with once_each(model) as found:
+        program = torch.export.export(model, (x,), dynamic_shapes=({0: torch.export.Dim("n")},))
+    graph = graph_of(program)
+    unfold(graph, found)
+    assert len(found) == 3
+    sizes = [
+        {
+            str(dim)
+            for value in node.outputs
+            for dim in value.shape or ()
+            if not isinstance(dim, int)
+        }
+        for node in graph.graph
+        if node.op_type == "NonZero"
+    ]
+    named = [size for each in sizes for size in each if size != "None"]
+    assert len(named) == len(set(named)), "two layers share the name of a size"
+    with torch.no_grad():
+        expected = model(x)
+    np.testing.assert_allclose(run(graph, x)[0], expected.numpy(), rtol=1e-4, atol=1e-5)
 
 
 class Cache:
