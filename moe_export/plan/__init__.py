@@ -99,23 +99,19 @@ def _peak_bytes(facts: Facts) -> Range:
     if facts.is_lazy:
         kept = min(_LAZY_KEPT_BYTES, facts.weight_bytes)
         reading = _LAZY_LARGEST_ELEMENT_BYTES * facts.largest_tensor
-        return _around(_LAZY_BASE_BYTES + kept + reading, _LAZY_ERROR)
+        return Range.around(_LAZY_BASE_BYTES + kept + reading, _LAZY_ERROR)
     elements, in_a_block = facts.elements, facts.largest_block
     others = _ELEMENT_BYTES * elements + _BLOCK_ELEMENT_BYTES * in_a_block
-    return _around(_BASE_BYTES + facts.weight_bytes + others, _PEAK_ERROR)
+    return Range.around(_BASE_BYTES + facts.weight_bytes + others, _PEAK_ERROR)
 
 
 def _own_bytes(facts: Facts) -> Range:
     if facts.is_lazy:
         lazily = _LAZY_OWN_BASE_BYTES + _LAZY_OWN_LARGEST_ELEMENT_BYTES * facts.largest_tensor
-        return _around(lazily, _LAZY_ERROR)
+        return Range.around(lazily, _LAZY_ERROR)
     elements, in_a_block = facts.elements, facts.largest_block
     others = _OWN_ELEMENT_BYTES * elements + _OWN_BLOCK_ELEMENT_BYTES * in_a_block
-    return _around(_OWN_BASE_BYTES + others, _OWN_ERROR)
-
-
-def _around(expected: float, error: float) -> Range:
-    return Range(low=round(expected * (1 - error)), high=round(expected * (1 + error)))
+    return Range.around(_OWN_BASE_BYTES + others, _OWN_ERROR)
 
 
 def _scratch_bytes(facts: Facts, precision: Precision, dense: Precision) -> int:
@@ -134,7 +130,7 @@ def _cpu_seconds(facts: Facts) -> Range:
             + _LAZY_BLOCK_SECONDS * len(facts.blocks)
             + _LAZY_ELEMENT_SECONDS * facts.elements
         )
-        return _around(lazily, _LAZY_ERROR)
+        return Range.around(lazily, _LAZY_ERROR)
     expected = (
         _BASE_SECONDS
         + _BLOCK_SECONDS * len(facts.blocks)

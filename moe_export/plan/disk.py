@@ -103,8 +103,7 @@ def _lazily(facts: Facts, precision: Precision, dense: Precision) -> Range:
         through = facts.golden
         golden = through.input_bytes + _OUTPUT_BYTES * through.outputs
         golden += _golden_bytes(facts, through.tokens)
-    expected = weights + graphs + golden
-    return Range(low=round(expected * (1 - _LAZY_ERROR)), high=round(expected * (1 + _LAZY_ERROR)))
+    return Range.around(weights + graphs + golden, _LAZY_ERROR)
 
 
 def _packed(shape: tuple[int, int, int], precision: Precision) -> int:

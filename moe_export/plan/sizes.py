@@ -99,6 +99,11 @@ class Range:
     low: int
     high: int
 
+    @classmethod
+    def around(cls, expected: float, error: float) -> Range:
+        """What is expected, less or more by a share of it."""
+        return cls(low=round(expected * (1 - error)), high=round(expected * (1 + error)))
+
 
 def facts_as_dict(facts: Facts) -> dict[str, Any]:
     """The facts for JSON."""

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-Mapping = tuple[int, int]
+Span = tuple[int, int]
 """Start and length, in bytes."""
 
 # How much of them may stay, and how often to look: a core reads some 10 GiB in a second.
@@ -28,7 +28,7 @@ _SECONDS = 0.004
 _LOCK = threading.Lock()
 
 # Graphs that run, each with the mappings that it found when it began.
-_running: dict[object, list[Mapping]] = {}
+_running: dict[object, list[Span]] = {}
 
 # The folder whose weights are given back.
 _folder: str | None = None
@@ -97,7 +97,7 @@ def _shared_bytes() -> int:
     return int(_STATUS.read_text().split()[2]) * mmap.PAGESIZE
 
 
-def _mapped(folder: str) -> Iterator[Mapping]:
+def _mapped(folder: str) -> Iterator[Span]:
     """Each mapping of weights in the folder that nothing was written to."""
     start = length = 0
     for line in _MAPS.read_text(errors="replace").splitlines():
