@@ -39,8 +39,8 @@ TARGETS: Mapping[str, Target] = {
     for target in (
         Target(name="ort", runs_on="ONNX Runtime with this project's kernels", built=True),
         Target(name="standard", runs_on="any ONNX runtime, through standard ops", built=True),
-        Target(name="trt", runs_on="TensorRT with this project's plugins", built=False),
-        Target(name="trt-rtx", runs_on="TensorRT-RTX with this project's plugins", built=False),
+        Target(name="trt", runs_on="TensorRT with this project's plugins", built=True),
+        Target(name="trt-rtx", runs_on="TensorRT-RTX with this project's plugins", built=True),
     )
 }
 DEFAULT_TARGET = "ort"

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 from moe_export.errors import UnsupportedError
 from moe_export.forms import KernelNeeds, PortableModel, TargetModel
-from moe_export.lower import ort, standard
+from moe_export.lower import ort, standard, trt
 from moe_export.lower.once import store_once
 from moe_export.lower.tables import read_in_panels
 from moe_export.lower.watching import expert_graph, probe_graph
 
-_TARGETS = {"standard": standard.lower_component, "ort": ort.lower_component}
+_TARGETS = {
+    "standard": standard.lower_component,
+    "ort": ort.lower_component,
+    "trt": trt.lower_component,
+    "trt-rtx": trt.lower_component,
+}
 _KERNELS: dict[str, KernelNeeds] = {"ort": ort.NEEDS}
 
 

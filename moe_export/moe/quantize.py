@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from moe_export.moe import steps
-from moe_export.moe.layer import RowFormat, WeightFormat
+from moe_export.moe.layer import ROW_STEPS, RowFormat, WeightFormat
 
 Array = npt.NDArray[Any]
 
@@ -38,13 +38,15 @@ _CHUNK = 1 << 18
 class Precision:
     """How weights are stored; ``block_size`` columns share a scale, 0 is all of a row.
 
-    ``str()`` is the text that ``parse_precision`` reads.  Raises ``ValueError`` where there is no
-    such format.
+    ``rows`` is what rows are rounded to before they meet such weights, where that is not what the
+    format goes with by itself.  ``str()`` is the text that ``parse_precision`` reads.  Raises
+    ``ValueError`` where there is no such format.
     """
 
     format: WeightFormat
     block_size: int = 0
     zeros: bool = False
+    rows: RowFormat | None = None
 
     def __post_init__(self) -> None:
         if self.format not in get_args(WeightFormat):
@@ -54,15 +56,20 @@ class Precision:
             raise ValueError(f"{self.format} has blocks of {blocks}, not {self.block_size}")
         if self.zeros and self.format not in steps.RANGES:
             raise ValueError(f"{self.format} has no zero points")
+        if self.rows == _ROW_FORMATS[self.format]:
+            object.__setattr__(self, "rows", None)  # or equal precisions would differ
+        if self.rows in ROW_STEPS and self.format not in steps.RANGES:
+            raise ValueError(f"rows of {self.rows} do not go with {self.format} weights")
 
     @property
     def row_format(self) -> RowFormat:
         """What rows are rounded to before they meet such weights."""
-        return _ROW_FORMATS[self.format]
+        return self.rows or _ROW_FORMATS[self.format]
 
     def __str__(self) -> str:
         block = f":{self.block_size}" if self.block_size else ""
-        return f"{self.format}{block}{'+zeros' if self.zeros else ''}"
+        rows = f"@{self.rows}" if self.rows else ""
+        return f"{self.format}{block}{'+zeros' if self.zeros else ''}{rows}"
 
 
 @dataclass(frozen=True)
@@ -80,9 +87,10 @@ class Quantized:
 def parse_precision(text: str) -> Precision:
     """The precision that a person names: ``bf16``, ``int8``, ``int8:64``, ``int4``, ``int4+zeros``.
 
-    ``int8`` has one scale per row, ``int4`` one per 32 columns.  Raises ``ValueError`` for another
-    text.
+    ``int8`` has one scale per row, ``int4`` one per 32 columns.  What rows are rounded to may stand
+    behind: ``int4@bf16``.  Raises ``ValueError`` for another text.
     """
+    text, at, rows = text.partition("@")
     parts = re.fullmatch(r"(f32|bf16|f16)|(int8|int4)(?::(32|64|128))?(\+zeros)?", text)
     if parts is None:
         raise ValueError(
@@ -92,7 +100,11 @@ def parse_precision(text: str) -> Precision:
     floats, integers, block, zeros = parts.groups()
     default = "32" if integers == "int4" else "0"
     name = cast("WeightFormat", floats or integers)
-    return Precision(name, int(block or default), zeros is not None)
+    if at and rows not in get_args(RowFormat):
+        raise ValueError(f"no rows {rows!r}: they are {', '.join(get_args(RowFormat))}")
+    return Precision(
+        name, int(block or default), zeros is not None, cast("RowFormat", rows) or None
+    )
 
 
 def quantize(weight: Array, precision: Precision) -> Quantized:

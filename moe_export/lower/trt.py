@@ -1,0 +1,154 @@
+"""The targets ``trt`` and ``trt-rtx``: MoE layers are plugins, all else is TensorRT's own layers.
+
+One graph has two readers.  TensorRT's parser makes a plugin of a node whose ``plugin_namespace`` is
+that of a creator; ONNX Runtime runs the function that the graph carries for the same node, so that
+the bundle is validated where there is no GPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+from onnx_ir.passes.common import InlinePass
+
+from moe_export.errors import UnsupportedError
+from moe_export.forms import Array, Component, Weight
+from moe_export.lower.standard import Lowered, give_functions
+from moe_export.moe.schema import DOMAIN, OPS
+
+PLUGINS = frozenset(("Router", "Experts", "Dispatch", "GroupedMatMul", "Combine"))
+"""The ops that are plugins; the others become standard operators."""
+
+PLUGIN_VERSION = "1"
+_SCALES = ("up_scales", "down_scales", "scales")
+_ZEROS = ("up_zeros", "down_zeros", "zeros")
+_ROWS = ("f32", "bf16")
+
+
+def lower_component(component: Component) -> Lowered:
+    """*Requires* that the matrices of ``moe_export`` nodes are weights of the component.
+
+    *Ensures* that each node of ``PLUGINS`` says all its attributes and names the plugin's namespace
+    and version, that its scales are bfloat16, and that no other ``moe_export`` node is left.
+    Raises ``UnsupportedError`` for what the plugins cannot do.
+    """
+    graph = component.graph.clone()
+    for node in plugin_nodes(graph):
+        _require(node)
+    weights = give_gates_first(graph, component.weights)
+    weights = give_narrow_scales(graph, weights)
+    functions = give_functions(graph)
+    InlinePass(criteria=lambda function: function.name not in PLUGINS)(graph)
+    for node in plugin_nodes(graph):
+        name_plugin(node)
+    kept = {key: words for key, words in functions.items() if key.partition(":")[0] in PLUGINS}
+    return Lowered(component=replace(component, graph=graph, weights=weights), functions=kept)
+
+
+def plugin_nodes(graph: ir.Model) -> Iterator[ir.Node]:
+    """The nodes that become plugins."""
+    for node in graph.graph.all_nodes():
+        if node.domain == DOMAIN and node.op_type in PLUGINS:
+            yield node
+
+
+def name_plugin(node: ir.Node) -> None:
+    """Say what TensorRT's parser asks of a plugin's node.
+
+    All attributes are written down: the parser knows no defaults.
+    """
+    for attribute in OPS[node.op_type].attributes:
+        if attribute.name not in node.attributes:
+            node.attributes.add(ir.convenience.convert_attribute(attribute.name, attribute.default))
+    node.attributes.add(ir.AttrString("plugin_namespace", DOMAIN))
+    node.attributes.add(ir.AttrString("plugin_version", PLUGIN_VERSION))
+
+
+def give_narrow_scales(graph: ir.Model, weights: Mapping[str, Weight]) -> dict[str, Weight]:
+    """The weights, with the scales of plugins' nodes as bfloat16, each the same number.
+
+    A second run does nothing.
+    """
+    made = dict(weights)
+    for node in plugin_nodes(graph):
+        for name, value in _inputs(node).items():
+            if name not in _SCALES or made[str(value.name)].dtype != np.float32:
+                continue
+            made[str(value.name)] = _narrowed(made[str(value.name)], str(node.name))
+            value.type = ir.TensorType(ir.DataType.BFLOAT16)
+    return made
+
+
+def give_gates_first(graph: ir.Model, weights: Mapping[str, Weight]) -> dict[str, Weight]:
+    """The weights, with gates and values that lie in turn put one behind the other.
+
+    A second run does nothing.
+    """
+    made = dict(weights)
+    for node in plugin_nodes(graph):
+        layout = node.attributes.get("gate_layout")
+        if layout is None or layout.as_string() != "interleaved":
+            continue
+        for name, value in _inputs(node).items():
+            if name.startswith("up"):
+                made[str(value.name)] = _changed(made[str(value.name)], _gates_first)
+        node.attributes.add(ir.AttrString("gate_layout", "concatenated"))
+    return made
+
+
+def _gates_first(rows: Array) -> Array:
+    """``[E, 2I, ..]`` with gates in the even rows as gates and then values."""
+    return np.concatenate([rows[:, 0::2], rows[:, 1::2]], axis=1)
+
+
+def _narrowed(scales: Weight, where: str) -> Weight:
+    def narrow(numbers: Array) -> Array:
+        narrowed = numbers.astype(ml_dtypes.bfloat16)
+        if not np.array_equal(narrowed.astype(np.float32), numbers, equal_nan=True):
+            raise UnsupportedError(
+                "a weight has scales that bfloat16 does not hold, which is what the plugins take",
+                where=where,
+                hint="let moe-export quantise the weights: its scales are such numbers",
+            )
+        return narrowed
+
+    return replace(_changed(scales, narrow), dtype=np.dtype(ml_dtypes.bfloat16))
+
+
+def _changed(weight: Weight, change: Callable[[Array], Array]) -> Weight:
+    """A weight of the same shape, made of this one an expert at a time where that is how it is read."""
+    rows = weight.rows
+    return replace(
+        weight,
+        read=lambda: change(weight.read()),
+        rows=None if rows is None else lambda start, stop: change(rows(start, stop)),
+        pieces=None,
+        origin=None,
+    )
+
+
+def _inputs(node: ir.Node) -> dict[str, ir.Value]:
+    """What the node has, by the names of the op's schema."""
+    pairs = zip(OPS[node.op_type].inputs, node.inputs, strict=False)
+    return {given.name: value for given, value in pairs if value is not None}
+
+
+def _require(node: ir.Node) -> None:
+    """Refuse what the plugins cannot do, in the words of who asked for it."""
+    rows = node.attributes.get("row_format")
+    if rows is not None and rows.as_string() not in _ROWS:
+        raise UnsupportedError(
+            f"the plugins do not round rows to {rows.as_string()}",
+            where=str(node.name),
+            hint="--precision int8@bf16 or int4@bf16 rounds them to bfloat16",
+        )
+    if any(name in _ZEROS for name in _inputs(node)):
+        raise UnsupportedError(
+            "the plugins take no weights with zero points",
+            where=str(node.name),
+            hint="--precision without +zeros",
+        )
