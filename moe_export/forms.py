@@ -429,6 +429,12 @@ class TargetModel:
     functions: Mapping[str, str]
     """Op and overload to the attributes it was made for, for people who read the graph."""
 
+    engine_graphs: Mapping[str, ir.Model] = field(default_factory=dict)
+    """By component: the graph that the target's compiler reads, where it reads another one."""
+
+    plugins: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """By component: the nodes of the engine graph that have to become plugins."""
+
     kernels: KernelNeeds | None = None
     """``None`` where any ONNX runtime will do."""
 
@@ -514,6 +520,30 @@ class Report:
 
 
 @dataclass(frozen=True, kw_only=True)
+class EngineLimits:
+    """What an engine has to run with at most."""
+
+    max_batch: int = 4
+    max_tokens: int = 4096
+    """Of a text with its cache."""
+
+    max_image_tokens: int = 4096
+    """Features that all images of a run become."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineSpec:
+    """What engines are asked for."""
+
+    sms: tuple[int, ...] = ()
+    """Compute capabilities, as 10 * major + minor; none is that of the GPU that is here."""
+
+    limits: EngineLimits = field(default_factory=EngineLimits)
+    embed_plugins: bool = False
+    """Whether the plugin library lies inside the plans."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class ExportSpec:
     """What the user asked for, checked once."""
 
@@ -534,3 +564,6 @@ class ExportSpec:
 
     all_logits: bool = False
     """Whether a decoder gives the logits of all its tokens, not of the last alone."""
+
+    engines: EngineSpec | None = None
+    """``None`` for a target that runs none."""

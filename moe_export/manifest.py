@@ -18,7 +18,7 @@ from moe_export.moe.quantize import Precision
 from moe_export.strict_json import decode, encode, parse, render
 
 FILE_NAME = "moe_export.json"
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 PIECE_BYTES = 2**26
 """Of a large file; the last of its pieces may be shorter."""
@@ -130,8 +130,14 @@ class ComponentRecord:
     expert_graph: str
     """Each MoE layer's experts op alone."""
 
+    engine_graph: str | None
+    """The graph that engines are built of; ``None`` where the target runs the graph itself."""
+
+    plugins: tuple[str, ...]
+    """Nodes of the engine graph that have to become plugins."""
+
     data: str
-    """The weights of all three, as ONNX external data."""
+    """The weights of all graphs, as ONNX external data."""
 
     also_reads: tuple[str, ...]
     """Weights of other components in which numbers of this one's lie."""
@@ -162,12 +168,50 @@ class ComponentRecord:
 
     @property
     def graphs(self) -> tuple[str, ...]:
-        return (self.graph, self.probe_graph, self.expert_graph)
+        made = (self.graph, self.probe_graph, self.expert_graph, self.engine_graph)
+        return tuple(path for path in made if path is not None)
 
     @property
     def data_files(self) -> tuple[str, ...]:
         """All that the graphs may read."""
         return (self.data, *self.also_reads)
+
+
+Shapes = tuple[tuple[int, ...], tuple[int, ...], tuple[int, ...]]
+"""The smallest, the best and the largest shape of an input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EngineRecord:
+    """A plan: one component compiled for one kind of GPU."""
+
+    component: str
+    plan: str
+    """Its path in the bundle."""
+
+    sm: int
+    """The compute capability it was built for, as 10 * major + minor."""
+
+    tensorrt: str
+    """The version of TensorRT that built it, and that it needs."""
+
+    plugins_sha256: str | None
+    """Of the plugin library it was built with; ``None`` where it has no plugins."""
+
+    embeds_plugins: bool
+    """Whether the library lies inside the plan."""
+
+    profiles: tuple[Mapping[str, Shapes], ...]
+    """By input, the sizes it runs with."""
+
+    def __post_init__(self) -> None:
+        if self.plugins_sha256 is not None and not _SHA256.fullmatch(self.plugins_sha256):
+            raise ValueError("plugins_sha256 is not 64 lower-case hexadecimal digits")
+        for shapes in self.profiles:
+            for name, (least, best, most) in shapes.items():
+                sizes = list(zip(least, best, most, strict=True))
+                if not all(0 <= low <= middle <= high for low, middle, high in sizes):
+                    raise ValueError(f"a profile has sizes of {name!r} out of order")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +238,7 @@ class Manifest:
 
     ops: OpSet
     components: Mapping[str, ComponentRecord]
+    engines: tuple[EngineRecord, ...]
     blocks: tuple[BlockRecord, ...]
     unused: Mapping[str, str]
     functions: Mapping[str, str]

@@ -6,13 +6,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from moe_export import engines
 from moe_export import plan as planning
 from moe_export.budget import Stages
 from moe_export.bundle import bundle
-from moe_export.bundle.staging import check_replaceable, publish, seal, staging
+from moe_export.bundle.staging import (
+    add_engines,
+    check_replaceable,
+    copy_to_build,
+    publish,
+    seal,
+    staging,
+)
 from moe_export.capture import Rounding, capture, capture_live
-from moe_export.errors import ParityError, UsageError
-from moe_export.forms import ExportSpec, LoadedModel, MarkedModel, Report
+from moe_export.errors import MissingEnvironmentError, ParityError, UsageError
+from moe_export.forms import EngineSpec, ExportSpec, LoadedModel, MarkedModel, Report
 from moe_export.load import load
 from moe_export.lower import kernels_of, lower
 from moe_export.manifest import TensorInfo
@@ -26,6 +34,7 @@ from moe_export.runtime.resident import limit_within, trimmed
 from moe_export.validate import validate
 
 STAGES = ("load", "rewrite", "capture", "lower", "bundle", "validate")
+ENGINE_STAGES = (*STAGES, "engines")
 LIVE_STAGES = ("load", "rewrite", "capture", "validate")
 
 
@@ -52,10 +61,13 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
     fails it is left beside it as ``<output>.rejected``, report inside, and ``ParityError`` says so.
     A target whose kernels are not here is refused at once with ``MissingEnvironmentError``, and a
     model for which memory or disk cannot be enough with ``MemoryBudgetError`` once it is loaded.
+    Where engines cannot be built here the bundle is written without them, and then
+    ``MissingEnvironmentError`` says what to run on the device.
     """
     if kernels_of(spec.target) is not None:
         kernels.library_path()  # or the bundle could not be validated
     check_replaceable(spec.output, force=spec.force)
+    lacking = _lacking(spec)
     stage = Stages(spec.max_memory, announce)
     loaded = stage("load", load, spec)
     with foreseen(_affordable(spec, loaded)):
@@ -69,8 +81,51 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
             seal(place, reports=files(report), verdict="passed" if report.passed else "failed")
             if not report.passed:
                 _reject(place, spec.output, report)
+            if spec.engines is not None and lacking is None:
+                stage("engines", _add_engines, place, spec.engines)
             publish(place, spec.output, force=spec.force)
+    if lacking is not None:
+        raise _without_engines(spec, lacking)
     return Exported(Bundle.open(spec.output), report)
+
+
+def build(bundle: Bundle, wish: EngineSpec) -> Bundle:
+    """Build the engines of a bundle anew, and return it with them.
+
+    The bundle is replaced by one with engines in one step.  Raises ``MissingEnvironmentError`` where
+    TensorRT, the plugins or the GPU are not here, ``UnsupportedError`` for what TensorRT refuses;
+    then the bundle is as it was.
+    """
+    engines.can_build(bundle.manifest.target, wish)
+    with staging(bundle.path, force=True) as place:
+        copy_to_build(bundle.path, place)
+        _add_engines(place, wish)
+        publish(place, bundle.path, force=True)
+    return Bundle.open(bundle.path)
+
+
+def _add_engines(place: Path, wish: EngineSpec) -> None:
+    written = Bundle.open(place, verify=False)
+    add_engines(place, engines.build(place, written.manifest, written.golden(), wish))
+
+
+def _lacking(spec: ExportSpec) -> MissingEnvironmentError | None:
+    """Why the engines cannot be built on this machine, if they are wanted and cannot."""
+    if spec.engines is None:
+        return None
+    try:
+        engines.can_build(spec.target, spec.engines)
+    except MissingEnvironmentError as error:
+        return error
+    return None
+
+
+def _without_engines(spec: ExportSpec, lacking: MissingEnvironmentError) -> MissingEnvironmentError:
+    return MissingEnvironmentError(
+        f"the bundle is written and validated, its engines are not built: {lacking.message}",
+        where=f"{spec.output}" + (f", {lacking.where}" if lacking.where else ""),
+        hint=f"{lacking.hint}; then, on the device: moe-export build {spec.output}",
+    )
 
 
 def _affordable(spec: ExportSpec, loaded: LoadedModel) -> planning.Plan:

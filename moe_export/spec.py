@@ -10,13 +10,13 @@ import importlib.util
 import os
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
 from moe_export.errors import MissingEnvironmentError, UnsupportedError, UsageError
-from moe_export.forms import ExportSpec
+from moe_export.forms import EngineLimits, EngineSpec, ExportSpec
 from moe_export.moe.quantize import Precision, parse_precision
 
 StrPath = str | os.PathLike[str]
@@ -32,6 +32,7 @@ class Target:
     name: str
     runs_on: str
     built: bool
+    has_engines: bool = False
 
 
 TARGETS: Mapping[str, Target] = {
@@ -39,13 +40,29 @@ TARGETS: Mapping[str, Target] = {
     for target in (
         Target(name="ort", runs_on="ONNX Runtime with this project's kernels", built=True),
         Target(name="standard", runs_on="any ONNX runtime, through standard ops", built=True),
-        Target(name="trt", runs_on="TensorRT with this project's plugins", built=True),
-        Target(name="trt-rtx", runs_on="TensorRT-RTX with this project's plugins", built=True),
+        Target(
+            name="trt",
+            runs_on="TensorRT with this project's plugins",
+            built=True,
+            has_engines=True,
+        ),
+        Target(
+            name="trt-rtx",
+            runs_on="TensorRT-RTX with this project's plugins",
+            built=True,
+            has_engines=True,
+        ),
     )
 }
 DEFAULT_TARGET = "ort"
-PRECISIONS = "f32, bf16, f16, int8, int8:BLOCK, int4, int4:BLOCK; integers also with +zeros"
+PRECISIONS = (
+    "f32, bf16, f16, int8, int8:BLOCK, int4, int4:BLOCK; integers also with +zeros; all with what"
+    " rows are rounded to, as in int4@bf16"
+)
 """What a person may ask for, in one line; ``parse_precision`` reads it."""
+
+# TensorRT's dimensions have 31 bits, and products of them are offsets.
+_MOST = 1 << 24
 
 _SIZE = re.compile(r"(\d{1,15})(\.\d{1,15})? ?(?:([kmgt])(ib|b)?|b)?", re.ASCII | re.IGNORECASE)
 
@@ -64,6 +81,11 @@ def export_spec(
     force: bool = False,
     max_memory: int | str | None = None,
     all_logits: bool = False,
+    sms: Sequence[int | str] = (),
+    max_batch: int | None = None,
+    max_tokens: int | None = None,
+    max_image_tokens: int | None = None,
+    embed_plugins: bool = False,
 ) -> ExportSpec:
     """Check what the user asked for and put it into the form that the stages read.
 
@@ -76,8 +98,14 @@ def export_spec(
     known and not built yet, and ``MissingEnvironmentError`` where only bundles can be run.
     """
     source, target = _checked_source(source), _checked_target(target)
-    experts = _checked_precision(precision, "--precision")
-    dense = _checked_precision(dense_precision, "--dense-precision")
+    experts = _rows_for(target, _checked_precision(precision, "--precision"))
+    dense = _rows_for(target, _checked_precision(dense_precision, "--dense-precision"))
+    sizes = {
+        "max_batch": max_batch,
+        "max_tokens": max_tokens,
+        "max_image_tokens": max_image_tokens,
+    }
+    engines = engine_spec(target, sms=sms, sizes=sizes, embed_plugins=embed_plugins)
     _require_workshop()
     return ExportSpec(
         source=source,
@@ -92,7 +120,62 @@ def export_spec(
         force=force,
         max_memory=None if max_memory is None else _checked_size(max_memory, "--max-memory"),
         all_logits=all_logits,
+        engines=engines,
     )
+
+
+def engine_spec(
+    target: str,
+    *,
+    sms: Sequence[int | str] = (),
+    sizes: Mapping[str, int | None],
+    embed_plugins: bool = False,
+) -> EngineSpec | None:
+    """What engines of ``target`` are asked for; ``None`` where it runs none.
+
+    Raises ``UsageError`` for words that cannot be meant, also for any on a target without engines.
+    """
+    given = {name: size for name, size in sizes.items() if size is not None}
+    if not TARGETS[target].has_engines:
+        words = [*(["sm"] if sms else []), *given, *(["embed_plugins"] if embed_plugins else [])]
+        if words:
+            raise UsageError(
+                f"target {target!r} has no engines to say this of",
+                where="--" + words[0].replace("_", "-"),
+                hint="--target trt-rtx and --target trt have",
+            )
+        return None
+    for name, size in given.items():
+        if not 0 < size <= _MOST:
+            where = "--" + name.replace("_", "-")
+            raise UsageError(f"{size} is not a size from 1 to {_MOST}", where=where)
+    return EngineSpec(
+        sms=tuple(dict.fromkeys(map(_checked_sm, sms))),
+        limits=EngineLimits(**given),
+        embed_plugins=embed_plugins,
+    )
+
+
+def _checked_sm(given: int | str) -> int:
+    found = re.fullmatch(
+        r"(?:sm_?)?(\d{2,3})a?|(\d{1,2})\.(\d)", str(given), re.IGNORECASE | re.ASCII
+    )
+    if found is None:
+        raise UsageError(
+            f"{given!r} is no compute capability",
+            where="--sm",
+            hint="for example 89, sm_120 or 8.6",
+        )
+    whole, major, minor = found.groups()
+    return int(whole or major + minor)
+
+
+def _rows_for(target: str, precision: Precision) -> Precision:
+    """On a GPU rows that meet integers are rounded to bfloat16, unless they are said to be else."""
+    if not TARGETS[target].has_engines or precision.rows is not None:
+        return precision
+    integers = precision.format in ("int8", "int4")
+    return replace(precision, rows="bf16") if integers else precision
 
 
 def _require_workshop() -> None:

@@ -15,6 +15,7 @@ from moe_export.errors import DiskFullError, UsageError
 from moe_export.manifest import PIECE_BYTES, FileRecord
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_CHUNK_BYTES = 1 << 22
 _FORBIDDEN = {errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.ENAMETOOLONG}
 
 
@@ -39,6 +40,48 @@ def disk_errors(path: Path) -> Iterator[None]:
         raise
 
 
+class Digests:
+    """The SHA-256 and size of what passes by, and those of its pieces."""
+
+    def __init__(self) -> None:
+        self.size = 0
+        self._digest = hashlib.sha256()
+        self._pieces: list[str] = []
+        self._piece = hashlib.sha256()
+
+    def update(self, content: bytes | memoryview) -> None:
+        left = memoryview(content)
+        while len(left):
+            part = left[: PIECE_BYTES - self.size % PIECE_BYTES]
+            self._add(part)
+            left = left[len(part) :]
+
+    def _add(self, part: memoryview) -> None:
+        """What does not reach beyond the end of a piece."""
+        self._digest.update(part)
+        if self.size >= PIECE_BYTES:  # before, the piece is the file
+            self._piece.update(part)
+        self.size += len(part)
+        if self.size % PIECE_BYTES == 0:
+            self._pieces.append(self._digest_of_piece())
+            self._piece = hashlib.sha256()
+
+    def _digest_of_piece(self) -> str:
+        return (self._piece if self.size > PIECE_BYTES else self._digest).hexdigest()
+
+    @property
+    def record(self) -> FileRecord:
+        """Of all that passed so far."""
+        pieces = list(self._pieces)
+        if self.size % PIECE_BYTES:
+            pieces.append(self._digest_of_piece())
+        return FileRecord(
+            sha256=self._digest.hexdigest(),
+            bytes=self.size,
+            pieces=tuple(pieces) if len(pieces) > 1 else (),
+        )
+
+
 class HashedFile:
     """A new file that knows its digests without being read again; synced when closed.
 
@@ -47,10 +90,7 @@ class HashedFile:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._digest = hashlib.sha256()
-        self._size = 0
-        self._pieces: list[str] = []
-        self._piece = hashlib.sha256()
+        self._digests = Digests()
 
     def __enter__(self) -> Self:
         with disk_errors(self._path):
@@ -68,41 +108,27 @@ class HashedFile:
     def write(self, content: bytes | memoryview) -> None:
         with disk_errors(self._path):
             self._file.write(content)
-        left = memoryview(content)
-        while len(left):
-            part = left[: PIECE_BYTES - self._size % PIECE_BYTES]
-            self._add(part)
-            left = left[len(part) :]
-
-    def _add(self, part: memoryview) -> None:
-        """What does not reach beyond the end of a piece."""
-        self._digest.update(part)
-        if self._size >= PIECE_BYTES:  # before, the piece is the file
-            self._piece.update(part)
-        self._size += len(part)
-        if self._size % PIECE_BYTES == 0:
-            self._pieces.append(self._digest_of_piece())
-            self._piece = hashlib.sha256()
-
-    def _digest_of_piece(self) -> str:
-        return (self._piece if self._size > PIECE_BYTES else self._digest).hexdigest()
+        self._digests.update(content)
 
     def pad_to(self, alignment: int) -> int:
         """Write zeros up to a multiple of ``alignment``, which is returned."""
-        self.write(bytes(-self._size % alignment))
-        return self._size
+        self.write(bytes(-self._digests.size % alignment))
+        return self._digests.size
 
     @property
     def record(self) -> FileRecord:
         """What was written so far."""
-        pieces = list(self._pieces)
-        if self._size % PIECE_BYTES:
-            pieces.append(self._digest_of_piece())
-        return FileRecord(
-            sha256=self._digest.hexdigest(),
-            bytes=self._size,
-            pieces=tuple(pieces) if len(pieces) > 1 else (),
-        )
+        return self._digests.record
+
+
+def record_of(path: Path) -> FileRecord:
+    """The record of a file that another program wrote, which is synced here."""
+    digests = Digests()
+    with disk_errors(path), path.open("rb") as file:
+        while content := file.read(_CHUNK_BYTES):
+            digests.update(content)
+        os.fsync(file.fileno())
+    return digests.record
 
 
 def write_file(root: Path, name: str, content: bytes) -> FileRecord:

@@ -92,14 +92,20 @@ def _write_graphs(
         f"onnx/{name}.probe.onnx": model.probe_graphs[name],
         f"onnx/{name}.experts.onnx": model.expert_graphs[name],
     }
+    engine_graph = model.engine_graphs.get(name)
+    engine_path = None if engine_graph is None else f"onnx/{name}.engine.onnx"
+    if engine_graph is not None and engine_path is not None:
+        graphs[engine_path] = engine_graph
     for path, graph in graphs.items():
         content = graph_to_bytes(graph, component.weights, extents[name])
         files[path] = write_file(place, path, content)
-    main, probe, experts = graphs
+    main, probe, experts, *_ = graphs
     return ComponentRecord(
         graph=main,
         probe_graph=probe,
         expert_graph=experts,
+        engine_graph=engine_path,
+        plugins=model.plugins.get(name, ()),
         data=_data(name),
         also_reads=tuple(sorted({_data(at.component) for at in component.borrowed.values()})),
         inputs=signature(component.graph.graph.inputs),
@@ -134,6 +140,7 @@ def _manifest(
         rounding=portable.rounding,
         ops=OpSet(domain=DOMAIN, version=VERSION),
         components=components,
+        engines=(),
         blocks=portable.blocks,
         unused=portable.unused,
         functions=model.functions,

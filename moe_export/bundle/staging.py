@@ -7,16 +7,31 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
-from moe_export.bundle.disk import disk_errors, replace_file, sync_folder, sync_tree, write_file
+from moe_export.bundle.disk import (
+    disk_errors,
+    record_of,
+    replace_file,
+    sync_folder,
+    sync_tree,
+    write_file,
+)
 from moe_export.bundle.exchange import rename_exchange, rename_new
 from moe_export.bundle.signals import undivided
 from moe_export.errors import MoeExportError, UsageError
-from moe_export.manifest import FILE_NAME, Verdict, check_path
+from moe_export.manifest import (
+    FILE_NAME,
+    EngineRecord,
+    FileRecord,
+    Manifest,
+    Verdict,
+    check_path,
+)
 from moe_export.runtime.verify import read_manifest, unlisted_entries
 
 
@@ -47,6 +62,37 @@ def staging(output: Path, *, force: bool) -> Iterator[Path]:
             shutil.rmtree(place, ignore_errors=True)
             if lock is not None:
                 os.close(lock)
+
+
+def add_engines(place: Path, engines: Sequence[EngineRecord]) -> None:
+    """Write down the engines that lie in ``place``, in place of those that were there before."""
+    manifest = read_manifest(place)
+    files = _without_plans(manifest)
+    for engine in engines:
+        files[check_path(engine.plan)] = record_of(place / engine.plan)
+    made = replace(manifest, files=files, engines=tuple(engines))
+    replace_file(place / FILE_NAME, made.to_json().encode())
+    sync_tree(place)
+
+
+def copy_to_build(bundle: Path, place: Path) -> None:
+    """The bundle without its engines once more in the empty folder ``place``.
+
+    Files are linked where that is possible: those of either are replaced, never written to.
+    """
+    for path in chain([FILE_NAME], _without_plans(read_manifest(bundle))):
+        copy = place / check_path(path)
+        with disk_errors(copy):
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(bundle / path, copy)
+            except OSError:  # another file system, or one without links
+                shutil.copyfile(bundle / path, copy)
+
+
+def _without_plans(manifest: Manifest) -> dict[str, FileRecord]:
+    plans = {engine.plan for engine in manifest.engines}
+    return {path: record for path, record in manifest.files.items() if path not in plans}
 
 
 def seal(place: Path, *, reports: Mapping[str, bytes], verdict: Verdict) -> None:

@@ -13,6 +13,7 @@ from moe_export.cli.console import Console
 if TYPE_CHECKING:
     from moe_export.card import BundleFacts
     from moe_export.pipeline import Exported
+    from moe_export.runtime.bundle import Bundle
 
 _EPILOG = """\
 \b
@@ -32,7 +33,7 @@ Examples:
     show_default=True,
     metavar="TARGET",
     help="Where the bundle runs: ort, ONNX Runtime with this project's kernels, or standard, any "
-    "ONNX runtime; trt and trt-rtx are not built yet.",
+    "ONNX runtime; trt and trt-rtx, TensorRT's engines with this project's plugins.",
 )
 @options.precision
 @options.dense_precision
@@ -42,6 +43,7 @@ Examples:
 @options.example_inputs
 @options.all_logits
 @options.max_memory
+@options.engine
 @click.option("--force", is_flag=True, help="Replace a bundle that lies at the output.")
 @options.as_json
 @options.verbose
@@ -75,7 +77,8 @@ def export(
     )
     from moe_export import pipeline
 
-    with console.stages(pipeline.STAGES) as stages:
+    names = pipeline.STAGES if spec.engines is None else pipeline.ENGINE_STAGES
+    with console.stages(names) as stages:
         exported = pipeline.run(spec, stages)
     _warn(console, exported)
     if as_json:
@@ -106,10 +109,25 @@ def _tell(console: Console, exported: Exported, output: Path) -> None:
         ("bundle", f"{output}, {size(bundle.bytes)}, {_kind(bundle)}"),
         *text.summary(report),
         ("blocks", f"{proven} of {plural(len(blocks), 'MoE block')} proven and fused"),
+        *(engine_rows(exported.bundle)),
         ("unused", f"{plural(len(bundle.unused), 'tensor')} of the source in no graph"),
         ("reports", ", ".join(_reports(exported, output))),
     ]
     console.table(rows)
+
+
+def engine_rows(bundle: Bundle) -> list[tuple[str, str]]:
+    """A line for the engines of each SM, and what was not run of them."""
+    from moe_export.report.figures import plural, size
+
+    manifest = bundle.manifest
+    rows = []
+    for sm in dict.fromkeys(engine.sm for engine in manifest.engines):
+        here = [engine for engine in manifest.engines if engine.sm == sm]
+        weight = size(sum(manifest.files[engine.plan].bytes for engine in here))
+        count = plural(len(here), "engine")
+        rows.append((f"sm {sm}", f"{count}, {weight}, TensorRT {here[0].tensorrt}, not run here"))
+    return rows
 
 
 def _kind(bundle: BundleFacts) -> str:
@@ -135,6 +153,10 @@ def _facts(exported: Exported, output: Path) -> dict[str, Any]:
         "routing_agreement": text.agreement(report),
         "largest_relative_error": max(t.relative_error for t in report.tensors),
         "tensors": len(report.tensors),
+        "engines": [
+            {"component": e.component, "sm": e.sm, "plan": e.plan, "tensorrt": e.tensorrt}
+            for e in exported.bundle.manifest.engines
+        ],
         "not_run": report.not_run,
         "blocks": [
             {"path": block.path, "kind": block.kind, "status": block.status, "reason": block.reason}

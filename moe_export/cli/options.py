@@ -88,6 +88,37 @@ max_memory = click.option(
     "a number of bytes. One that needs more ends with exit code 6.",
 )
 
+_ENGINE = (
+    click.option(
+        "--sm",
+        "sms",
+        multiple=True,
+        metavar="SM",
+        help="For trt-rtx: a compute capability to build engines for, such as 89 or 12.0; may be "
+        "given several times. Default: that of the GPU that is here.",
+    ),
+    click.option("--max-batch", type=int, metavar="N", help="Texts that an engine runs at once."),
+    click.option(
+        "--max-tokens", type=int, metavar="N", help="Tokens of a text, those of its cache included."
+    ),
+    click.option(
+        "--max-image-tokens", type=int, metavar="N", help="Features of all images of one run."
+    ),
+    click.option(
+        "--embed-plugins",
+        is_flag=True,
+        help="Put the plugin library into the engines, which then run without it beside them.",
+    ),
+)
+
+
+def engine(command: Any) -> Any:
+    """What engines are asked for."""
+    for option in reversed(_ENGINE):
+        command = option(command)
+    return command
+
+
 SUFFIX = ".moe"
 
 output = click.option(

@@ -15,6 +15,9 @@ _TARGETS = {
     "trt": trt.lower_component,
     "trt-rtx": trt.lower_component,
 }
+COMPILED = frozenset(("trt", "trt-rtx"))
+"""Targets that run engines, which are built of graphs of their own."""
+
 _KERNELS: dict[str, KernelNeeds] = {"ort": ort.NEEDS}
 
 
@@ -32,6 +35,8 @@ def lower(model: PortableModel, target: str) -> TargetModel:
     lowered = {name: _TARGETS[target](part) for name, part in model.components.items()}
     in_ops = {name: part.component for name, part in lowered.items()}
     components = store_once(read_in_panels(in_ops))
+    is_compiled = target in COMPILED
+    engines = {n: trt.engine_graph(part.graph) for n, part in components.items() if is_compiled}
     return TargetModel(
         target=target,
         portable=model,
@@ -41,6 +46,8 @@ def lower(model: PortableModel, target: str) -> TargetModel:
         functions={
             key: words for part in lowered.values() for key, words in part.functions.items()
         },
+        engine_graphs=engines,
+        plugins={name: trt.plugin_names(graph) for name, graph in engines.items()},
         kernels=kernels_of(target),
     )
 

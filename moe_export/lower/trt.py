@@ -56,6 +56,29 @@ def plugin_nodes(graph: ir.Model) -> Iterator[ir.Node]:
             yield node
 
 
+def engine_graph(graph: ir.Model) -> ir.Model:
+    """The graph as TensorRT's parser reads it: no functions, and no inputs that are not there.
+
+    ``input_names`` of a plugin's node says which of the op's inputs its own are.
+    """
+    copy = graph.clone()
+    copy.functions.clear()
+    for node in plugin_nodes(copy):
+        given = _inputs(node)
+        node.attributes.add(ir.AttrString("input_names", ",".join(given)))
+        node.overload = ""
+        node.resize_inputs(0)
+        node.resize_inputs(len(given))
+        for place, value in enumerate(given.values()):
+            node.replace_input_with(place, value)
+    return copy
+
+
+def plugin_names(graph: ir.Model) -> tuple[str, ...]:
+    """The nodes that become plugins, in their order."""
+    return tuple(str(node.name) for node in plugin_nodes(graph))
+
+
 def name_plugin(node: ir.Node) -> None:
     """Say what TensorRT's parser asks of a plugin's node.
 
@@ -120,7 +143,7 @@ def _narrowed(scales: Weight, where: str) -> Weight:
 
 
 def _changed(weight: Weight, change: Callable[[Array], Array]) -> Weight:
-    """A weight of the same shape, made of this one an expert at a time where that is how it is read."""
+    """A weight of the same shape, made of this one by experts where it is read so."""
     rows = weight.rows
     return replace(
         weight,
