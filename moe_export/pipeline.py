@@ -92,9 +92,9 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
 def build(bundle: Bundle, wish: EngineSpec) -> Bundle:
     """Build the engines of a bundle anew, and return it with them.
 
-    The bundle is replaced by one with engines in one step.  Raises ``MissingEnvironmentError`` where
-    TensorRT, the plugins or the GPU are not here, ``UnsupportedError`` for what TensorRT refuses;
-    then the bundle is as it was.
+    The bundle is replaced by one with engines in one step.  Raises ``MissingEnvironmentError``
+    where TensorRT, the plugins or the GPU are not here, ``UnsupportedError`` for what TensorRT
+    refuses; then the bundle is as it was.
     """
     engines.can_build(bundle.manifest.target, wish)
     with staging(bundle.path, force=True) as place:

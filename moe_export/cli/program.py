@@ -14,6 +14,7 @@ import moe_export
 from moe_export.cli.bench import bench
 from moe_export.cli.build import build
 from moe_export.cli.console import Console
+from moe_export.cli.doctor import doctor
 from moe_export.cli.export import export
 from moe_export.cli.inspect import inspect
 from moe_export.cli.plan import plan
@@ -190,7 +191,7 @@ program = Program(
     ),
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=[export, inspect, validate, run, bench, plan, build],
+    commands=[export, inspect, validate, run, bench, plan, build, doctor],
 )
 program = click.version_option(
     moe_export.__version__, prog_name=NAME, message="%(prog)s %(version)s"
