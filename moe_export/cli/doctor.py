@@ -8,7 +8,15 @@ from moe_export.cli import options
 from moe_export.cli.console import Console
 
 
-@click.command(short_help="Tell what this machine can build and run.")
+_EPILOG = """\
+\b
+Examples:
+  moe-export doctor
+  moe-export doctor --json
+"""
+
+
+@click.command(epilog=_EPILOG, short_help="Tell what this machine can build and run.")
 @options.as_json
 @options.verbose
 @click.pass_obj
