@@ -59,6 +59,7 @@ def build(trt: Any, request: dict[str, Any]) -> dict[str, Any]:
     network = builder.create_network(_flags(trt))
     _parse(trt, network, talk, request["graph"])
     _require_plugins(trt, network, request["layers"])
+    _let_attention_be_taken_apart(trt, network)
     plan = builder.build_serialized_network(network, _config(trt, builder, network, request))
     if plan is None:
         raise RefusedError("build", talk.last_words() or "TensorRT gives no reason")
@@ -115,6 +116,15 @@ def _require_plugins(trt: Any, network: Any, wanted: list[str]) -> None:
     for name in wanted:
         if name not in made:
             raise RefusedError("plugin", "the node did not become a plugin", name)
+
+
+def _let_attention_be_taken_apart(trt: Any, network: Any) -> None:
+    """Where there is no kernel for an attention as a whole (float32 is one case) its parts do."""
+    kind = getattr(trt.LayerType, "ATTENTION_INPUT", None)
+    for layer in _layers(network):
+        if kind is not None and layer.type == kind:
+            layer.__class__ = trt.IAttentionInputLayer
+            layer.attention.decomposable = True
 
 
 def _layers(network: Any) -> Any:
