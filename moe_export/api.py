@@ -29,6 +29,11 @@ def export(
     force: bool = False,
     max_memory: int | str | None = None,
     all_logits: bool = False,
+    sms: Sequence[int | str] = (),
+    max_batch: int | None = None,
+    max_tokens: int | None = None,
+    max_image_tokens: int | None = None,
+    embed_plugins: bool = False,
 ) -> Bundle:
     """Export a model into a validated bundle at ``output`` and return it, opened.
 
@@ -38,11 +43,14 @@ def export(
     ``dynamic_shapes`` names the axes that vary, ``{"tokens": {0: "batch", 1: "sequence"}}``; by
     default every axis does that the model lets vary, batch and sequence must.
 
-    ``target`` is ``ort``, ONNX Runtime with this project's kernels, or ``standard``, any ONNX
-    runtime.  ``precision`` is how experts store their weights and what rows are rounded to before
-    they meet them: ``f32`` (the model's own numbers), ``bf16``, ``f16``, ``int8`` or ``int4``, with
-    a block size as in ``int4:64`` and zero points as in ``int4+zeros``.  ``dense_precision``
-    says the same of all other products but a router's: attention, shared experts, the head.
+    ``target`` is ``ort``, ONNX Runtime with this project's kernels, ``standard``, any ONNX
+    runtime, or ``trt-rtx`` or ``trt``, engines of TensorRT.
+
+    ``precision`` is how experts store their weights and what rows are rounded to before they meet
+    them: ``f32`` (the model's own numbers), ``bf16``, ``f16``, ``int8`` or ``int4``, with a block
+    size as in ``int4:64``, zero points as in ``int4+zeros``, and other rows as in ``int4@bf16``.
+    ``dense_precision`` says the same of all other products but a router's: attention, shared
+    experts, the head.
 
     ``force`` replaces a bundle that already lies at ``output``.
 
@@ -53,7 +61,13 @@ def export(
     ``all_logits``, for the folder of a Transformers model: its decoder gives the logits of every
     token, ``[B, S, V]``, as scoring text takes them, and not of the last alone.
 
-    Raises a ``MoeExportError``; then nothing was written to ``output``.
+    ``sms`` are the compute capabilities that engines of ``trt-rtx`` are built for, ``89`` or
+    ``"12.0"``; ``max_batch``, ``max_tokens`` (of a text with its cache) and ``max_image_tokens``
+    (of all images of a run) are the sizes that engines run with at most, and ``embed_plugins``
+    puts the plugin library into them.
+
+    Raises a ``MoeExportError``; then nothing was written to ``output``, but for a bundle whose
+    engines cannot be built on this machine: that is written without them.
     """
     spec = export_spec(
         source,
@@ -68,6 +82,11 @@ def export(
         force=force,
         max_memory=max_memory,
         all_logits=all_logits,
+        sms=sms,
+        max_batch=max_batch,
+        max_tokens=max_tokens,
+        max_image_tokens=max_image_tokens,
+        embed_plugins=embed_plugins,
     )
     from moe_export import pipeline  # after the spec has seen that PyTorch is here
 

@@ -7,7 +7,6 @@ import click
 from moe_export.cli import options
 from moe_export.cli.console import Console
 
-
 _EPILOG = """\
 \b
 Examples:

@@ -6,14 +6,16 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from moe_export.engines.ask import Request, ask
+from moe_export.engines.ask import Request, ask, capabilities
 from moe_export.engines.flavours import FLAVOURS, Flavour, flavour_of, require
 from moe_export.engines.gpu import compute_capability
 from moe_export.engines.libraries import plugin_library
 from moe_export.engines.profiles import Sizes, profiles_of, sizes_in
-from moe_export.errors import MissingEnvironmentError, UsageError
+from moe_export.errors import MissingEnvironmentError, UnsupportedError, UsageError
 from moe_export.forms import EngineSpec, Golden
 from moe_export.manifest import EngineRecord, Manifest
+
+_LEAST_SM = 80
 
 __all__ = ["FLAVOURS", "build", "can_build", "flavour_of"]
 
@@ -96,6 +98,7 @@ def _sms(flavour: Flavour, wish: EngineSpec) -> Sequence[int]:
             )
         return (here,)
     if wish.sms:
+        _require_sms(flavour, wish.sms)
         return wish.sms
     if here is None:
         raise UsageError(
@@ -104,6 +107,24 @@ def _sms(flavour: Flavour, wish: EngineSpec) -> Sequence[int]:
             hint="for example --sm 89 (RTX 40) or --sm 120 (RTX 50); it may be given several times",
         )
     return (here,)
+
+
+def _require_sms(flavour: Flavour, sms: Sequence[int]) -> None:
+    for sm in sms:
+        if sm < _LEAST_SM:
+            raise UnsupportedError(
+                f"the plugins run on SM {_LEAST_SM} and newer, not on SM {sm}",
+                where=f"--sm {sm}",
+                hint="bfloat16 and the matrix instructions that they use begin there",
+            )
+    known = capabilities(flavour)
+    for sm in sms:
+        if sm not in known:
+            raise UnsupportedError(
+                f"{flavour.title} builds no engine for SM {sm}",
+                where=f"--sm {sm}",
+                hint=f"it does for {', '.join(str(each) for each in known if each >= _LEAST_SM)}",
+            )
 
 
 def _seen(golden: Golden, component: str, manifest: Manifest) -> list[Sizes]:

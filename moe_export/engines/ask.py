@@ -60,11 +60,29 @@ class Answer:
 def ask(flavour: Flavour, request: Request) -> Answer:
     """Build it.  Raises ``UnsupportedError`` or ``MissingEnvironmentError`` for what was said."""
     where = f"{request.component}, {flavour.title}" + (f", SM {request.sm}" if request.sm else "")
+    answer = _run(flavour, request.to_json(flavour.module), where)
+    if "error" in answer:
+        raise _refused(answer["error"], where)
+    return Answer(
+        version=answer["version"],
+        bytes=answer["bytes"],
+        seconds=answer["seconds"],
+        plugins=tuple(answer["plugins"]),
+    )
+
+
+def capabilities(flavour: Flavour) -> tuple[int, ...]:
+    """The SMs that it builds engines for where their GPU is not."""
+    answer = _run(flavour, json.dumps({"module": flavour.module}), flavour.title)
+    return tuple(answer["sms"])
+
+
+def _run(flavour: Flavour, request: str, where: str) -> dict[str, Any]:
     with environment(flavour) as variables:
         try:
             done = subprocess.run(
                 [sys.executable, "-B", child.__file__],
-                input=request.to_json(flavour.module),
+                input=request,
                 capture_output=True,
                 text=True,
                 env=variables,
@@ -77,15 +95,8 @@ def ask(flavour: Flavour, request: Request) -> Answer:
             ) from error
     if done.returncode:
         raise _ended(done.returncode, done.stderr, where, flavour)
-    answer = json.loads(done.stdout)
-    if "error" in answer:
-        raise _refused(answer["error"], where)
-    return Answer(
-        version=answer["version"],
-        bytes=answer["bytes"],
-        seconds=answer["seconds"],
-        plugins=tuple(answer["plugins"]),
-    )
+    answer: dict[str, Any] = json.loads(done.stdout)
+    return answer
 
 
 def _refused(error: dict[str, Any], where: str) -> MoeExportError:

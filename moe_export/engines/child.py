@@ -7,6 +7,8 @@ REQUEST: ``module``, ``graph``, ``plugins`` (libraries), ``embed`` (them in the 
 (node names that have to be plugins), ``sm`` (of the engine; ``null`` for the GPU that is here),
 ``profiles`` (of each input's smallest, best and largest shape), ``output``.
 
+A request with the ``module`` alone asks for ``sms``, those that can be named.
+
 ANSWER: what was made, or ``error`` with ``kind`` (``parse``, ``plugin``, ``build``), ``text`` and
 ``node``.
 """
@@ -39,7 +41,7 @@ def main() -> int:
     os.dup2(2, 1)  # TensorRT talks on standard output too
     trt = importlib.import_module(request["module"])
     try:
-        answer = build(trt, request)
+        answer = build(trt, request) if "graph" in request else {"sms": _capabilities(trt)}
     except RefusedError as error:
         answer = {"error": {"kind": error.kind, "text": str(error), "node": error.node}}
     answer["version"] = trt.__version__
@@ -155,11 +157,16 @@ def _config(trt: Any, builder: Any, network: Any, request: dict[str, Any]) -> An
 
 
 def _capability(trt: Any, sm: int) -> Any:
-    found = getattr(trt.ComputeCapability, f"SM{sm}", None)
-    if found is None:
-        known = [n[2:] for n in trt.ComputeCapability.__members__ if n.startswith("SM")]
-        raise RefusedError("build", f"no engine is built for SM {sm}; it is for {', '.join(known)}")
-    return found
+    if sm not in _capabilities(trt):
+        raise RefusedError("build", f"no engine is built for SM {sm}")
+    return getattr(trt.ComputeCapability, f"SM{sm}")
+
+
+def _capabilities(trt: Any) -> list[int]:
+    """The SMs that engines are built for where their GPU is not."""
+    kinds = getattr(trt, "ComputeCapability", None)
+    members = [] if kinds is None else kinds.__members__
+    return [int(name[2:]) for name in members if name.startswith("SM")]
 
 
 def _tensor(tensor: Any) -> dict[str, Any]:

@@ -27,6 +27,7 @@ PLUGIN_VERSION = "1"
 _SCALES = ("up_scales", "down_scales", "scales")
 _ZEROS = ("up_zeros", "down_zeros", "zeros")
 _ROWS = ("f32", "bf16")
+_LARGEST_INT = 2**31 - 1
 
 
 def lower_component(component: Component) -> Lowered:
@@ -38,7 +39,7 @@ def lower_component(component: Component) -> Lowered:
     """
     graph = component.graph.clone()
     for node in plugin_nodes(graph):
-        _require(node)
+        require_plugin(node, component.weights)
     weights = give_gates_first(graph, component.weights)
     weights = give_narrow_scales(graph, weights)
     functions = give_functions(graph)
@@ -112,14 +113,20 @@ def give_gates_first(graph: ir.Model, weights: Mapping[str, Weight]) -> dict[str
     A second run does nothing.
     """
     made = dict(weights)
+    turned: dict[str, bool] = {}
     for node in plugin_nodes(graph):
         layout = node.attributes.get("gate_layout")
-        if layout is None or layout.as_string() != "interleaved":
-            continue
+        in_turn = layout is not None and layout.as_string() == "interleaved"
         for name, value in _inputs(node).items():
-            if name.startswith("up"):
-                made[str(value.name)] = _changed(made[str(value.name)], _gates_first)
-        node.attributes.add(ir.AttrString("gate_layout", "concatenated"))
+            if not name.startswith("up"):
+                continue
+            key = str(value.name)
+            if turned.setdefault(key, in_turn) != in_turn:
+                raise AssertionError(f"{key!r} has its gates in two places")
+            if in_turn and made[key] is weights[key]:
+                made[key] = _changed(weights[key], _gates_first)
+        if in_turn:
+            node.attributes.add(ir.AttrString("gate_layout", "concatenated"))
     return made
 
 
@@ -160,18 +167,40 @@ def _inputs(node: ir.Node) -> dict[str, ir.Value]:
     return {given.name: value for given, value in pairs if value is not None}
 
 
-def _require(node: ir.Node) -> None:
-    """Refuse what the plugins cannot do, in the words of who asked for it."""
+def require_plugin(node: ir.Node, weights: Mapping[str, Weight]) -> None:
+    """Refuse with ``UnsupportedError`` what the plugins cannot do, or TensorRT would spoil."""
+    where, given = str(node.name), _inputs(node)
     rows = node.attributes.get("row_format")
     if rows is not None and rows.as_string() not in _ROWS:
         raise UnsupportedError(
             f"the plugins do not round rows to {rows.as_string()}",
-            where=str(node.name),
+            where=where,
             hint="--precision int8@bf16 or int4@bf16 rounds them to bfloat16",
         )
-    if any(name in _ZEROS for name in _inputs(node)):
+    if any(name in _ZEROS for name in given):
         raise UnsupportedError(
             "the plugins take no weights with zero points",
-            where=str(node.name),
+            where=where,
             hint="--precision without +zeros",
+        )
+    for attribute in node.attributes.values():
+        if attribute.type == ir.AttributeType.INT and abs(attribute.as_int()) > _LARGEST_INT:
+            raise UnsupportedError(
+                f"{attribute.name} = {attribute.as_int()} has more bits than the 32 of TensorRT",
+                where=where,
+            )
+    for name, value in given.items():
+        weight = weights.get(str(value.name))
+        if weight is not None:
+            _require_weight(weight, f"{where}, {name}")
+
+
+def _require_weight(weight: Weight, where: str) -> None:
+    if weight.dtype == np.uint8:
+        raise UnsupportedError("TensorRT would make 32 bits of each byte of a weight", where=where)
+    if weight.dtype.name == "int4" and weight.shape[-1] % 2:
+        raise UnsupportedError(
+            f"rows of {weight.shape[-1]} int4 end within a byte, which the plugins do not read",
+            where=where,
+            hint="--precision int8@bf16",
         )
