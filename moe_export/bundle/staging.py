@@ -10,7 +10,6 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 from moe_export.bundle.disk import (
@@ -80,7 +79,9 @@ def copy_to_build(bundle: Path, place: Path) -> None:
 
     Files are linked where that is possible: those of either are replaced, never written to.
     """
-    for path in chain([FILE_NAME], _without_plans(read_manifest(bundle))):
+    manifest = read_manifest(bundle)
+    files = _without_plans(manifest)
+    for path in files:
         copy = place / check_path(path)
         with disk_errors(copy):
             copy.parent.mkdir(parents=True, exist_ok=True)
@@ -88,6 +89,8 @@ def copy_to_build(bundle: Path, place: Path) -> None:
                 os.link(bundle / path, copy)
             except OSError:  # another file system, or one without links
                 shutil.copyfile(bundle / path, copy)
+    bare = replace(manifest, files=files, engines=())
+    write_file(place, FILE_NAME, bare.to_json().encode())
 
 
 def _without_plans(manifest: Manifest) -> dict[str, FileRecord]:
