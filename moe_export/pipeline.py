@@ -34,7 +34,7 @@ from moe_export.runtime.resident import limit_within, trimmed
 from moe_export.validate import validate
 
 STAGES = ("load", "rewrite", "capture", "lower", "bundle", "validate")
-ENGINE_STAGES = (*STAGES, "engines")
+ENGINE_STAGES = (*STAGES[:-1], "engines", STAGES[-1])
 LIVE_STAGES = ("load", "rewrite", "capture", "validate")
 
 
@@ -76,13 +76,13 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
         lowered = stage("lower", lower, portable, spec.target)
         with staging(spec.output, force=spec.force) as place:
             written = stage("bundle", bundle, lowered, place)
+            if spec.engines is not None and lacking is None:
+                written = stage("engines", _with_engines, written, spec.engines)
             with trimmed(place, limit_within(spec.max_memory)):
                 report = stage("validate", validate, written)
             seal(place, reports=files(report), verdict="passed" if report.passed else "failed")
             if not report.passed:
                 _reject(place, spec.output, report)
-            if spec.engines is not None and lacking is None:
-                stage("engines", _add_engines, place, spec.engines)
             publish(place, spec.output, force=spec.force)
     if lacking is not None:
         raise _without_engines(spec, lacking)
@@ -90,23 +90,33 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
 
 
 def build(bundle: Bundle, wish: EngineSpec) -> Bundle:
-    """Build the engines of a bundle anew, and return it with them.
+    """Build the engines of a bundle anew, validate it, and return it with them.
 
     The bundle is replaced by one with engines in one step.  Raises ``MissingEnvironmentError``
     where TensorRT, the plugins or the GPU are not here, ``UnsupportedError`` for what TensorRT
-    refuses; then the bundle is as it was.
+    refuses, and ``ParityError`` where the bundle with its engines differs from the eager model;
+    then the bundle is as it was.
     """
     engines.can_build(bundle.manifest.target, wish)
     with staging(bundle.path, force=True) as place:
         copy_to_build(bundle.path, place)
-        _add_engines(place, wish)
+        built = _with_engines(Bundle.open(place, verify=False), wish)
+        report = validate(built)
+        if not report.passed:
+            raise ParityError(
+                f"the bundle does not reproduce the eager model: {failure(report)}",
+                where=str(bundle.path),
+                hint="the bundle is as it was before",
+            )
+        seal(place, reports=files(report), verdict="passed")
         publish(place, bundle.path, force=True)
     return Bundle.open(bundle.path)
 
 
-def _add_engines(place: Path, wish: EngineSpec) -> None:
-    written = Bundle.open(place, verify=False)
-    add_engines(place, engines.build(place, written.manifest, written.golden(), wish))
+def _with_engines(written: Bundle, wish: EngineSpec) -> Bundle:
+    made = engines.build(written.path, written.manifest, written.golden(), wish)
+    add_engines(written.path, made)
+    return Bundle.open(written.path, verify=False)
 
 
 def _lacking(spec: ExportSpec) -> MissingEnvironmentError | None:

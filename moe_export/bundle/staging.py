@@ -104,6 +104,7 @@ def seal(place: Path, *, reports: Mapping[str, bytes], verdict: Verdict) -> None
     files = dict(manifest.files)
     for name, content in sorted(reports.items()):
         path = check_path(f"reports/{name}")
+        (place / path).unlink(missing_ok=True)
         files[path] = write_file(place, path, content)
     sealed = replace(manifest, files=files, verdict=verdict)
     replace_file(place / FILE_NAME, sealed.to_json().encode())

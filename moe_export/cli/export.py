@@ -117,7 +117,7 @@ def _tell(console: Console, exported: Exported, output: Path) -> None:
 
 
 def engine_rows(bundle: Bundle) -> list[tuple[str, str]]:
-    """A line for the engines of each SM, and what was not run of them."""
+    """A line for the engines of each SM."""
     from moe_export.report.figures import plural, size
 
     manifest = bundle.manifest
@@ -126,7 +126,7 @@ def engine_rows(bundle: Bundle) -> list[tuple[str, str]]:
         here = [engine for engine in manifest.engines if engine.sm == sm]
         weight = size(sum(manifest.files[engine.plan].bytes for engine in here))
         count = plural(len(here), "engine")
-        rows.append((f"sm {sm}", f"{count}, {weight}, TensorRT {here[0].tensorrt}, not run here"))
+        rows.append((f"sm {sm}", f"{count}, {weight}, TensorRT {here[0].tensorrt}"))
     return rows
 
 

@@ -11,6 +11,7 @@ import numpy.typing as npt
 from moe_export.errors import UnsafeInputError
 from moe_export.forms import ExpertCase, Golden, GoldenCase, Report, RoutingParity, TensorParity
 from moe_export.runtime.session import Session
+from moe_export.validate.engines import validate_engines
 from moe_export.validate.routing import compare_routing
 from moe_export.validate.tensors import compare
 
@@ -28,6 +29,8 @@ def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "go
     runtime is needed.  Compared are, for each case, every output, each MoE layer's experts input
     and block output, and its routing token by token; and for each layer every expert on synthetic
     tokens, so that an expert no golden token chose is seen too.
+
+    Engines run on the GPU that they were built for; where that is not here they are not run.
 
     A case with an explained routing flip has other numbers behind the flip, so its tensors are
     listed as not run, and its routing still counts.
@@ -56,6 +59,9 @@ def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "go
         if experts:
             with Session(bundle, component=component, graph="experts") as session:
                 tensors += _experts(experts, session)
+    of_engines, without_gpu = validate_engines(bundle, golden)
+    tensors += of_engines
+    not_run |= without_gpu
     return Report(
         source=bundle.manifest.source.description,
         target=bundle.manifest.target,
