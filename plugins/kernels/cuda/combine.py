@@ -1,8 +1,8 @@
 """Combine: the K rows of a token summed in order of k, in float32 from 0.
 
 One program for each token and block of columns.  Row t*K + k is left out where its id lies outside
-[0, E) (ids), where it is at or behind *end (end), or where its place is (index).  What is left out is
-not read: there is no 0 * NaN.
+[0, E) (ids), where it belongs to no expert (offsets [E+1]), or where its place lies outside (index).
+What is left out is not read: there is no 0 * NaN.
 """
 
 import triton
@@ -15,7 +15,7 @@ def combine(
     index,
     weights,
     ids,
-    end,
+    offsets,
     y,
     top_k,
     columns,
@@ -24,7 +24,7 @@ def combine(
     has_index,
     has_weights,
     has_ids,
-    has_end,
+    has_offsets,
     BLOCK: tl.constexpr,
 ):
     token = tl.program_id(0)
@@ -40,8 +40,8 @@ def combine(
         if has_ids != 0:
             expert = tl.load(ids + assignment)
             lives = lives & (expert >= 0) & (expert < num_experts)
-        if has_end != 0:
-            lives = lives & (source < tl.load(end))
+        if has_offsets != 0:
+            lives = lives & (source >= tl.load(offsets)) & (source < tl.load(offsets + num_experts))
         place = rows + source.to(tl.int64) * columns + at
         values = tl.load(place, mask=inside & lives, other=0.0).to(tl.float32)
         if has_weights != 0:

@@ -59,6 +59,12 @@ STORED = {
     "int4": (3, "*i8"),
 }
 
+# What a block of a grouped GEMM costs at least is reading its expert's weights, so a few tokens do
+# without it, its dispatch and its tile map, as long as they hardly read a matrix twice: S assignments of
+# at most 1.25 times the experts that random routing would choose.
+DECODE_TOKENS = 16
+DECODE_REREADS = 1.25
+
 # Rows of a tile for the mean number of assignments of an expert, S / E.  vLLM's tuned tables for H2048
 # I768 E128 K8 on an H100 in bfloat16 take 16 rows up to T = 128 (S / E = 8), 32 at 256, 64 to 1024 and
 # 128 above; on an A100 the same within a step.  128 rows of few assignments would multiply padding.
@@ -93,6 +99,11 @@ GEMM_TYPES = {
 }  # fmt: skip
 
 
+# With 16 features to a group results are written in vectors too; scalar stores of 128 rows would keep so
+# many addresses that registers spill.
+VECTOR = ("x", "weights", "bias", "y", "columns", "row_elements", "features")
+
+
 def pointer_types(stored: str, rows: str) -> dict[str, str]:
     return {"x": f"*{rows}", "weights": STORED[stored][1], "scales": "*bf16", "bias": "*fp32"}
 
@@ -105,7 +116,7 @@ def gemm(sm: str, stored: str, rows: str, gated: bool, bm: int, vector: bool) ->
     """`vector`: rows of x and of the matrix begin at multiples of 16 bytes."""
     if rows == "fp32":
         # Multiplied and added in float32, without tensor cores: as exact as the type.
-        tile = Tile(bm, 32 if gated else 64, 16, 4, 2)
+        tile = Tile(bm, 32, 16, 4, 2)
     elif not vector:
         tile = Tile(bm, 32 if gated else 64, 32, 4, 2)
     else:
@@ -128,7 +139,7 @@ def gemm(sm: str, stored: str, rows: str, gated: bool, bm: int, vector: bool) ->
         },
         warps=tile.warps,
         stages=tile.stages,
-        aligned=("x", "weights", "columns", "row_elements") if vector else (),
+        aligned=VECTOR if vector else (),
         row={"stored": stored, "rows": rows, "gated": gated, "bm": tile.bm, "bn": tile.bn, "vector": vector},
     )  # fmt: skip
 
@@ -150,7 +161,7 @@ def gemv(stored: str, rows: str, gated: bool, vector: bool) -> Kernel:
         function=f"gemv_{kind}",
         types=types,
         constants={"STORED": STORED[stored][0], "BN": bn, "BK": bk},
-        aligned=("x", "weights", "columns", "row_elements") if vector else (),
+        aligned=VECTOR if vector else (),
         row={"stored": stored, "rows": rows, "gated": gated, "bm": 0, "bn": bn, "vector": vector},
     )
 
@@ -206,12 +217,12 @@ def movers() -> list[Kernel]:
         )
         for b in ("bf16", "fp32")
     ]  # fmt: skip
-    sums = {"index": "*i32", "weights": "*fp32", "ids": "*i32", "end": "*i32"}
+    sums = {"index": "*i32", "weights": "*fp32", "ids": "*i32", "offsets": "*i32"}
     ends = {
         name: "i32"
         for name in (
             "top_k", "columns", "num_experts", "num_rows",
-            "has_index", "has_weights", "has_ids", "has_end",
+            "has_index", "has_weights", "has_ids", "has_offsets",
         )
     }  # fmt: skip
     pairs = [("fp32", b) for b in ("fp32", "fp16", "bf16")] + [("fp16", "fp16"), ("bf16", "bf16")]
