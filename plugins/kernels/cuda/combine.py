@@ -36,14 +36,14 @@ def combine(
         source = assignment
         if has_index != 0:
             source = tl.load(index + assignment)
-        lives = (source >= 0) & (source < num_rows)
+        lives = inside & (source >= 0) & (source < num_rows)
         if has_ids != 0:
             expert = tl.load(ids + assignment)
             lives = lives & (expert >= 0) & (expert < num_experts)
         if has_offsets != 0:
             lives = lives & (source >= tl.load(offsets)) & (source < tl.load(offsets + num_experts))
         place = rows + source.to(tl.int64) * columns + at
-        values = tl.load(place, mask=inside & lives, other=0.0).to(tl.float32)
+        values = tl.load(place, mask=lives, other=0.0).to(tl.float32)
         if has_weights != 0:
             values *= tl.load(weights + assignment)
         total += values
