@@ -75,20 +75,19 @@ LARGEST_ROWS = 128
 def tile_of(sm: str, stored: str, gated: bool, bm: int) -> Tile:
     """The tile of `bm` rows.  A gated tile has a gate and a value, so half as many features."""
     if stored in ("int8", "int4"):
-        # A dot must not cross a block of 32 columns, the smallest that shares a scale.
-        return {
-            16: Tile(16, 64 if gated else 128, 32, 4, 4),
-            64: Tile(64, 64 if gated else 128, 32, 4, 4),
-            128: Tile(128, 64 if gated else 128, 32, 8, 4),
-        }[bm]
+        # A dot must not cross a block of 32 columns, the smallest that shares a scale.  Beside the sums
+        # there are those of one block: 128 features of 128 rows spill where wgmma holds them.
+        narrow = gated or (bm == 128 and sm in LARGE_SHARED)
+        return Tile(bm, 64 if narrow else 128, 32, 8 if bm == 128 else 4, 4)
     if bm == 16:
         # Bound by reading weights: wide in K, four stages in flight, 72 KiB.
         return Tile(16, 64 if gated else 128, 64, 4, 4)
     if bm == 64:
         return Tile(64, 64 if gated else 128, 64, 4, 4 if sm == "80" or sm in LARGE_SHARED else 3)
-    if sm in LARGE_SHARED:
-        # 128 x 256 x 64 with 8 warps is the published best above 128 rows; 192 KiB in four stages.
-        return Tile(128, 128 if gated else 256, 64, 8, 4 if stored == "bf16" else 3)
+    if sm in LARGE_SHARED and stored == "bf16":
+        # 128 x 256 x 64 with 8 warps is the published best above 128 rows; 192 KiB in four stages.  An
+        # int8 that becomes bfloat16 on its way needs registers for that, and spills.
+        return Tile(128, 128 if gated else 256, 64, 8, 4)
     # 96 KiB (one stage is in registers): SM 8.6, 8.9 and 12.0 have 99, and sm_80's PTX runs there too.
     return Tile(128, 64 if gated else 128, 64, 8, 4)
 
@@ -153,8 +152,9 @@ def gemv(stored: str, rows: str, gated: bool, vector: bool) -> Kernel:
         types |= {"topk_weights": "*fp32", "topk_ids": "*i32", "y": "*fp32"}
     ends = GATED_ENDS if gated else {"divisor": "i32", "has_bias": "i32", "has_weights": "i32"}
     types |= GEMM_TYPES | {"num_experts": "i32"} | ends
-    # 8 rows of 512 columns on 4 warps: 32 products a lane, in four or eight loads of 16 bytes.
-    bn, bk = 8, 512
+    # 8 rows of 512 columns on 4 warps: 32 products a lane, in four or eight loads of 16 bytes.  Scalar
+    # loads keep an address each, and half as many of them do not spill.
+    bn, bk = 8, 512 if vector else 256
     return Kernel(
         name=f"gemv_{kind}_{stored}_{rows}" + ("" if vector else "_any"),
         source="gemv",
