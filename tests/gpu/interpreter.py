@@ -1,9 +1,12 @@
-"""Triton's interpreter, with bfloat16 and fused products as a GPU has them.  TRITON_INTERPRET=1 comes first.
+"""Triton's interpreter, with bfloat16 and fused products as a GPU has them.
 
-The interpreter holds bfloat16 as bit patterns and knows them in loads, stores and widening alone: its
-casts truncate and its dots multiply the patterns.  It also takes the type of a comparison of scalars
-for that of what is compared when it makes a vector of it.  What is replaced here is that, and nothing of
-the kernels.  Loads and stores go to plain addresses, so an access out of bounds is not noticed.
+TRITON_INTERPRET=1 has to be set before.
+
+The interpreter holds bfloat16 as bit patterns and knows them in loads, stores and widening alone:
+its casts truncate and its dots multiply the patterns.  It also takes the type of a comparison of
+scalars for that of what is compared when it makes a vector of it.  What is replaced here is that,
+and nothing of the kernels.  Loads and stores go to plain addresses, so an access out of bounds is
+not noticed.
 """
 
 from __future__ import annotations
@@ -25,7 +28,13 @@ import tiles  # noqa: E402
 
 Array = np.ndarray[Any, Any]
 
-POINTED = {"fp32": tl.float32, "fp16": tl.float16, "bf16": tl.bfloat16, "i32": tl.int32, "i8": tl.int8}
+POINTED = {
+    "fp32": tl.float32,
+    "fp16": tl.float16,
+    "bf16": tl.bfloat16,
+    "i32": tl.int32,
+    "i8": tl.int8,
+}
 SCALARS = {"i32": (np.int32, tl.int32), "fp32": (np.float32, tl.float32)}
 
 

@@ -1,4 +1,4 @@
-"""The ops as launches, in the order of the C++ launcher: what plugins/kernels/cuda/*.cc does, in Python.
+"""The ops as launches in the order of the C++ launcher, plugins/kernels/cuda/*.cc.
 
 Variants are named, not chosen, so that small problems reach every one of them.
 """
@@ -70,13 +70,17 @@ def matrices(weight: Array, scales: Array | None, block_size: int) -> Matrices:
 
 def route(logits: Array, spec: Any, bias: Array | None, scale: Array | None) -> tuple[Array, Array]:
     tokens, num_experts = logits.shape
-    size = min(int(name[8:]) for name in BY_NAME if name.startswith("router_e") and int(name[8:]) >= num_experts)
+    size = min(
+        int(name[8:])
+        for name in BY_NAME
+        if name.startswith("router_e") and int(name[8:]) >= num_experts
+    )
     weights, ids = empty((tokens, spec.top_k), np.float32), empty((tokens, spec.top_k), np.int32)
     launch(
         f"router_e{size}", (tokens,), logits=logits, correction_bias=bias, expert_scale=scale,
         topk_weights=weights, topk_ids=ids, num_experts=num_experts, top_k=spec.top_k,
-        score_kind=SCORES.index(spec.score), normalize=spec.normalize, normalize_eps=spec.normalize_eps,
-        normalize_min=spec.normalize_min, num_groups=spec.num_groups, topk_groups=spec.topk_groups,
+        score_kind=SCORES.index(spec.score), normalize=spec.normalize,
+        normalize_eps=spec.normalize_eps, normalize_min=spec.normalize_min, num_groups=spec.num_groups, topk_groups=spec.topk_groups,
         top2=spec.group_score == "top2_sum", routed_scaling=spec.routed_scaling,
         has_bias=bias is not None, has_scale=scale is not None,
     )  # fmt: skip
@@ -91,7 +95,13 @@ def dispatch(topk_ids: Array, num_experts: int) -> tuple[Array, Array]:
     grid = (num_experts + 1,)
     launch("dispatch_count", grid, topk_ids=ids, counts=counts, **sizes)
     launch(
-        "dispatch_scatter", grid, topk_ids=ids, counts=counts, order=order, expert_offsets=offsets, **sizes
+        "dispatch_scatter",
+        grid,
+        topk_ids=ids,
+        counts=counts,
+        order=order,
+        expert_offsets=offsets,
+        **sizes,
     )
     return order, offsets
 
@@ -114,15 +124,16 @@ def to_rows(x: Array, rows: str, weights: Array | None, top_k: int) -> Array:
     count = len(x) if weights is None else len(x) * top_k
     y = empty((count, x.shape[1]), ROWS[rows])
     launch(
-        f"rows_{TYPES[x.dtype]}_{rows}", (count, ceil(x.shape[1] / 1024)), x=x, weights=weights, y=y,
-        columns=x.shape[1], divisor=1 if weights is None else top_k, has_weights=weights is not None,
+        f"rows_{TYPES[x.dtype]}_{rows}", (count, ceil(x.shape[1] / 1024)), x=x, weights=weights,
+        y=y, columns=x.shape[1], divisor=1 if weights is None else top_k,
+        has_weights=weights is not None,
     )  # fmt: skip
     return y
 
 
 def gemm_plain(
-    variant: str, m: Matrices, x: Array, bias: Array | None, topk_weights: Array | None, order: Array | None,
-    tiles: Array, *, gather: int, scatter: bool,
+    variant: str, m: Matrices, x: Array, bias: Array | None, topk_weights: Array | None,
+    order: Array | None, tiles: Array, *, gather: int, scatter: bool,
 ) -> Array:  # fmt: skip
     kernel = BY_NAME[variant]
     size = len(x) * max(gather, 1) if order is None else order.size
@@ -130,8 +141,8 @@ def gemm_plain(
     grid = (len(tiles) * ceil(m.rows / kernel.constants["BN"]),)
     launch(
         variant, grid, x=x, bias=bias, topk_weights=topk_weights, order=order, tile_map=tiles, y=y,
-        features=m.rows, tiles_m=len(tiles), gather=gather, scatter=scatter, has_bias=bias is not None,
-        has_weights=topk_weights is not None, **m.arguments(),
+        features=m.rows, tiles_m=len(tiles), gather=gather, scatter=scatter,
+        has_bias=bias is not None, has_weights=topk_weights is not None, **m.arguments(),
     )  # fmt: skip
     return y
 
@@ -151,8 +162,8 @@ def sum_rows(rows: Array, dtype: Any, shape: tuple[int, int], **parts: Any) -> A
     y = empty((tokens, rows.shape[1]), dtype)
     pointers = {name: parts.get(name) for name in ("index", "weights", "ids", "offsets")}
     launch(
-        f"combine_{TYPES[rows.dtype]}_{TYPES[y.dtype]}", (tokens, ceil(rows.shape[1] / 512)), rows=rows,
-        y=y, top_k=top_k, columns=rows.shape[1], num_experts=parts.get("num_experts", 0),
+        f"combine_{TYPES[rows.dtype]}_{TYPES[y.dtype]}", (tokens, ceil(rows.shape[1] / 512)),
+        rows=rows, y=y, top_k=top_k, columns=rows.shape[1], num_experts=parts.get("num_experts", 0),
         num_rows=tokens * top_k, **pointers,
         **{f"has_{name}": pointers[name] is not None for name in pointers},
     )  # fmt: skip
@@ -197,7 +208,15 @@ class Experts:
         tiles = tile_map(offsets, ids.size, BY_NAME[kernel].constants["BM"])
         if self.up is None:
             return gemm_plain(
-                kernel, self.down, rows, self.down_bias, weights, order, tiles, gather=divisor, scatter=True
+                kernel,
+                self.down,
+                rows,
+                self.down_bias,
+                weights,
+                order,
+                tiles,
+                gather=divisor,
+                scatter=True,
             )
         if self.spec.gated:
             hidden = self.gated(rows, order, tiles, divisor)
@@ -218,13 +237,21 @@ class Experts:
         y = empty((order.size, features), ROWS[self.rows])
         launch(
             variant, (len(tiles) * ceil(features / BY_NAME[variant].constants["BN"]),), x=rows,
-            bias=self.up_bias, order=order, tile_map=tiles, y=y, features=features, tiles_m=len(tiles),
-            divisor=divisor, has_bias=self.up_bias is not None, **self.up.arguments(), **self.epilogue(),
+            bias=self.up_bias, order=order, tile_map=tiles, y=y, features=features,
+            tiles_m=len(tiles), divisor=divisor, has_bias=self.up_bias is not None,
+            **self.up.arguments(), **self.epilogue(),
         )  # fmt: skip
         return y
 
     def gemv(
-        self, kind: str, m: Matrices, rows: Array, bias: Array | None, ids: Array, y: Array, **more: Any
+        self,
+        kind: str,
+        m: Matrices,
+        rows: Array,
+        bias: Array | None,
+        ids: Array,
+        y: Array,
+        **more: Any,
     ) -> Array:
         variant = self.variant(kind, m)
         features = y.shape[1]
@@ -241,7 +268,9 @@ class Experts:
             shape = (ids.size, self.down.columns)
             if self.spec.gated:
                 y = empty(shape, ROWS[self.rows])
-                hidden = self.gemv("gated", self.up, rows, self.up_bias, ids, y, **more, **self.epilogue())
+                hidden = self.gemv(
+                    "gated", self.up, rows, self.up_bias, ids, y, **more, **self.epilogue()
+                )
             else:
                 no_weights = {"topk_weights": None, "has_weights": False}
                 wide = empty(shape, np.float32)

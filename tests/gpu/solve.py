@@ -1,4 +1,4 @@
-"""Solves problems with the kernels in Triton's interpreter: ``python -m gpu.solve``, pickles both ways.
+"""``python -m gpu.solve``: problems solved in Triton's interpreter, pickles both ways.
 
 A process of its own, because TRITON_INTERPRET has to be set before anybody imports Triton.
 """
@@ -20,7 +20,7 @@ Array = np.ndarray[Any, Any]
 
 
 def solve(problem: Problem, bm: int) -> tuple[Array, ...]:
-    """``bm``: rows of a tile, or 0 to go by assignment (Experts) or without vectors (GroupedMatMul)."""
+    """``bm``: rows of a tile, or 0: by assignment, or (GroupedMatMul) without vectors."""
     inputs = {name: np.ascontiguousarray(array) for name, array in problem.inputs.items()}
     if problem.op == "Router":
         bias, scale = inputs.get("correction_bias"), inputs.get("expert_scale")
@@ -56,7 +56,8 @@ def experts(spec: Any, inputs: Mapping[str, Array], bm: int) -> Array:
     if "up" in inputs:
         scales, values = inputs.get("up_scales"), inputs["up"]
         if spec.gated and spec.gate_layout == "interleaved":
-            # The kernels take gates and then values; whoever stores weights for them sorts the rows.
+            # The kernels take gates and then values; whoever stores weights for them sorts the
+            # rows.
             values, scales, up_bias = (gates_first(a) for a in (values, scales, up_bias))
         up = launches.matrices(values, scales, spec.block_size)
     down = launches.matrices(inputs["down"], inputs.get("down_scales"), spec.block_size)

@@ -45,13 +45,15 @@ def rows() -> list[tuple[str, str, dict[str, Any]]]:
 
 @needs_build
 def test_no_kernel_spills_a_register() -> None:
-    spilled = [f"{name} on sm_{sm}: {n['spill_bytes']}" for name, sm, n in rows() if n["spill_bytes"]]
+    spilled = [
+        f"{name} on sm_{sm}: {n['spill_bytes']}" for name, sm, n in rows() if n["spill_bytes"]
+    ]
     assert not spilled
 
 
 @needs_build
 def test_every_kernel_was_built_from_the_tiles_as_they_are() -> None:
-    built = {name: k for name, k in json.loads(DESCRIPTION.read_text())["kernels"].items()}
+    built = dict(json.loads(DESCRIPTION.read_text())["kernels"].items())
     assert set(built) == {kernel.name for kernel in tiles.kernels("80")}
     for name, sm, needs in rows():
         kernel = next(k for k in tiles.kernels(sm) if k.name == name)

@@ -1,7 +1,7 @@
 """The GPU kernels' numbers, in Triton's interpreter: the source that is compiled, without a GPU.
 
-The same problems and bounds as every other implementation of the ops, chosen so that each feature comes
-once; the interpreter takes seconds for what a GPU does in microseconds.
+The same problems and bounds as every other implementation of the ops, chosen so that each feature
+comes once; the interpreter takes seconds for what a GPU does in microseconds.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 
 from moe_export.moe import tolerance
-from moe_export.moe.layer import ExpertsSpec
+from moe_export.moe.layer import ExpertsSpec, RouterSpec
 from moe_export.moe.quantize import parse_precision, quantize
 from ops import runtimes
 from ops.test_agreement import require_agreement
@@ -65,7 +65,7 @@ PRECISIONS = ("bf16", "int8", "int8:32", "int8:64", "int4:32", "int4:128")
 
 
 def rounded(problem: Problem, text: str) -> Problem:
-    """Weights as moe-export's quantiser stores them, symmetric and with scales that bfloat16 holds."""
+    """Weights as moe-export's quantiser stores them: symmetric, with scales in bfloat16."""
     rng = np.random.default_rng(17)
     inputs = dict(problem.inputs)
     for name in ("up", "down"):
@@ -80,7 +80,10 @@ def rounded(problem: Problem, text: str) -> Problem:
 def vector_problems() -> Iterator[Problem]:
     for text in PRECISIONS:
         precision = parse_precision(text)
-        how: dict[str, Any] = {"weight_format": precision.format, "block_size": precision.block_size}
+        how: dict[str, Any] = {
+            "weight_format": precision.format,
+            "block_size": precision.block_size,
+        }
         yield rounded(experts_problem(f"vector-{text}", replace(VECTOR, **how)), text)
         ragged = replace(SMALL, row_format="bf16", **how)
         yield rounded(experts_problem(f"any-{text}", ragged), text)
@@ -88,27 +91,29 @@ def vector_problems() -> Iterator[Problem]:
     yield experts_problem("vector-plain", plain)
 
 
-def chosen() -> dict[str, tuple[Problem, int]]:
-    """Problems by name, with the rows of a tile (0: by assignment)."""
-    found: dict[str, tuple[Problem, int]] = {}
+def chosen_routers() -> Iterator[Problem]:
     for problem in router_problems():
-        if problem.name in ROUTERS:
+        if problem.name in (*ROUTERS, "softmax-ties"):
             logits = problem.inputs["router_logits"][:5]
-            short = replace(problem, inputs={**problem.inputs, "router_logits": logits})
-            found[str(problem)] = (short, 0)
+            yield replace(problem, inputs={**problem.inputs, "router_logits": logits})
         if problem.name in HOSTILE:
-            assert problem.spec is not None
-            hostile = router_problem(f"{problem.name}-rows", hostile_logits(8), problem.spec)
-            found[str(hostile)] = (hostile, 0)
-        if problem.name == "softmax-ties":
-            logits = problem.inputs["router_logits"][:3]
-            found[str(problem)] = (replace(problem, inputs={"router_logits": logits}), 0)
+            assert isinstance(problem.spec, RouterSpec)
+            yield router_problem(f"{problem.name}-rows", hostile_logits(8), problem.spec)
+
+
+def chosen_grouped() -> Iterator[Problem]:
     for problem in grouped_problems():
         if str(problem).startswith(GROUPED) and not problem.name.startswith("T0"):
-            found[str(problem)] = (problem, 0)
+            yield problem
     for problem in stored_weight_problems():
-        if problem.op == "GroupedMatMul" and problem.name == "bf16-rows-bf16-128":
-            found[str(problem)] = (problem, 16)
+        if str(problem) == "GroupedMatMul-bf16-rows-bf16-128":
+            yield problem
+
+
+def chosen() -> dict[str, tuple[Problem, int]]:
+    """Problems by name, with the rows of a tile (0: by assignment, or without vectors)."""
+    found = {str(problem): (problem, 0) for problem in chosen_routers()}
+    found |= {str(problem): (problem, 16) for problem in chosen_grouped()}
     for problem in experts_problems():
         if problem.name in EXPERTS:
             found |= {f"{problem}-m{bm}": (problem, bm) for bm in (0, 16)}
@@ -123,7 +128,7 @@ PROBLEMS = chosen()
 
 @pytest.fixture(scope="module")
 def answers() -> dict[str, runtimes.Outputs]:
-    """All problems in one process: importing Triton and compiling its interpreter costs a second."""
+    """All problems in one process: importing Triton costs a second."""
     paths = os.pathsep.join((str(ROOT), str(ROOT / "tests")))
     done = subprocess.run(
         [sys.executable, "-W", "ignore", "-m", "gpu.solve"],

@@ -2,8 +2,9 @@
 
 usage: python tools/gpu/compile_kernels.py --out build/gpu [--sm 80 90a ...] [--jobs N]
 
-Writes moe_kernels.fatbin (a cubin for each SM, and the PTX of sm_80 for devices to come), kernels.json
-(arguments and resources of each kernel), kernel_table.inc (the same for the launcher) and ptx/.
+Writes moe_kernels.fatbin (a cubin for each SM, and the PTX of sm_80 for devices to come),
+kernels.json (arguments and resources of each kernel), kernel_table.inc (the same for the launcher)
+and ptx/.
 """
 
 from __future__ import annotations
@@ -19,9 +20,9 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 
-import compile_module  # noqa: E402
-from compile_ptx import Ptx, ptx_of, tiles  # noqa: E402
-from compile_table import table  # noqa: E402
+import compile_module
+from compile_ptx import Ptx, ptx_of, tiles
+from compile_table import table
 
 PER_KERNEL = ("80", "90a")  # SMs whose PTX is also written kernel by kernel
 
@@ -44,7 +45,10 @@ def main() -> None:
     if not (fatbin.is_file() and stamp.is_file() and stamp.read_text() == content):
         compile_module.pack(cubins, ("80", out / "ptx/sm_80.ptx"), fatbin)
         stamp.write_text(content)
-    print(f"{len(tiles.kernels('80'))} kernels for {', '.join(sms)}: {fatbin}, {fatbin.stat().st_size} bytes")
+    print(
+        f"{len(tiles.kernels('80'))} kernels for {', '.join(sms)}: "
+        f"{fatbin}, {fatbin.stat().st_size} bytes"
+    )
 
 
 def build(sm: str, out: Path, jobs: int) -> dict[str, dict[str, Any]]:
@@ -61,7 +65,10 @@ def build(sm: str, out: Path, jobs: int) -> dict[str, dict[str, Any]]:
     limit = tiles.SHARED_LIMITS[sm]
     for kernel, ptx in zip(kernels, compiled, strict=True):
         if ptx.shared > limit:
-            raise SystemExit(f"error: {kernel.name} wants {ptx.shared} bytes of shared memory; sm_{sm} has {limit}")
+            raise SystemExit(
+                f"error: {kernel.name} wants {ptx.shared} bytes of shared memory, "
+                f"sm_{sm} has {limit}\nhint: a smaller tile or fewer stages in tiles.py"
+            )
     return {
         kernel.name: {
             "arguments": ptx.arguments,

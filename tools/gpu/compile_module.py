@@ -21,13 +21,15 @@ def merge(texts: list[str]) -> str:
     bodies = [without_unused(SHARED.sub("", HEADER.sub("", t))) for t in texts]
     loose = [line for b in bodies for line in re.findall(r"^\.(?:global|const).*$", b, re.M)]
     if loose:
-        raise SystemExit(f"error: a kernel declares data of the module, which merging would clash: {loose[0]}")
+        raise SystemExit(
+            f"error: a kernel declares data of the module, which merging would clash: {loose[0]}"
+        )
     head = "\n".join(next(iter(headers)))
     return f"{head}\n\n.extern .shared .align {align} .b8 global_smem[];\n" + "\n".join(bodies)
 
 
 def without_unused(body: str) -> str:
-    """libdevice leaves behind the name by which it asked whether to flush subnormals."""
+    """Libdevice leaves behind the name by which it asked whether to flush subnormals."""
     for line, name in re.findall(r"^(\.global \.align 1 \.b8 (\S+)\[\d+\] = .*\n)", body, re.M):
         if body.count(name) == 1:
             body = body.replace(line, "")
@@ -37,7 +39,9 @@ def without_unused(body: str) -> str:
 def triton_tool(name: str) -> str:
     spec = find_spec("triton")
     if spec is None or spec.origin is None:
-        raise SystemExit("error: triton is not installed\nhint: pip install -r tools/gpu/requirements.txt")
+        raise SystemExit(
+            "error: triton is not installed\nhint: pip install -r tools/gpu/requirements.txt"
+        )
     return str(Path(spec.origin).parent / "backends/nvidia/bin" / name)
 
 
@@ -48,7 +52,15 @@ def assembler(sm: str) -> str:
 
 def assemble(ptx: Path, sm: str, cubin: Path) -> str:
     """Writes ``cubin`` and returns what ptxas says of each kernel."""
-    command = [assembler(sm), "-v", "--fmad=false", f"--gpu-name=sm_{sm}", str(ptx), "-o", str(cubin)]
+    command = [
+        assembler(sm),
+        "-v",
+        "--fmad=false",
+        f"--gpu-name=sm_{sm}",
+        str(ptx),
+        "-o",
+        str(cubin),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"error: ptxas refused {ptx} for sm_{sm}\n{done.stderr}")

@@ -67,7 +67,7 @@ def ptx_of(kernel: tiles.Kernel, sm: str, cache: Path) -> Ptx:
 
 
 def compile_one(kernel: tiles.Kernel, sm: str) -> Ptx:
-    """Triton's own stages up to PTX: ptxas runs once for all kernels of an SM (compile_module.py)."""
+    """Triton's own stages up to PTX; compile_module.py runs ptxas for all kernels of an SM."""
     from triton import knobs
     from triton._C.libtriton import ir
     from triton.backends.compiler import GPUTarget

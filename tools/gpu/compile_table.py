@@ -6,7 +6,14 @@ from typing import Any
 
 from compile_ptx import tiles
 
-STORED = {"f32": "f32", "bf16": "bf16", "f16": "f16", "int8row": "int8_row", "int8": "int8", "int4": "int4"}
+STORED = {
+    "f32": "f32",
+    "bf16": "bf16",
+    "f16": "f16",
+    "int8row": "int8_row",
+    "int8": "int8",
+    "int4": "int4",
+}
 
 
 def table(description: dict[str, Any]) -> str:
@@ -21,7 +28,8 @@ def table(description: dict[str, Any]) -> str:
         lines.append(f'KERNEL({name}, "{letters}")')
     for name, kernel in kernels.items():
         if row := kernel["row"]:
-            what = f"Stored::{STORED[row['stored']]}, RowFormat::{'f32' if row['rows'] == 'fp32' else 'bf16'}"
+            rows = "f32" if row["rows"] == "fp32" else "bf16"
+            what = f"Stored::{STORED[row['stored']]}, RowFormat::{rows}"
             flags = f"{yes(row['gated'])}, {yes(row['vector'])}"
             lines.append(f"MATRIX({name}, {what}, {flags}, {row['bm']})")
     for name, kernel in kernels.items():

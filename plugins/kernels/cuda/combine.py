@@ -1,8 +1,8 @@
 """Combine: the K rows of a token summed in order of k, in float32 from 0.
 
 One program for each token and block of columns.  Row t*K + k is left out where its id lies outside
-[0, E) (ids), where it belongs to no expert (offsets [E+1]), or where its place lies outside (index).
-What is left out is not read: there is no 0 * NaN.
+[0, E) (ids), where it belongs to no expert (offsets [E+1]), or where its place lies outside
+(index). What is left out is not read: there is no 0 * NaN.
 """
 
 import triton

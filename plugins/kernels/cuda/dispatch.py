@@ -16,7 +16,7 @@ def is_of(ids, expert, num_experts):
 
 @triton.jit
 def dispatch_count(topk_ids, counts, assignments, num_experts, BLOCK_S: tl.constexpr):
-    """counts [E+1]: how many assignments each expert has; the last is of ids outside [0, E)."""
+    """`counts` [E+1]: how many assignments each expert has; the last is of ids outside [0, E)."""
     expert = tl.program_id(0)
     count = tl.full([BLOCK_S], 0, tl.int32)
     for start in range(0, assignments, BLOCK_S):
@@ -31,7 +31,7 @@ def dispatch_count(topk_ids, counts, assignments, num_experts, BLOCK_S: tl.const
 def dispatch_scatter(
     topk_ids, counts, order, expert_offsets, assignments, num_experts, BLOCK_S: tl.constexpr
 ):
-    """order [S] and expert_offsets [E+1] of the counts."""
+    """`order` [S] and expert_offsets [E+1] of the counts."""
     expert = tl.program_id(0)
     before = tl.full([BLOCK_S], 0, tl.int32)
     for start in range(0, expert, BLOCK_S):

@@ -10,7 +10,7 @@ import triton.language as tl
 
 @triton.jit
 def exp(x):
-    """e^x for float32 of any shape: inf above 88.8, 0 where the result is subnormal, NaN for NaN."""
+    """e^x of float32: inf above 88.8, 0 or subnormal below -87.4, NaN for NaN."""
     bounded = tl.where(x > 89.0, 89.0, tl.where(x < -104.0, -104.0, x))
     # Adding 1.5 * 2^23 rounds to a whole number and leaves it in the low bits.
     shifted = bounded * 1.4426950408889634 + 12582912.0

@@ -1,7 +1,8 @@
 """Grouped GEMM of a gated expert's first matrix: rows gathered, gate and value, bias, activation.
 
-y [S, I] (sorted; the type of compute rows) = act(gate[e](x), value[e](x)) for the tiles of the tile map.
-Row s is row order[s] // divisor of x [., H].  weights [E, 2I, H], bias [E, 2I]: I gates, then I values.
+y [S, I] (sorted; the type of compute rows) = act(gate[e](x), value[e](x)) for the tiles of the tile
+map. Row s is row order[s] // divisor of x [., H].  weights [E, 2I, H], bias [E, 2I]: I gates, then
+I values.
 """
 
 import triton
@@ -67,7 +68,9 @@ def gemm_gated(
         rows = tl.load(x_tile, mask=holds[:, None] & (column[None, :] < left), other=0.0)
         at = k // block_size
         gate = multiply(gate, rows, gate_tile, gate_scale + at, stored_left, STORED, BK, PRECISION)
-        value = multiply(value, rows, value_tile, value_scale + at, stored_left, STORED, BK, PRECISION)
+        value = multiply(
+            value, rows, value_tile, value_scale + at, stored_left, STORED, BK, PRECISION
+        )
         stored_left -= STEP
         x_tile += BK
         gate_tile += STEP

@@ -1,14 +1,14 @@
 """The same matrices for a few tokens: one program for each assignment and block of features.
 
-No dispatch comes before and no tensor core is used: an expert's weights are read once for each of its
-assignments, which at a handful of tokens is hardly more than once.  Sums run in float32 lanes of BK
-columns and then across them.  An id outside [0, E) writes nothing.
+No dispatch comes before and no tensor core is used: an expert's weights are read once for each of
+its assignments, which at a handful of tokens is hardly more than once.  Sums run in float32 lanes
+of BK columns and then across them.  An id outside [0, E) writes nothing.
 """
 
 import triton
 import triton.language as tl
 from activation import activate_gated
-from stored import FLOATS, INT4, INT8_ROW, load_tile
+from stored import INT4, INT8_ROW, load_tile
 
 
 @triton.jit
@@ -34,7 +34,7 @@ def dot_rows(
         left = columns - k
         values = tl.load(x + k + column, mask=column < left, other=0.0).to(tl.float32)
         weight = load_tile(tile, row_elements - k // BK * STEP, STORED, BK).to(tl.float32)
-        if STORED != FLOATS and STORED != INT8_ROW:
+        if STORED > INT8_ROW:
             # Exact: 8 bits of an integer times 8 of a scale.
             of_block = (k + column) // block_size
             place = scales + row[:, None] * scale_blocks + of_block[None, :]
@@ -70,7 +70,7 @@ def gemv_gated(
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """y [S, I] by assignment (the type of compute rows); x [., H] is read at assignment // divisor."""
+    """`y` [S, I] by assignment, of x [., H] at assignment // divisor."""
     assignment = tl.program_id(0)
     expert = tl.load(topk_ids + assignment)
     if (expert < 0) | (expert >= num_experts):
@@ -118,7 +118,7 @@ def gemv_plain(
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """y [S, N] float32 by assignment: (row + bias) times topk_weights [S], where there are any."""
+    """Y [S, N] float32 by assignment: (row + bias) times topk_weights [S], where there are any."""
     assignment = tl.program_id(0)
     expert = tl.load(topk_ids + assignment)
     if (expert < 0) | (expert >= num_experts):

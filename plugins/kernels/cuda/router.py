@@ -1,4 +1,4 @@
-"""Router: the logits of one token become its experts and their weights.  docs/ops.md numbers the steps.
+"""Router: the logits of one token become its experts and their weights (steps: docs/ops.md).
 
 One program a token, the experts in one vector.  Scores are those of `enum class Score`: softmax 0,
 sigmoid 1, softmax_topk 2, sigmoid_topk 3.
@@ -88,9 +88,7 @@ def router(
     clipped = tl.minimum(tl.maximum(selecting, -LARGEST_NUMBER), LARGEST_NUMBER)
     ranks = tl.where(selecting == selecting, clipped, RANK_OF_NAN)
     if num_groups > 1:
-        is_open = best_groups(
-            ranks, ids, is_expert, num_experts, num_groups, topk_groups, top2
-        )
+        is_open = best_groups(ranks, ids, is_expert, num_experts, num_groups, topk_groups, top2)
         ranks = tl.where(is_open, ranks, float("-inf"))
     ranks = tl.where(is_expert, ranks, float("-inf"))
 

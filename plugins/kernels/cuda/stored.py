@@ -1,8 +1,9 @@
 """Stored weights: how a tile of a matrix meets rows.
 
-FLOATS and INT8_ROW are multiplied as they are (an int8 is exact in bfloat16), the latter scaled once at
-the end.  INT8 and INT4 have a scale for each block of columns: a dot of at most one block gives float32
-sums, and those are scaled.  No integer is ever dequantised to bfloat16, which would lose bits.
+FLOATS and INT8_ROW are multiplied as they are (an int8 is exact in bfloat16), the latter scaled
+once at the end.  INT8 and INT4 have a scale for each block of columns: a dot of at most one block
+gives float32 sums, and those are scaled.  No integer is ever dequantised to bfloat16, which would
+lose bits.
 """
 
 import triton
@@ -17,16 +18,13 @@ INT4 = tl.constexpr(3)
 @triton.jit
 def tile_pointers(matrix, row, row_elements, STORED: tl.constexpr, BK: tl.constexpr):
     """Places of a tile's first BK columns, [BN, stored elements], for rows `row`."""
-    if STORED == INT4:
-        column = tl.arange(0, BK // 2)
-    else:
-        column = tl.arange(0, BK)
+    column = tl.arange(0, BK // 2) if STORED == INT4 else tl.arange(0, BK)
     return matrix + row[:, None] * row_elements + column[None, :]
 
 
 @triton.jit
 def load_tile(tile, left, STORED: tl.constexpr, BK: tl.constexpr):
-    """[BN, BK] of a tile, 0 behind the `left` stored elements (for INT4 bytes, of two columns each)."""
+    """[BN, BK] of a tile, 0 behind the `left` stored elements, which INT4 has two columns in."""
     if STORED == INT4:
         packed = tl.load(tile, mask=tl.arange(0, BK // 2)[None, :] < left, other=0)
         # The low half, then the high one, both with their sign.
@@ -40,9 +38,9 @@ def load_tile(tile, left, STORED: tl.constexpr, BK: tl.constexpr):
 def multiply(
     acc, x, tile, scale, left, STORED: tl.constexpr, BK: tl.constexpr, PRECISION: tl.constexpr
 ):
-    """acc [BM, BN] and x [BM, BK] times the tile; `left` stored elements are left in its rows."""
+    """`acc` [BM, BN] plus x [BM, BK] times a tile with `left` stored elements left in its rows."""
     weight = load_tile(tile, left, STORED, BK).to(x.dtype).T
-    if STORED == INT8 or STORED == INT4:
+    if STORED > INT8_ROW:
         part = tl.dot(x, weight, input_precision=PRECISION)
         acc = tl.fma(part, (tl.load(scale).to(tl.float32)[None, :]).broadcast_to(acc.shape), acc)
     else:

@@ -1,7 +1,7 @@
-"""Tile map: which expert's rows a tile of a grouped GEMM holds, so that the host never waits to know.
+"""Tile map: whose rows a tile of a grouped GEMM holds, so that the host need not know.
 
-Four int32 for each tile: expert (-1: none), first row, row after the last.  Offsets are clipped into
-[0, S] and never run backwards, whatever they hold.
+Four int32 for each tile: expert (-1: none), first row, row after the last.  Offsets are clipped
+into [0, S] and never run backwards, whatever they hold.
 """
 
 import triton
@@ -18,7 +18,7 @@ def clipped_range(expert_offsets, expert, reached, rows):
 
 @triton.jit
 def tile_map(expert_offsets, tiles, rows, num_experts, num_tiles, block_m, BLOCK: tl.constexpr):
-    """tiles [num_tiles, 4]; one program for each expert, and one for the tiles that are left."""
+    """Tiles [num_tiles, 4]; one program for each expert, and one for the tiles that are left."""
     me = tl.program_id(0)
     reached = 0
     tile = 0
@@ -39,7 +39,9 @@ def tile_map(expert_offsets, tiles, rows, num_experts, num_tiles, block_m, BLOCK
         for start in range(tile, num_tiles, BLOCK):
             at = start + tl.arange(0, BLOCK)
             nothing = tl.full([BLOCK, 4], -1, tl.int32)
-            tl.store(tiles + at[:, None] * 4 + column[None, :], nothing, mask=at[:, None] < num_tiles)
+            tl.store(
+                tiles + at[:, None] * 4 + column[None, :], nothing, mask=at[:, None] < num_tiles
+            )
     else:
         begin, end = clipped_range(expert_offsets, me, reached, rows)
         count = (end - begin + block_m - 1) // block_m

@@ -1,7 +1,7 @@
-"""Tiles as data: which variants of which kernel are built, and how large their tiles are on each SM.
+"""Tiles as data: which variants of a kernel are built, and how large tiles are on each SM.
 
-A variant has one name on every SM; its tile may differ.  `kernels()` is all that the build compiles and
-all that the launcher can choose from.
+A variant has one name on every SM; its tile may differ.  `kernels()` is all that the build compiles
+and all that the launcher can choose from.
 """
 
 from __future__ import annotations
@@ -11,10 +11,19 @@ from dataclasses import dataclass, field
 SMS = ("80", "86", "89", "90a", "100a", "103a", "110a", "120a")
 
 # PTX 8.0 is what CUDA 12.0 reads; later ISAs came with the SMs that need them.
-PTX_VERSIONS = {"80": 80, "86": 80, "89": 80, "90a": 80, "100a": 86, "103a": 88, "110a": 90, "120a": 87}
+PTX_VERSIONS = {
+    "80": 80,
+    "86": 80,
+    "89": 80,
+    "90a": 80,
+    "100a": 86,
+    "103a": 88,
+    "110a": 90,
+    "120a": 87,
+}
 
-# Bytes of shared memory that one block may have (CUDA C++ Programming Guide, "Technical Specifications
-# per Compute Capability").
+# Bytes of shared memory that one block may have (CUDA C++ Programming Guide, "Technical
+# Specifications per Compute Capability").
 SHARED_LIMITS = {
     "80": 163 << 10, "86": 99 << 10, "89": 99 << 10, "90a": 227 << 10,
     "100a": 227 << 10, "103a": 227 << 10, "110a": 227 << 10, "120a": 99 << 10,
@@ -60,14 +69,15 @@ STORED = {
 }
 
 # What a block of a grouped GEMM costs at least is reading its expert's weights, so a few tokens do
-# without it, its dispatch and its tile map, as long as they hardly read a matrix twice: S assignments of
-# at most 1.25 times the experts that random routing would choose.
+# without it, its dispatch and its tile map, as long as they hardly read a matrix twice: S
+# assignments of at most 1.25 times the experts that random routing would choose.
 DECODE_TOKENS = 16
 DECODE_REREADS = 1.25
 
-# Rows of a tile for the mean number of assignments of an expert, S / E.  vLLM's tuned tables for H2048
-# I768 E128 K8 on an H100 in bfloat16 take 16 rows up to T = 128 (S / E = 8), 32 at 256, 64 to 1024 and
-# 128 above; on an A100 the same within a step.  128 rows of few assignments would multiply padding.
+# Rows of a tile for the mean number of assignments of an expert, S / E.  vLLM's tuned tables for
+# H2048 I768 E128 K8 on an H100 in bfloat16 take 16 rows up to T = 128 (S / E = 8), 32 at 256, 64 to
+# 1024 and 128 above; on an A100 the same within a step.  128 rows of few assignments would multiply
+# padding.
 ROWS_OF_TILE = {8: 16, 64: 64}
 LARGEST_ROWS = 128
 
@@ -75,8 +85,8 @@ LARGEST_ROWS = 128
 def tile_of(sm: str, stored: str, gated: bool, bm: int) -> Tile:
     """The tile of `bm` rows.  A gated tile has a gate and a value, so half as many features."""
     if stored in ("int8", "int4"):
-        # A dot must not cross a block of 32 columns, the smallest that shares a scale.  Beside the sums
-        # there are those of one block: 128 features of 128 rows spill where wgmma holds them.
+        # A dot must not cross a block of 32 columns, the smallest that shares a scale.  Beside the
+        # sums there are those of one block: 128 features of 128 rows spill where wgmma holds them.
         narrow = gated or (bm == 128 and sm in LARGE_SHARED)
         return Tile(bm, 64 if narrow else 128, 32, 8 if bm == 128 else 4, 4)
     if bm == 16:
@@ -85,10 +95,13 @@ def tile_of(sm: str, stored: str, gated: bool, bm: int) -> Tile:
     if bm == 64:
         return Tile(64, 64 if gated else 128, 64, 4, 4 if sm == "80" or sm in LARGE_SHARED else 3)
     if sm in LARGE_SHARED and stored == "bf16":
-        # 128 x 256 x 64 with 8 warps is the published best above 128 rows; 192 KiB in four stages.  An
-        # int8 that becomes bfloat16 on its way needs registers for that, and spills.
-        return Tile(128, 128 if gated else 256, 64, 8, 4)
-    # 96 KiB (one stage is in registers): SM 8.6, 8.9 and 12.0 have 99, and sm_80's PTX runs there too.
+        # 128 x 256 x 64 with 8 warps is the published best above 128 rows; 192 KiB in four stages.
+        # An int8 that becomes bfloat16 on its way needs registers for that, and spills; so do both
+        # sums of a gated tile that come out of Blackwell's tensor memory at once.
+        wide = 128 if sm == "90a" else 64
+        return Tile(128, wide if gated else 256, 64, 8, 4)
+    # 96 KiB (one stage is in registers): SM 8.6, 8.9 and 12.0 have 99, and sm_80's PTX runs there
+    # too.
     return Tile(128, 64 if gated else 128, 64, 8, 4)
 
 
@@ -98,8 +111,8 @@ GEMM_TYPES = {
 }  # fmt: skip
 
 
-# With 16 features to a group results are written in vectors too; scalar stores of 128 rows would keep so
-# many addresses that registers spill.
+# With 16 features to a group results are written in vectors too; scalar stores of 128 rows would
+# keep so many addresses that registers spill.
 VECTOR = ("x", "weights", "bias", "y", "columns", "row_elements", "features")
 
 
@@ -107,7 +120,13 @@ def pointer_types(stored: str, rows: str) -> dict[str, str]:
     return {"x": f"*{rows}", "weights": STORED[stored][1], "scales": "*bf16", "bias": "*fp32"}
 
 
-GATED_ENDS = {"divisor": "i32", "activation": "i32", "alpha": "fp32", "limit": "fp32", "has_bias": "i32"}
+GATED_ENDS = {
+    "divisor": "i32",
+    "activation": "i32",
+    "alpha": "fp32",
+    "limit": "fp32",
+    "has_bias": "i32",
+}
 PLAIN_ENDS = {"gather": "i32", "scatter": "i32", "has_bias": "i32", "has_weights": "i32"}
 
 
@@ -139,7 +158,10 @@ def gemm(sm: str, stored: str, rows: str, gated: bool, bm: int, vector: bool) ->
         warps=tile.warps,
         stages=tile.stages,
         aligned=VECTOR if vector else (),
-        row={"stored": stored, "rows": rows, "gated": gated, "bm": tile.bm, "bn": tile.bn, "vector": vector},
+        row={
+            "stored": stored, "rows": rows, "gated": gated, "bm": tile.bm, "bn": tile.bn,
+            "vector": vector,
+        },
     )  # fmt: skip
 
 
@@ -152,8 +174,8 @@ def gemv(stored: str, rows: str, gated: bool, vector: bool) -> Kernel:
         types |= {"topk_weights": "*fp32", "topk_ids": "*i32", "y": "*fp32"}
     ends = GATED_ENDS if gated else {"divisor": "i32", "has_bias": "i32", "has_weights": "i32"}
     types |= GEMM_TYPES | {"num_experts": "i32"} | ends
-    # 8 rows of 512 columns on 4 warps: 32 products a lane, in four or eight loads of 16 bytes.  Scalar
-    # loads keep an address each, and half as many of them do not spill.
+    # 8 rows of 512 columns on 4 warps: 32 products a lane, in four or eight loads of 16 bytes.
+    # Scalar loads keep an address each, and half as many of them do not spill.
     bn, bk = 8, 512 if vector else 256
     return Kernel(
         name=f"gemv_{kind}_{stored}_{rows}" + ("" if vector else "_any"),
@@ -168,7 +190,8 @@ def gemv(stored: str, rows: str, gated: bool, vector: bool) -> Kernel:
 
 ROUTER_TYPES = {
     "logits": "*fp32", "correction_bias": "*fp32", "expert_scale": "*fp32", "topk_weights": "*fp32",
-    "topk_ids": "*i32", "num_experts": "i32", "top_k": "i32", "score_kind": "i32", "normalize": "i32",
+    "topk_ids": "*i32", "num_experts": "i32", "top_k": "i32", "score_kind": "i32",
+    "normalize": "i32",
     "normalize_eps": "fp32", "normalize_min": "fp32", "num_groups": "i32", "topk_groups": "i32",
     "top2": "i32", "routed_scaling": "fp32", "has_bias": "i32", "has_scale": "i32",
 }  # fmt: skip
@@ -213,18 +236,14 @@ def movers() -> list[Kernel]:
     found += [
         Kernel(
             f"activate_rows_{b}", "activate_rows", "activate_rows",
-            {"hidden": "*fp32", "y": f"*{b}", "columns": "i32", "activation": "i32"}, {"BLOCK": 1024},
+            {"hidden": "*fp32", "y": f"*{b}", "columns": "i32", "activation": "i32"},
+            {"BLOCK": 1024},
         )
         for b in ("bf16", "fp32")
     ]  # fmt: skip
     sums = {"index": "*i32", "weights": "*fp32", "ids": "*i32", "offsets": "*i32"}
-    ends = {
-        name: "i32"
-        for name in (
-            "top_k", "columns", "num_experts", "num_rows",
-            "has_index", "has_weights", "has_ids", "has_offsets",
-        )
-    }  # fmt: skip
+    names = ("top_k", "columns", "num_experts", "num_rows")
+    ends = dict.fromkeys((*names, "has_index", "has_weights", "has_ids", "has_offsets"), "i32")
     pairs = [("fp32", b) for b in ("fp32", "fp16", "bf16")] + [("fp16", "fp16"), ("bf16", "bf16")]
     found += [
         Kernel(
@@ -245,7 +264,10 @@ def matrices(sm: str) -> list[Kernel]:
             found += [gemv(stored, "bf16", gated, vector) for vector in (True, False)]
     for stored in ("f32", "f16", "bf16"):
         for gated in (True, False):
-            found += [gemm(sm, stored, "fp32", gated, 32, False), gemv(stored, "fp32", gated, False)]
+            found += [
+                gemm(sm, stored, "fp32", gated, 32, False),
+                gemv(stored, "fp32", gated, False),
+            ]
     return found
 
 
