@@ -80,7 +80,8 @@ def route(logits: Array, spec: Any, bias: Array | None, scale: Array | None) -> 
         f"router_e{size}", (tokens,), logits=logits, correction_bias=bias, expert_scale=scale,
         topk_weights=weights, topk_ids=ids, num_experts=num_experts, top_k=spec.top_k,
         score_kind=SCORES.index(spec.score), normalize=spec.normalize,
-        normalize_eps=spec.normalize_eps, normalize_min=spec.normalize_min, num_groups=spec.num_groups, topk_groups=spec.topk_groups,
+        normalize_eps=spec.normalize_eps, normalize_min=spec.normalize_min,
+        num_groups=spec.num_groups, topk_groups=spec.topk_groups,
         top2=spec.group_score == "top2_sum", routed_scaling=spec.routed_scaling,
         has_bias=bias is not None, has_scale=scale is not None,
     )  # fmt: skip

@@ -4,8 +4,8 @@
 
 namespace moe::cuda {
 
-const char* sum_rows(const Device* device, const Combining& c, Float type, bool rows_are_of_type, void* y,
-                     Stream stream) {
+const char* sum_rows(const Device* device, const Combining& c, Float type, bool rows_are_of_type,
+                     void* y, Stream stream) {
   constexpr Kernel of_float32[] = {Kernel::combine_fp32_fp32, Kernel::combine_fp32_fp16,
                                    Kernel::combine_fp32_bf16};
   constexpr Kernel of_same[] = {Kernel::combine_fp32_fp32, Kernel::combine_fp16_fp16,

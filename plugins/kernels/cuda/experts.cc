@@ -124,8 +124,8 @@ const char* up_by_expert(const Call& c, const MatrixRow& kernel, size_t num_tile
 const char* by_expert(const Call& c) {
   const ExpertsSpec& spec = c.spec;
   const size_t experts = spec.down->experts;
-  if (const char* why = dispatch(c.device, c.topk_ids, c.assignments(), experts, c.at.order, c.at.offsets,
-                                 c.at.sorting, c.stream))
+  if (const char* why = dispatch(c.device, c.topk_ids, c.assignments(), experts, c.at.order,
+                                 c.at.offsets, c.at.sorting, c.stream))
     return why;
   const size_t wanted = rows_of_tile(double(c.assignments()) / double(experts));
   size_t mapped = 0, num_tiles = 0;
@@ -162,8 +162,10 @@ const char* experts_fault(const ExpertsSpec& spec) {
     return says("Experts: unknown activation %d", int(spec.activation));
   if (spec.activation == Activation::swiglu_clamped && !(spec.gated && spec.up))
     return says("Experts: swiglu_clamped needs a gate");
-  if (!spec.up)
-    return spec.gated || spec.up_bias ? says("Experts: a gate or an up_bias without the matrix up") : nullptr;
+  if (!spec.up) {
+    if (!spec.gated && !spec.up_bias) return nullptr;
+    return says("Experts: a gate or an up_bias without the matrix up");
+  }
   if (const char* why = matrices_fault(*spec.up, spec.row_format, "Experts, up")) return why;
   if (spec.up->experts != spec.down->experts)
     return says("Experts: up has %zu experts, down %zu", spec.up->experts, spec.down->experts);
@@ -178,9 +180,9 @@ size_t experts_workspace(const ExpertsSpec& spec, size_t tokens, size_t top_k) {
   return layout(spec, tokens, top_k, nullptr).bytes;
 }
 
-const char* experts(const Device* device, const ExpertsSpec& spec, const void* x, const int32_t* topk_ids,
-                    const float* topk_weights, size_t tokens, size_t top_k, void* y, void* workspace,
-                    Stream stream) {
+const char* experts(const Device* device, const ExpertsSpec& spec, const void* x,
+                    const int32_t* topk_ids, const float* topk_weights, size_t tokens, size_t top_k,
+                    void* y, void* workspace, Stream stream) {
   if (const char* why = experts_fault(spec)) return why;
   if (!tokens) return nullptr;
   if (const char* why = sizes_fault(spec, tokens, top_k)) return why;
@@ -190,8 +192,10 @@ const char* experts(const Device* device, const ExpertsSpec& spec, const void* x
             x,      tokens, top_k, top_k,    stream};
   if (on_input || !are_rows(spec.type, spec.row_format)) {
     const size_t count = on_input ? tokens * top_k : tokens;
-    const char* why = convert_rows(device, spec.type, spec.row_format, x, on_input ? topk_weights : nullptr,
-                                   count, hidden_size(spec), on_input ? top_k : 1, at.rows, stream);
+    const float* weights = on_input ? topk_weights : nullptr;
+    const size_t divisor = on_input ? top_k : 1;
+    const char* why = convert_rows(device, spec.type, spec.row_format, x, weights, count,
+                                   hidden_size(spec), divisor, at.rows, stream);
     if (why) return why;
     call.rows = at.rows;
     call.divisor = on_input ? 1 : top_k;
