@@ -123,8 +123,8 @@ def page(
         *roofline(),
         "\n## Matrix kernels\n",
         "Registers of a thread, KiB of shared memory of a block, percent of a multiprocessor's",
-        "warps that fit, 16-byte loads among all loads from memory, and tensor-core instructions in the",
-        "machine code. No kernel spills a register; a test fails where one does.\n",
+        "warps that fit, 16-byte loads among all loads from memory, and tensor-core instructions in",
+        "the machine code. No kernel spills a register; a test fails where one does.\n",
         *matrix_table(kernels, [sm for sm in ("80", "90a") if sm in sms], sass),
         "\nOn the other SMs, registers / KiB / percent:\n",
         *resource_table(kernels, [sm for sm in sms if sm not in ("80", "90a")], "gem"),
@@ -200,7 +200,8 @@ def roofline() -> list[str]:
     shape = f"H{HIDDEN} I{INTERMEDIATE} E{EXPERTS} K{TOP_K}"
     lines = [
         f"{shape} with random routing: the least time that memory and tensor cores need for the",
-        "bytes and products of the variant that the launcher chooses, at the peaks of the data sheets; the larger of the two bounds the whole. Beside it what was",
+        "bytes and products of the variant that the launcher chooses, at the peaks of the data",
+        "sheets; the larger of the two bounds the whole. Beside it what was",
         "published for vLLM's Triton kernels (A100 in bfloat16; H100 in fp8, which has the",
         "bytes of our int8).\n",
         "| GPU | weights | T | way | memory, us | tensor cores, us | published, us |",
