@@ -79,6 +79,18 @@ def test_names_are_the_same_on_every_sm_and_their_own(sm: str) -> None:
 
 
 @needs_build
+def test_siblings_of_sm_80_can_be_launched_like_it() -> None:
+    """A device 8.7 runs the code of sm_86 or the PTX of sm_80: the driver decides, not we."""
+    of = {(name, sm): needs for name, sm, needs in rows()}
+    for (name, sm), needs in of.items():
+        if sm in ("86", "89"):
+            first = of[name, "80"]
+            for what in ("threads", "bm", "bn"):
+                assert needs.get(what) == first.get(what), (name, sm)
+            assert needs["shared_bytes"] <= first["shared_bytes"], (name, sm)
+
+
+@needs_build
 def test_shared_memory_fits_and_ptx_of_sm_80_fits_every_gpu() -> None:
     for name, sm, needs in rows():
         # Later devices without code of their own run sm_80's PTX; the smallest of them have 99 KiB.

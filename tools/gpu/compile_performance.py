@@ -123,7 +123,7 @@ def page(
         *roofline(),
         "\n## Matrix kernels\n",
         "Registers of a thread, KiB of shared memory of a block, percent of a multiprocessor's",
-        "warps that fit, 16-byte loads among all loads from memory, and tensor-core instructions in",
+        "warps that fit, 16-byte loads among all loads from memory, tensor-core instructions in",
         "the machine code. No kernel spills a register; a test fails where one does.\n",
         *matrix_table(kernels, [sm for sm in ("80", "90a") if sm in sms], sass),
         "\nOn the other SMs, registers / KiB / percent:\n",

@@ -35,7 +35,7 @@ def table(description: dict[str, Any]) -> str:
     for name, kernel in kernels.items():
         for sm, needs in kernel["sm"].items():
             size = f"{needs['threads']}, {needs['shared_bytes']}, {needs.get('bn', 0)}"
-            lines.append(f"RESOURCES({name}, {sm.rstrip('a')}, {yes(sm.endswith('a'))}, {size})")
+            lines.append(f"RESOURCES({name}, {sm.rstrip('a')}, {size})")
     lines += [f"EXPERTS_OF_ROUTER({size}, router_e{size})" for size in sorted(tiles.ROUTER_SIZES)]
     lines += [f"ROWS_OF_TILE({mean}, {rows})" for mean, rows in sorted(tiles.ROWS_OF_TILE.items())]
     lines.append(f"LARGEST_ROWS({tiles.LARGEST_ROWS})")

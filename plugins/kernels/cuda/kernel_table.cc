@@ -11,7 +11,6 @@ namespace {
 struct ResourcesRow {
   Kernel kernel;
   int sm;
-  bool exact;  // code of this SM alone
   Resources resources;
 };
 
@@ -43,8 +42,7 @@ const MatrixRow kMatrices[] = {
 
 const ResourcesRow kResources[] = {
 #undef RESOURCES
-#define RESOURCES(name, sm, exact, threads, shared, block_n) \
-  {Kernel::name, sm, exact, {threads, shared, block_n}},
+#define RESOURCES(name, sm, threads, shared, block_n) {Kernel::name, sm, {threads, shared, block_n}},
 #include "kernel_table.inc"
 #undef RESOURCES
 #define RESOURCES(...)
@@ -121,13 +119,9 @@ bool decodes(size_t tokens, size_t top_k, size_t num_experts) {
 }
 
 int sm_for(int compute_capability) {
-  int best = 0;
-  for (const ResourcesRow& row : kResources) {
-    const bool runs = row.exact ? row.sm == compute_capability
-                                : row.sm / 10 == compute_capability / 10 && row.sm <= compute_capability;
-    if (runs && row.sm > best) best = row.sm;
-  }
-  return best ? best : compute_capability >= 80 ? 80 : 0;
+  for (const ResourcesRow& row : kResources)
+    if (row.sm == compute_capability) return row.sm;
+  return compute_capability >= 80 ? 80 : 0;
 }
 
 const Resources& resources_of(Kernel kernel, int sm) {

@@ -61,8 +61,9 @@ struct Resources {
   unsigned block_n;  // of the matrix kernels
 };
 
-// The SM whose code a device of this compute capability runs: its own, an older one of its generation,
-// or 80 (as PTX).  0 where there is none.
+// The SM whose resources a launch on this compute capability has: its own, or 80, 0 where there is none.
+// A device without code of its own runs sm_80's PTX, or for 8.x the code of a sibling.  Those have the
+// tiles of sm_80 and no more shared memory (a test says so), whichever the driver takes.
 int sm_for(int compute_capability);
 const Resources& resources_of(Kernel kernel, int sm);
 
