@@ -1,0 +1,275 @@
+"""Tiles as data: which variants of a kernel are built, and how large tiles are on each SM.
+
+A variant has one name on every SM; its tile may differ.  `kernels()` is all that the build compiles
+and all that the launcher can choose from.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+SMS = ("80", "86", "89", "90a", "100a", "103a", "110a", "120a")
+
+# PTX 8.0 is what CUDA 12.0 reads; later ISAs came with the SMs that need them.
+PTX_VERSIONS = {
+    "80": 80,
+    "86": 80,
+    "89": 80,
+    "90a": 80,
+    "100a": 86,
+    "103a": 88,
+    "110a": 90,
+    "120a": 87,
+}
+
+# Bytes of shared memory that one block may have (CUDA C++ Programming Guide, "Technical
+# Specifications per Compute Capability").
+SHARED_LIMITS = {
+    "80": 163 << 10, "86": 99 << 10, "89": 99 << 10, "90a": 227 << 10,
+    "100a": 227 << 10, "103a": 227 << 10, "110a": 227 << 10, "120a": 99 << 10,
+}  # fmt: skip
+
+LARGE_SHARED = ("90a", "100a", "103a", "110a")
+
+
+@dataclass(frozen=True)
+class Tile:
+    """BM rows times BN features (of the gate and of the value each), BK columns at a time."""
+
+    bm: int
+    bn: int
+    bk: int
+    warps: int
+    stages: int
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One entry of the module: a function of plugins/kernels/cuda with its constants."""
+
+    name: str
+    source: str
+    function: str
+    types: dict[str, str]
+    constants: dict[str, int | str]
+    warps: int = 4
+    stages: int = 1
+    aligned: tuple[str, ...] = ()  # arguments that are multiples of 16
+    row: dict[str, int | str] = field(default_factory=dict)  # what the launcher chooses by
+
+
+# How weights are stored: the code in stored.py, the type of a pointer to them.
+STORED = {
+    "bf16": (0, "*bf16"),
+    "f16": (0, "*fp16"),
+    "f32": (0, "*fp32"),
+    "int8row": (1, "*i8"),
+    "int8": (2, "*i8"),
+    "int4": (3, "*i8"),
+}
+
+# What a block of a grouped GEMM costs at least is reading its expert's weights, so a few tokens do
+# without it, its dispatch and its tile map, as long as they hardly read a matrix twice: S
+# assignments of at most 1.25 times the experts that random routing would choose.
+DECODE_TOKENS = 16
+DECODE_REREADS = 1.25
+
+# Rows of a tile for the mean number of assignments of an expert, S / E.  vLLM's tuned tables for
+# H2048 I768 E128 K8 on an H100 in bfloat16 take 16 rows up to T = 128 (S / E = 8), 32 at 256, 64 to
+# 1024 and 128 above; on an A100 the same within a step.  128 rows of few assignments would multiply
+# padding.
+ROWS_OF_TILE = {8: 16, 64: 64}
+LARGEST_ROWS = 128
+
+
+def tile_of(sm: str, stored: str, gated: bool, bm: int) -> Tile:
+    """The tile of `bm` rows.  A gated tile has a gate and a value, so half as many features."""
+    if stored in ("int8", "int4"):
+        # A dot must not cross a block of 32 columns, the smallest that shares a scale.  Beside the
+        # sums there are those of one block: 128 features of 128 rows spill where wgmma holds them.
+        narrow = gated or (bm == 128 and sm in LARGE_SHARED)
+        return Tile(bm, 64 if narrow else 128, 32, 8 if bm == 128 else 4, 4)
+    if bm == 16:
+        # Bound by reading weights: wide in K, four stages in flight, 72 KiB.
+        return Tile(16, 64 if gated else 128, 64, 4, 4)
+    if bm == 64:
+        return Tile(64, 64 if gated else 128, 64, 4, 4 if sm == "80" or sm in LARGE_SHARED else 3)
+    if sm in LARGE_SHARED and stored == "bf16":
+        # 128 x 256 x 64 with 8 warps is the published best above 128 rows; 192 KiB in four stages.
+        # An int8 that becomes bfloat16 on its way needs registers for that, and spills; so do both
+        # sums of a gated tile that come out of Blackwell's tensor memory at once.
+        wide = 128 if sm == "90a" else 64
+        return Tile(128, wide if gated else 256, 64, 8, 4)
+    # 96 KiB (one stage is in registers): SM 8.6, 8.9 and 12.0 have 99, and sm_80's PTX runs there
+    # too.
+    return Tile(128, 64 if gated else 128, 64, 8, 4)
+
+
+GEMM_TYPES = {
+    "columns": "i32", "row_elements": "i32", "features": "i32", "scale_blocks": "i32",
+    "block_size": "i32",
+}  # fmt: skip
+
+
+# With 16 features to a group results are written in vectors too; scalar stores of 128 rows would
+# keep so many addresses that registers spill.
+VECTOR = ("x", "weights", "bias", "y", "columns", "row_elements", "features")
+
+
+def pointer_types(stored: str, rows: str) -> dict[str, str]:
+    return {"x": f"*{rows}", "weights": STORED[stored][1], "scales": "*bf16", "bias": "*fp32"}
+
+
+GATED_ENDS = {
+    "divisor": "i32",
+    "activation": "i32",
+    "alpha": "fp32",
+    "limit": "fp32",
+    "has_bias": "i32",
+}
+PLAIN_ENDS = {"gather": "i32", "scatter": "i32", "has_bias": "i32", "has_weights": "i32"}
+
+
+def gemm(sm: str, stored: str, rows: str, gated: bool, bm: int, vector: bool) -> Kernel:
+    """`vector`: rows of x and of the matrix begin at multiples of 16 bytes."""
+    if rows == "fp32":
+        # Multiplied and added in float32, without tensor cores: as exact as the type.
+        tile = Tile(bm, 32, 16, 4, 2)
+    elif not vector:
+        tile = Tile(bm, 32 if gated else 64, 32, 4, 2)
+    else:
+        tile = tile_of(sm, stored, gated, bm)
+    kind = "gated" if gated else "plain"
+    types = pointer_types(stored, rows)
+    if gated:
+        types |= {"order": "*i32", "tile_map": "*i32", "y": f"*{rows}"}
+    else:
+        types |= {"topk_weights": "*fp32", "order": "*i32", "tile_map": "*i32", "y": "*fp32"}
+    types |= GEMM_TYPES | {"tiles_m": "i32"} | (GATED_ENDS if gated else PLAIN_ENDS)
+    return Kernel(
+        name=f"gemm_{kind}_{stored}_{rows}_m{bm}" + ("" if vector else "_any"),
+        source="gemm_gated" if gated else "gemm_plain",
+        function=f"gemm_{kind}",
+        types=types,
+        constants={
+            "STORED": STORED[stored][0], "BM": tile.bm, "BN": tile.bn, "BK": tile.bk,
+            "GROUP_M": 8, "PRECISION": "ieee",
+        },
+        warps=tile.warps,
+        stages=tile.stages,
+        aligned=VECTOR if vector else (),
+        row={
+            "stored": stored, "rows": rows, "gated": gated, "bm": tile.bm, "bn": tile.bn,
+            "vector": vector,
+        },
+    )  # fmt: skip
+
+
+def gemv(stored: str, rows: str, gated: bool, vector: bool) -> Kernel:
+    kind = "gated" if gated else "plain"
+    types = pointer_types(stored, rows)
+    if gated:
+        types |= {"topk_ids": "*i32", "y": f"*{rows}"}
+    else:
+        types |= {"topk_weights": "*fp32", "topk_ids": "*i32", "y": "*fp32"}
+    ends = GATED_ENDS if gated else {"divisor": "i32", "has_bias": "i32", "has_weights": "i32"}
+    types |= GEMM_TYPES | {"num_experts": "i32"} | ends
+    # 8 rows of 512 columns on 4 warps: 32 products a lane, in four or eight loads of 16 bytes.
+    # Scalar loads keep an address each, and half as many of them do not spill.
+    bn, bk = 8, 512 if vector else 256
+    return Kernel(
+        name=f"gemv_{kind}_{stored}_{rows}" + ("" if vector else "_any"),
+        source="gemv",
+        function=f"gemv_{kind}",
+        types=types,
+        constants={"STORED": STORED[stored][0], "BN": bn, "BK": bk},
+        aligned=VECTOR if vector else (),
+        row={"stored": stored, "rows": rows, "gated": gated, "bm": 0, "bn": bn, "vector": vector},
+    )
+
+
+ROUTER_TYPES = {
+    "logits": "*fp32", "correction_bias": "*fp32", "expert_scale": "*fp32", "topk_weights": "*fp32",
+    "topk_ids": "*i32", "num_experts": "i32", "top_k": "i32", "score_kind": "i32",
+    "normalize": "i32",
+    "normalize_eps": "fp32", "normalize_min": "fp32", "num_groups": "i32", "topk_groups": "i32",
+    "top2": "i32", "routed_scaling": "fp32", "has_bias": "i32", "has_scale": "i32",
+}  # fmt: skip
+ROUTER_SIZES = {32: 1, 128: 1, 512: 2, 2048: 8}  # experts: warps
+
+
+def routers() -> list[Kernel]:
+    return [
+        Kernel(f"router_e{size}", "router", "router", ROUTER_TYPES, {"BLOCK_E": size}, warps)
+        for size, warps in ROUTER_SIZES.items()
+    ]
+
+
+def sorters() -> list[Kernel]:
+    sizes = {"assignments": "i32", "num_experts": "i32"}
+    ids = {"topk_ids": "*i32", "counts": "*i32"}
+    map_types = {"expert_offsets": "*i32", "tiles": "*i32", "rows": "i32", "num_experts": "i32"}
+    map_types |= {"num_tiles": "i32", "block_m": "i32"}
+    scatter = ids | {"order": "*i32", "expert_offsets": "*i32"} | sizes
+    fill = {"x": "*i32", "count": "i32", "value": "i32"}
+    invert = {"order": "*i32", "index": "*i32", "count": "i32"}
+    return [
+        Kernel("dispatch_count", "dispatch", "dispatch_count", ids | sizes, {"BLOCK_S": 1024}),
+        Kernel("dispatch_scatter", "dispatch", "dispatch_scatter", scatter, {"BLOCK_S": 1024}),
+        Kernel("tile_map", "tile_map", "tile_map", map_types, {"BLOCK": 256}),
+        Kernel("fill", "inverse", "fill", fill, {"BLOCK": 1024}),
+        Kernel("invert", "inverse", "invert", invert, {"BLOCK": 1024}),
+    ]
+
+
+def movers() -> list[Kernel]:
+    """Rows from one type to another: before the matrices, between them and after them."""
+    both = [(a, b) for b in ("bf16", "fp32") for a in ("fp32", "fp16", "bf16")]
+    numbers = {"columns": "i32", "divisor": "i32", "has_weights": "i32"}
+    found = [
+        Kernel(
+            f"rows_{a}_{b}", "rows", "rows",
+            {"x": f"*{a}", "weights": "*fp32", "y": f"*{b}"} | numbers, {"BLOCK": 1024},
+        )
+        for a, b in both
+    ]  # fmt: skip
+    found += [
+        Kernel(
+            f"activate_rows_{b}", "activate_rows", "activate_rows",
+            {"hidden": "*fp32", "y": f"*{b}", "columns": "i32", "activation": "i32"},
+            {"BLOCK": 1024},
+        )
+        for b in ("bf16", "fp32")
+    ]  # fmt: skip
+    sums = {"index": "*i32", "weights": "*fp32", "ids": "*i32", "offsets": "*i32"}
+    names = ("top_k", "columns", "num_experts", "num_rows")
+    ends = dict.fromkeys((*names, "has_index", "has_weights", "has_ids", "has_offsets"), "i32")
+    pairs = [("fp32", b) for b in ("fp32", "fp16", "bf16")] + [("fp16", "fp16"), ("bf16", "bf16")]
+    found += [
+        Kernel(
+            f"combine_{a}_{b}", "combine", "combine",
+            {"rows": f"*{a}"} | sums | {"y": f"*{b}"} | ends, {"BLOCK": 512},
+        )
+        for a, b in pairs
+    ]  # fmt: skip
+    return found
+
+
+def matrices(sm: str) -> list[Kernel]:
+    found = []
+    for stored in ("bf16", "int8row", "int8", "int4"):
+        for gated in (True, False):
+            found += [gemm(sm, stored, "bf16", gated, bm, True) for bm in (16, 64, 128)]
+            found += [gemm(sm, stored, "bf16", gated, 32, False)]
+            found += [gemv(stored, "bf16", gated, vector) for vector in (True, False)]
+    for stored in ("f32", "f16", "bf16"):
+        for gated in (True, False):
+            found += [
+                gemm(sm, stored, "fp32", gated, 32, False),
+                gemv(stored, "fp32", gated, False),
+            ]
+    return found
+
+
+def kernels(sm: str) -> list[Kernel]:
+    return routers() + sorters() + movers() + matrices(sm)
