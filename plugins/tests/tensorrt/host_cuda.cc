@@ -44,6 +44,7 @@ uint16_t round_f16(float number) {
   const uint16_t sign = bits_of(number) >> 31 ? 0x8000 : 0;
   const float size = std::fabs(number);
   if (std::isnan(number)) return sign | 0x7e00;
+  if (size == 0) return sign;
   if (size >= 65520.0f) return sign | 0x7c00;  // half a step above the largest
   int exponent = 0;
   std::frexp(size, &exponent);

@@ -1,0 +1,97 @@
+"""Each plugin, driven from its creator to its results, solves the ops' problems."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from moe_export.moe.layer import ExpertsSpec
+from moe_export.moe.schema import OPS
+from moe_export.moe.tolerance import FLOAT32_EPS
+from ops import runtimes
+from ops.test_agreement import FLOAT64_EPS, bound_of
+from problems import Problem, experts_problem
+
+from .plugin_harness import HARNESS, HOST_LIBRARY, Harness, require
+from .plugin_nodes import ROW_TYPES, gpu_problems, node_of, on_gpu
+
+Array = npt.NDArray[Any]
+
+# Even sizes, so that int4 has whole bytes in a row, and blocks that are not full.
+EVEN = ExpertsSpec(num_experts=5, hidden_size=38, intermediate_size=18, output_size=7)
+PROBLEMS = {
+    (name, row_type): problem
+    for row_type in ROW_TYPES
+    for name, problem in gpu_problems(row_type).items()
+    if row_type == "f32" or problem.op in ("Experts", "GroupedMatMul", "Combine")
+}
+for _row_type in ROW_TYPES:
+    for _format, _block in (("int4", 32), ("int4", 64), ("int4", 128), ("int8", 32), ("f16", 0)):
+        _spec = replace(EVEN, weight_format=_format, block_size=_block, has_up_bias=True)
+        _problem = on_gpu(experts_problem(f"even-{_format}-{_block}", _spec), _row_type)
+        assert _problem is not None
+        PROBLEMS[str(_problem), _row_type] = _problem
+
+
+@pytest.fixture(scope="module")
+def harness() -> Harness:
+    require([HARNESS, HOST_LIBRARY])
+    return Harness(HOST_LIBRARY)
+
+
+def require_close(problem: Problem, got: list[Array], row_type: str) -> None:
+    """Integers and NaN alike; numbers within the op's bound, and rounded once to the row's type."""
+    exact = runtimes.reference_f64(problem)
+    for output, array, true in zip(OPS[problem.op].outputs, got, exact, strict=True):
+        assert array.shape == true.shape
+        if output.type == "int32":
+            assert array.dtype == np.int32
+            np.testing.assert_array_equal(array, true)
+            continue
+        stored = np.float32 if problem.op == "Router" else ROW_TYPES[row_type]
+        assert array.dtype == stored
+        bound = bound_of(problem, exact, FLOAT32_EPS) + bound_of(problem, exact, FLOAT64_EPS)
+        if stored != np.float32:
+            info = ml_dtypes.finfo(stored)
+            bound += (np.abs(true) + bound) * float(info.eps) / 2 + float(info.smallest_subnormal)
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(true.astype(stored).astype(np.float64))
+        np.testing.assert_array_equal(np.isnan(array), np.isnan(true))
+        error = np.abs(array[finite].astype(np.float64) - true[finite])
+        excess = error / np.maximum(bound[finite], np.finfo(np.float64).tiny)
+        assert excess.size == 0 or excess.max() <= 1, f"{excess.max():.2f} times the bound"
+
+
+@pytest.mark.parametrize(("name", "row_type"), PROBLEMS)
+def test_a_plugin_solves_the_problem(harness: Harness, name: str, row_type: str) -> None:
+    problem = PROBLEMS[name, row_type]
+    got = harness.live(node_of(problem, row_type), most_tokens=300)
+    require_close(problem, got, row_type)
+
+
+def test_every_weight_format_is_among_the_problems_of_every_row_type() -> None:
+    for row_type in ROW_TYPES:
+        formats = {
+            problem.attributes["weight_format"]
+            for (_, rows), problem in PROBLEMS.items()
+            if rows == row_type and problem.op == "Experts"
+        }
+        assert formats == {"f32", "f16", "bf16", "int8", "int4"}
+
+
+@pytest.mark.parametrize("spoilt", ["a weight that moved", "another expert"])
+def test_a_wrong_answer_exceeds_the_bound(harness: Harness, spoilt: str) -> None:
+    problem = PROBLEMS["Experts-even-int4-32", "bf16"]
+    inputs = dict(problem.inputs)
+    if spoilt == "another expert":
+        inputs["topk_ids"] = np.where(inputs["topk_ids"] == 0, 1, inputs["topk_ids"])
+    else:
+        inputs["down_scales"] = inputs["down_scales"] * np.float32(1.125)
+    got = harness.live(node_of(replace(problem, inputs=inputs), "bf16"))
+    with pytest.raises(AssertionError, match="times the bound"):
+        require_close(problem, got, "bf16")
