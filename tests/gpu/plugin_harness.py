@@ -214,6 +214,17 @@ def _value_of(field: _Field) -> tuple[str, AttributeValue]:
     return name, kind.from_address(field.data).value
 
 
+def require_driver() -> None:
+    """Skip the test unless there is a CUDA driver, or a library that stands for one."""
+    stand_in = os.environ.get("MOE_EXPORT_CUDA_DRIVER", "libcuda.so.1")
+    try:
+        # A library that is loaded is found by its own name, so this one becomes libcuda.so.1.
+        ctypes.CDLL(stand_in, mode=os.RTLD_NOW | os.RTLD_GLOBAL)
+        ctypes.CDLL("libcuda.so.1")
+    except OSError as error:
+        pytest.skip(f"no CUDA driver, and MOE_EXPORT_CUDA_DRIVER names none ({error})")
+
+
 def require(paths: Iterable[Path]) -> None:
     """Skip the test unless the files were built."""
     for path in paths:

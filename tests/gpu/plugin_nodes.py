@@ -37,8 +37,8 @@ class PluginNode:
 def on_gpu(problem: Problem, row_type: str = "f32") -> Problem | None:
     """The problem as a GPU may be given it, or None where there is no such thing.
 
-    Zero points are left out, scales rounded to bfloat16, rows to ``row_type``; where the problem
-    rounds rows to integers they are rounded to bfloat16.
+    Zero points are left out, scales rounded to bfloat16, and rows given as ``row_type``.  What rows
+    are rounded to before each matrix is what GPU kernels have for the weights.
     """
     if problem.op not in PLUGINS:
         return None
@@ -52,10 +52,17 @@ def on_gpu(problem: Problem, row_type: str = "f32") -> Problem | None:
         if array.dtype == ml_dtypes.int4 and array.shape[-1] % 2:
             return None
     attributes, spec = dict(problem.attributes), problem.spec
-    if attributes.get("row_format", "f32") in ("int8", "int16"):
-        attributes["row_format"] = "bf16"
-        spec = replace(spec, row_format="bf16") if isinstance(spec, ExpertsSpec) else spec
+    if "row_format" in attributes:
+        row_format = _row_format(str(attributes["weight_format"]), str(attributes["row_format"]))
+        attributes["row_format"] = row_format
+        spec = replace(spec, row_format=row_format) if isinstance(spec, ExpertsSpec) else spec
     return replace(problem, inputs=inputs, attributes=attributes, spec=spec)
+
+
+def _row_format(weight_format: str, wanted: str) -> str:
+    if weight_format == "bf16" and wanted in ("f32", "bf16"):
+        return wanted
+    return "bf16" if weight_format in ("bf16", "int8", "int4") else "f32"
 
 
 def node_of(problem: Problem, row_type: str = "f32") -> PluginNode:

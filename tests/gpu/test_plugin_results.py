@@ -17,7 +17,14 @@ from ops import runtimes
 from ops.test_agreement import FLOAT64_EPS, bound_of
 from problems import Problem, experts_problem
 
-from .plugin_harness import HARNESS, HOST_LIBRARY, Harness, require
+from .plugin_harness import (
+    GPU_LIBRARY,
+    HARNESS,
+    HOST_LIBRARY,
+    Harness,
+    require,
+    require_driver,
+)
 from .plugin_nodes import ROW_TYPES, gpu_problems, node_of, on_gpu
 
 Array = npt.NDArray[Any]
@@ -42,6 +49,14 @@ for _row_type in ROW_TYPES:
 def harness() -> Harness:
     require([HARNESS, HOST_LIBRARY])
     return Harness(HOST_LIBRARY)
+
+
+@pytest.fixture(scope="module")
+def gpu_harness() -> Harness:
+    """The library that ships, on a GPU or on what MOE_EXPORT_CUDA_DRIVER has instead of one."""
+    require([HARNESS, GPU_LIBRARY])
+    require_driver()
+    return Harness(GPU_LIBRARY, "driver")
 
 
 def require_close(problem: Problem, got: list[Array], row_type: str) -> None:
@@ -71,6 +86,15 @@ def require_close(problem: Problem, got: list[Array], row_type: str) -> None:
 def test_a_plugin_solves_the_problem(harness: Harness, name: str, row_type: str) -> None:
     problem = PROBLEMS[name, row_type]
     got = harness.live(node_of(problem, row_type), most_tokens=300)
+    require_close(problem, got, row_type)
+
+
+@pytest.mark.parametrize(("name", "row_type"), PROBLEMS)
+def test_the_shipped_library_solves_the_problem(
+    gpu_harness: Harness, name: str, row_type: str
+) -> None:
+    problem = PROBLEMS[name, row_type]
+    got = gpu_harness.live(node_of(problem, row_type), most_tokens=300)
     require_close(problem, got, row_type)
 
 

@@ -1,6 +1,9 @@
 #!/usr/bin/env bash
 # Build the TensorRT plugins and the harness that drives them without a GPU, and run its tests.
 #
+# libmoe_export_trt.so itself is built where GPU kernels were compiled into build/gpu, or into the folder
+# that MOE_EXPORT_GPU_KERNELS names; the harness has a twin of it whose kernels run on the host.
+#
 # usage: tools/gpu/plugin.sh            into build/gpu-native
 #        tools/gpu/plugin.sh sanitized  into build/gpu-sanitized, with the address and
 #                                       undefined-behaviour sanitizers
@@ -14,6 +17,12 @@ case ${1:-plain} in
   *) echo "usage: tools/gpu/plugin.sh [sanitized]" >&2; exit 2 ;;
 esac
 headers=$(tools/gpu/trt_headers.sh)
+kernels=${MOE_EXPORT_GPU_KERNELS:-$PWD/build/gpu}
+if [ -e "$kernels/moe_kernels.fatbin" ]; then
+  options+=(-D MOE_EXPORT_GPU_KERNELS="$kernels")
+else
+  echo "libmoe_export_trt.so is not built: no GPU kernels in $kernels" >&2
+fi
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 quietly() { "$@" >"$log" 2>&1 || { cat "$log" >&2; return 1; }; }

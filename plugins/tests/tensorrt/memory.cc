@@ -53,9 +53,9 @@ class DriverMemory final : public Memory {
     check("cuCtxSetCurrent", call<void*>("cuCtxSetCurrent", context));
     check("cuStreamCreate", call<void**, unsigned>("cuStreamCreate", &stream_, 1u));
   }
+  // Modules that a library loaded go with the context, so the context stays.
   ~DriverMemory() override {
-    call<void*>("cuStreamDestroy_v2", stream_);
-    call<int>("cuDevicePrimaryCtxRelease_v2", device_);
+    if (dlsym(driver_, "cuStreamDestroy_v2")) call<void*>("cuStreamDestroy_v2", stream_);
   }
 
   uint8_t* take(size_t bytes) override {
