@@ -79,6 +79,7 @@ class _Node(ctypes.Structure):
         ("inputs", POINTER(_Input)),
         ("field_count", c_int32),
         ("input_count", c_int32),
+        ("shifted", c_int32),
     )
 
 
@@ -92,12 +93,21 @@ class Harness:
         self._library = self._call(self._api.trt_open, str(library).encode(), failed=None)
 
     def live(
-        self, node: PluginNode, *, most_tokens: int = 0, name: str = "layers.0"
+        self,
+        node: PluginNode,
+        *,
+        most_tokens: int = 0,
+        name: str = "layers.0",
+        shifted: bool = False,
     ) -> list[Array]:
-        """The outputs of the node, whose plugin was built for up to ``most_tokens`` tokens."""
+        """The outputs of the node, whose plugin was built for up to ``most_tokens`` tokens.
+
+        Where ``shifted``, inputs and outputs of the graph begin one element late, as a user's may.
+        """
         outputs, count, workspace = (_Output * 2)(), c_int32(), c_size_t()
         memory = _Memory()
         arguments = memory.node(node, name, most_tokens)
+        arguments.shifted = int(shifted)
         self._call(
             self._api.trt_live,
             c_void_p(self._library),

@@ -17,7 +17,7 @@ from moe_export.moe.layer import ExpertsSpec
 from problems import Problem, experts_problem
 
 from . import rtx
-from .plugin_harness import HOST_LIBRARY, require
+from .plugin_harness import GPU_LIBRARY, HOST_LIBRARY, require
 from .plugin_nodes import ROW_TYPES, PluginNode, gpu_problems, node_of, on_gpu
 from .rtx import Graph, Report
 
@@ -57,16 +57,19 @@ ROUTER_OUTPUTS = [
 ]
 
 
-def build(graphs: Sequence[Graph], folder: Path) -> list[Report]:
-    require([HOST_LIBRARY])
-    return rtx.build(HOST_LIBRARY, graphs, folder)
+def build(graphs: Sequence[Graph], folder: Path, library: Path = HOST_LIBRARY) -> list[Report]:
+    require([library])
+    return rtx.build(library, graphs, folder)
 
 
+@pytest.mark.parametrize("library", [HOST_LIBRARY, GPU_LIBRARY], ids=["host", "gpu"])
 @pytest.mark.parametrize("sm", SMS)
-def test_experts_of_every_type_are_plugins_of_every_target(sm: int, tmp_path: Path) -> None:
+def test_experts_of_every_type_are_plugins_of_every_target(
+    sm: int, library: Path, tmp_path: Path
+) -> None:
     cases = [(weights, rows) for weights in WEIGHTS for rows in ROW_TYPES]
     graphs = [graph_of(weights, rows, sm=sm) for weights, rows in cases]
-    for (weights, rows), report in zip(cases, build(graphs, tmp_path), strict=True):
+    for (weights, rows), report in zip(cases, build(graphs, tmp_path, library), strict=True):
         assert report.built, (weights, rows, report.errors, report.log)
         (layer,) = report.plugin_layers()
         assert layer["name"] == "layers.0.moe"

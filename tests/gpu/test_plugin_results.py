@@ -98,6 +98,28 @@ def test_the_shipped_library_solves_the_problem(
     require_close(problem, got, row_type)
 
 
+SHIFTED = [
+    "Experts-silu-gated",
+    "Experts-even-int4-32",
+    "Experts-int8-block0",
+    "Experts-rows-bf16-bf16-wide",
+    "Experts-T257",
+    "GroupedMatMul-bf16-rows-bf16-128",
+    "GroupedMatMul-random-biased",
+    "Combine-random",
+]
+
+
+@pytest.mark.parametrize("row_type", ROW_TYPES)
+@pytest.mark.parametrize("name", SHIFTED)
+def test_a_user_s_tensors_may_begin_anywhere(
+    gpu_harness: Harness, name: str, row_type: str
+) -> None:
+    problem = PROBLEMS[name, row_type]
+    got = gpu_harness.live(node_of(problem, row_type), most_tokens=300, shifted=True)
+    require_close(problem, got, row_type)
+
+
 def test_every_weight_format_is_among_the_problems_of_every_row_type() -> None:
     for row_type in ROW_TYPES:
         formats = {

@@ -21,7 +21,7 @@ nvinfer1::Dims dims_of(const int64_t (&from)[8], int32_t rank) {
 }
 
 Node node_of(const TrtNode& from) {
-  Node node{from.op, from.name, {}, {}};
+  Node node{from.op, from.name, {}, {}, from.shifted != 0};
   for (int32_t i = 0; i < from.field_count; ++i) {
     const TrtField& field = from.fields[i];
     node.fields.emplace_back(field.name, field.data,

@@ -34,6 +34,7 @@ typedef struct {
   const TrtField* fields;
   const TrtInput* inputs;
   int32_t field_count, input_count;
+  int32_t shifted;  // not 0: inputs with a dynamic axis, and outputs, begin one element late
 } TrtNode;
 
 // Null with words in why where the library does not load.

@@ -53,6 +53,8 @@ PluginTensorDesc desc_of(DataType type, const Dims& dims) {
   return {dims, type, TensorFormat::kLINEAR, -1.0f};
 }
 
+bool is_dynamic(const Input& input) { return input.min.d[0] != input.max.d[0]; }
+
 DynamicPluginTensorDesc dynamic_desc(const Input& input) {
   DynamicPluginTensorDesc desc{desc_of(input.type, input.dims), input.min, input.max, input.dims};
   for (int32_t axis = 0; axis < input.dims.nbDims; ++axis) {
@@ -129,12 +131,16 @@ struct Blocks {
   std::unique_ptr<Block> workspace;
 
   Blocks(const Node& node, const Outcome& outcome, Memory& memory) {
+    const auto block = [&](DataType type, const Dims& dims, bool of_user) {
+      const size_t shift = of_user && node.shifted ? bytes_of(type, Dims{0, {}}) : 0;
+      return std::make_unique<Block>(memory, bytes_of(type, dims), shift);
+    };
     for (const Input& input : node.inputs) {
-      inputs.push_back(std::make_unique<Block>(memory, bytes_of(input.type, input.dims)));
+      inputs.push_back(block(input.type, input.dims, is_dynamic(input)));
       inputs.back()->write(input.data);
     }
     for (const Output& output : outcome.outputs) {
-      outputs.push_back(std::make_unique<Block>(memory, bytes_of(output.type, output.dims)));
+      outputs.push_back(block(output.type, output.dims, true));
     }
     workspace = std::make_unique<Block>(memory, outcome.workspace);
   }

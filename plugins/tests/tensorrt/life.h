@@ -21,6 +21,8 @@ struct Node {
   std::string op, name;
   std::vector<nvinfer1::PluginField> fields;
   std::vector<Input> inputs;
+  // Whether the graph's own inputs and outputs, which are its user's, begin one element late.
+  bool shifted = false;
 };
 
 struct Output {

@@ -19,7 +19,7 @@ using nvinfer1::PluginFieldType;
 // A node with memory of its own for what it points to.
 class Sample {
  public:
-  Sample(const char* op, const char* input_names) : node_{op, "layers.0", {}, {}} {
+  Sample(const char* op, const char* input_names) : node_{op, "layers.0", {}, {}, false} {
     attribute("input_names", input_names);
   }
   Sample& attribute(const char* name, const char* text) {
@@ -30,7 +30,7 @@ class Sample {
     integers_.push_back(number);
     return add(name, &integers_.back(), PluginFieldType::kINT32, 1);
   }
-  // An input of `bytes` for each element pair; dims with `most` tokens at axis 0 while building.
+  // Bytes of `numbers`, over and over; up to `most` tokens along axis 0.
   template <typename T>
   Sample& input(DataType type, std::initializer_list<int64_t> shape, std::vector<T> numbers,
                 int64_t most = -1) {

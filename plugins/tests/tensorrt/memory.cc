@@ -98,31 +98,32 @@ class DriverMemory final : public Memory {
 std::unique_ptr<Memory> host_memory() { return std::make_unique<HostMemory>(); }
 std::unique_ptr<Memory> driver_memory() { return std::make_unique<DriverMemory>(); }
 
-Block::Block(Memory& memory, size_t bytes)
+Block::Block(Memory& memory, size_t bytes, size_t shift)
     : memory_(memory),
+      offset_(128 + shift),
       bytes_(bytes),
       guard_(memory.watched() ? 0 : 4096),
-      base_(memory.take(kOffset + bytes + guard_)) {
-  std::vector<uint8_t> fill(kOffset + bytes + guard_, kGuard);
-  std::fill_n(fill.begin() + kOffset, bytes, kUnwritten);
+      base_(memory.take(offset_ + bytes + guard_)) {
+  std::vector<uint8_t> fill(offset_ + bytes + guard_, kGuard);
+  std::fill_n(fill.begin() + static_cast<std::ptrdiff_t>(offset_), bytes, kUnwritten);
   memory_.write(base_, fill.data(), fill.size());
 }
 
 Block::~Block() { memory_.give(base_); }
 
-void Block::write(const void* from) { memory_.write(base_ + kOffset, from, bytes_); }
+void Block::write(const void* from) { memory_.write(base_ + offset_, from, bytes_); }
 
 std::vector<uint8_t> Block::read() const {
   std::vector<uint8_t> bytes(bytes_);
-  memory_.read(bytes.data(), base_ + kOffset, bytes_);
+  memory_.read(bytes.data(), base_ + offset_, bytes_);
   return bytes;
 }
 
 bool Block::whole() const {
-  std::vector<uint8_t> all(kOffset + bytes_ + guard_);
+  std::vector<uint8_t> all(offset_ + bytes_ + guard_);
   memory_.read(all.data(), base_, all.size());
   const auto is_guard = [](uint8_t byte) { return byte == kGuard; };
-  return std::all_of(all.begin(), all.begin() + kOffset, is_guard) &&
+  return std::all_of(all.begin(), all.begin() + static_cast<std::ptrdiff_t>(offset_), is_guard) &&
          std::all_of(all.end() - static_cast<std::ptrdiff_t>(guard_), all.end(), is_guard);
 }
 

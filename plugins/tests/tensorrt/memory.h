@@ -30,24 +30,24 @@ std::unique_ptr<Memory> host_memory();
 // That of the first CUDA device, through the driver that this process finds as libcuda.so.1.
 std::unique_ptr<Memory> driver_memory();
 
-// A block that begins where TensorRT may let one begin, at a multiple of 128 and not of 256.
+// A block that begins where TensorRT may let one begin: at a multiple of 128 that is none of 256, or
+// `shift` bytes behind one.
 class Block {
  public:
-  Block(Memory& memory, size_t bytes);
+  Block(Memory& memory, size_t bytes, size_t shift = 0);
   ~Block();
   Block(const Block&) = delete;
   Block& operator=(const Block&) = delete;
 
-  void* data() const { return base_ + kOffset; }
+  void* data() const { return base_ + offset_; }
   void write(const void* from);
   std::vector<uint8_t> read() const;
   // Whether the bytes around the block are as they were.
   bool whole() const;
 
  private:
-  static constexpr size_t kOffset = 128;
   Memory& memory_;
-  size_t bytes_, guard_;
+  size_t offset_, bytes_, guard_;
   uint8_t* base_;
 };
 
