@@ -41,12 +41,12 @@ std::string label_of(const char* op, const std::string& name) {
          (name.empty() ? " node without a name" : " node '" + name + "'");
 }
 
-std::string summary_of(const std::vector<Attribute>& attributes) {
-  std::string line;
+std::string summary_of(const char* op, const std::vector<Attribute>& attributes) {
+  std::string line = op;
   char number[40];
   for (const Attribute& attribute : attributes) {
     std::snprintf(number, sizeof number, "%.9g", static_cast<double>(attribute.number));
-    line += (line.empty() ? "" : " ") + std::string(attribute.name) + "=";
+    line += std::string(" ") + attribute.name + "=";
     switch (attribute.type) {
       case Attribute::Type::integer: line += std::to_string(attribute.integer); break;
       case Attribute::Type::number: line += number; break;
@@ -75,7 +75,7 @@ Node::Node(const char* op, const char* name, std::vector<Attribute> attributes,
   for (const Attribute& attribute : attributes_) fields_.push_back(field_of(attribute));
   fields_.push_back(field_of_text(kNodeName, name_));
   collection_ = {static_cast<int32_t>(fields_.size()), fields_.data()};
-  summary_ = summary_of(attributes_);
+  summary_ = summary_of(op, attributes_);
 }
 
 void Node::take(const PluginField& field) {

@@ -76,7 +76,7 @@ class Node {
 
   // All of it, defaults included, so that a plan means the same under a library with other defaults.
   const nvinfer1::PluginFieldCollection* fields() const { return &collection_; }
-  // The same on one line.
+  // The op and all attributes on one line.
   const std::string& summary() const { return summary_; }
 
  private:

@@ -120,6 +120,36 @@ def test_a_user_s_tensors_may_begin_anywhere(
     require_close(problem, got, row_type)
 
 
+GARBAGE = {
+    "Experts-silu-gated": "topk_ids",
+    "Dispatch-random": "topk_ids",
+    "GroupedMatMul-random": "expert_offsets",
+    "GroupedMatMul-random-biased": "expert_offsets",
+    "Combine-random": "order",
+}
+
+
+@pytest.mark.parametrize("kind", ["host_library", "shipped_library"])
+@pytest.mark.parametrize("name", GARBAGE)
+def test_garbage_instead_of_indices_reaches_nobody_s_memory(
+    name: str, kind: str, request: pytest.FixtureRequest
+) -> None:
+    """TensorRT may time a plugin on inputs that it filled with whatever was at hand."""
+    harness = request.getfixturevalue("harness" if kind == "host_library" else "gpu_harness")
+    problem = PROBLEMS[name, "f32"]
+    indices = problem.inputs[GARBAGE[name]]
+    rng = np.random.default_rng(41)
+    large = np.iinfo(np.int32)
+    for garbage in (
+        rng.integers(large.min, large.max, size=indices.shape, endpoint=True),
+        rng.integers(-9, 200, size=indices.shape),
+        np.full(indices.shape, large.max),
+        np.full(indices.shape, large.min),
+    ):
+        inputs = {**problem.inputs, GARBAGE[name]: garbage.astype(np.int32)}
+        harness.live(node_of(replace(problem, inputs=inputs)))
+
+
 def test_every_weight_format_is_among_the_problems_of_every_row_type() -> None:
     for row_type in ROW_TYPES:
         formats = {

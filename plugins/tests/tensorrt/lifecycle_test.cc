@@ -2,10 +2,12 @@
 //
 // Drives every plugin of the library through its life many times, and refuses what must be refused.
 // Under the address sanitizer nothing may leak, dangle or reach over an end.
+#include <atomic>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <thread>
 
 #include "life.h"
 
@@ -118,6 +120,27 @@ bool is_refused(const Library& library, const Node& node, Memory& memory) {
   return false;
 }
 
+// Contexts of several threads share nothing but what never changes.
+int lives_side_by_side(const Library& library, int rounds) {
+  std::atomic<int> failed{0};
+  std::vector<std::thread> threads;
+  for (int64_t tokens = 1; tokens <= 3; ++tokens) {
+    threads.emplace_back([&, tokens] {
+      const std::unique_ptr<Memory> memory = host_memory();
+      for (int round = 0; round < rounds; ++round) {
+        std::deque<Sample> samples;
+        add_samples(&samples, tokens);
+        for (const Sample& sample : samples) {
+          if (is_refused(library, sample.node(), *memory)) ++failed;
+        }
+      }
+    });
+  }
+  for (std::thread& thread : threads) thread.join();
+  if (failed) std::printf("FAILED %d lives beside others\n", failed.load());
+  return failed;
+}
+
 int refusals(const Library& library, Memory& memory) {
   int wrong = 0;
   const auto refuse = [&](const char* what, const auto& spoil) {
@@ -171,10 +194,10 @@ int main(int argc, char** argv) {
           for (const Sample& sample : samples) live(library, sample.node(), *memory), ++lives;
         }
       }
-      wrong = refusals(library, *memory);
+      wrong = refusals(library, *memory) + lives_side_by_side(library, rounds);
     }
     { const Library again(argv[1]); }  // opens once more after it was closed
-    std::printf("%d lives, %d nodes that should have been refused\n", lives, wrong);
+    std::printf("%d lives, %d of them or beside them wrong\n", lives, wrong);
     return wrong != 0;
   } catch (const Failure& failure) {
     std::printf("FAILED %s\n", failure.text.c_str());
