@@ -25,6 +25,10 @@ demo: native ## Train a small vision-language model, export it, and run it witho
 native: setup ## Build the native library into moe_export/native; `demo` and `unit` do it too
 	@tools/native.sh library
 
+.PHONY: gpu
+gpu: native ## Build GPU kernels and TensorRT plugins, without a GPU; `unit` does it too
+	@tools/gpu/build.sh
+
 .PHONY: test
 test: lint layers types test-native unit ## All checks, the cheap ones first; stops at the first that fails
 
@@ -47,7 +51,7 @@ test-native: setup ## Native tests, plain and built with the address and undefin
 	@tools/native.sh sanitized-tests
 
 .PHONY: unit
-unit: native ## Tests (pytest); ARGS='-k name' runs some
+unit: native gpu ## Tests (pytest); ARGS='-k name' runs some
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: runtime-only
