@@ -5,6 +5,7 @@
 #ifndef MOE_EXPORT_PLUGINS_TENSORRT_FAULT_H_
 #define MOE_EXPORT_PLUGINS_TENSORRT_FAULT_H_
 
+#include <cstdint>
 #include <cstdio>
 #include <exception>
 #include <stdexcept>

@@ -16,6 +16,7 @@ case ${1:-plain} in
   sanitized) build=build/gpu-sanitized options=(-D 'MOE_EXPORT_SANITIZE=address,undefined') ;;
   *) echo "usage: tools/gpu/plugin.sh [sanitized]" >&2; exit 2 ;;
 esac
+export PATH=$PWD/.venv/bin:$PATH  # CMake and Ninja, where the system has none
 headers=$(tools/gpu/trt_headers.sh)
 kernels=${MOE_EXPORT_GPU_KERNELS:-$PWD/build/gpu}
 if [ -e "$kernels/moe_kernels.fatbin" ]; then

@@ -297,7 +297,8 @@ std::vector<DataType> types_taken(IPluginV3& plugin, const Node& node, const Out
                                                      count_of(built.outputs.size()))) {
         continue;
       }
-      require(all[position].desc.format == TensorFormat::kLINEAR, "a format that is not linear is taken");
+      require(format == static_cast<int32_t>(TensorFormat::kLINEAR),
+              "a format that is not linear is taken");
       taken.push_back(static_cast<DataType>(type));
     }
   }
