@@ -1,0 +1,133 @@
+"""What a PTX module is made of once it is read."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Kind = Literal["pred", "b16", "b32", "b64"]
+BITS: dict[Kind, int] = {"b16": 16, "b32": 32, "b64": 64}
+
+
+class PtxError(Exception):
+    """PTX that the translator does not know, with its place and text."""
+
+    def __init__(self, what: str, *, file: str, line: int, text: str) -> None:
+        super().__init__(f"{file}:{line}: {what}\n  {text.strip()}")
+
+
+@dataclass(frozen=True)
+class Register:
+    """``index`` counts the registers of its kind."""
+
+    name: str
+    kind: Kind
+    index: int
+
+
+@dataclass(frozen=True)
+class Immediate:
+    """Bits of a number; a negative integer is not yet cut to a width."""
+
+    value: int
+
+
+@dataclass(frozen=True)
+class Special:
+    """``%tid.x`` and its like."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Symbol:
+    name: str
+
+
+@dataclass(frozen=True)
+class Sink:
+    """``_``: nobody wants it."""
+
+
+@dataclass(frozen=True)
+class Vector:
+    items: tuple[Operand, ...]
+
+
+@dataclass(frozen=True)
+class Address:
+    base: Register | Symbol
+    offset: int
+
+
+@dataclass(frozen=True)
+class Not:
+    register: Register
+
+
+@dataclass(frozen=True)
+class Pair:
+    """``a|b``: two results."""
+
+    first: Operand
+    second: Operand
+
+
+Operand = Register | Immediate | Special | Symbol | Sink | Vector | Address | Not | Pair
+
+
+@dataclass(frozen=True, kw_only=True)
+class Instruction:
+    opcode: str
+    operands: tuple[Operand, ...]
+    guard: Register | Not | None
+    line: int
+    text: str
+
+    @property
+    def words(self) -> list[str]:
+        return self.opcode.split(".")
+
+
+@dataclass(frozen=True)
+class Label:
+    name: str
+
+
+@dataclass(frozen=True)
+class Parameter:
+    name: str
+    offset: int
+    size: int
+
+
+@dataclass(frozen=True)
+class Variable:
+    """Memory that a module or kernel declares; ``data`` for global constants."""
+
+    name: str
+    size: int
+    alignment: int
+    data: bytes | None = None
+
+
+@dataclass(kw_only=True)
+class Kernel:
+    name: str
+    parameters: list[Parameter]
+    max_threads: int = 0
+    exact_threads: bool = False
+    registers: dict[Kind, int] = field(
+        default_factory=lambda: {"pred": 0, "b16": 0, "b32": 0, "b64": 0}
+    )
+    body: list[Instruction | Label] = field(default_factory=list)
+    shared: list[Variable] = field(default_factory=list)
+
+
+@dataclass(kw_only=True)
+class Module:
+    file: str
+    target: str
+    kernels: list[Kernel]
+    dynamic_shared: set[str]
+    constants: list[Variable]
