@@ -221,7 +221,9 @@ def move(w: Writer) -> None:
     type_ = w.instruction.words[1]
     target, value = w.operands(2)
     if type_ == "pred":
-        w.call("mov<s32>", w.mask(), w.predicate(target), w.predicate(value))
+        lanes = w.constant(-1 if value.value else 0, 32) if isinstance(value, Immediate) else ""
+        of = f"reinterpret_cast<const s32*>({lanes})" if lanes else w.predicate(value)
+        w.call("mov<s32>", w.mask(), w.predicate(target), of)
         return
     if len(w.instruction.words) != 2 or type_ not in WIDTHS:
         w.unknown()

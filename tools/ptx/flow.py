@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from .forms import Instruction, Kernel, Label, PtxError, Symbol
 
@@ -40,7 +40,7 @@ def is_barrier(instruction: Instruction) -> bool:
 
 
 def is_branch(instruction: Instruction) -> bool:
-    return instruction.words[0] == "bra"
+    return instruction.words[0] in ("bra", "brx")
 
 
 def flow_of(kernel: Kernel, file: str) -> Flow:
@@ -53,17 +53,37 @@ def flow_of(kernel: Kernel, file: str) -> Flow:
                 blocks.append(Block())
             labels[item.name] = len(blocks) - 1
             continue
+        if is_branch(item):
+            item = _with_labels(item, kernel, file)
         blocks[-1].instructions.append(item)
         if is_branch(item) or is_barrier(item) or item.opcode in ENDS:
             blocks.append(Block())
     for number, block in enumerate(blocks):
-        block.successors = _successors(block, number, labels, len(blocks), file)
+        block.successors = _successors(block, number, labels, len(blocks))
     return Flow(blocks, labels, _joins(blocks))
 
 
-def _successors(
-    block: Block, number: int, labels: dict[str, int], exit_block: int, file: str
-) -> list[int]:
+def _with_labels(branch: Instruction, kernel: Kernel, file: str) -> Instruction:
+    """The branch with its labels for operands; an index comes first."""
+    names = {item.name for item in kernel.body if isinstance(item, Label)}
+    last = branch.operands[-1]
+    found = [last.name] if isinstance(last, Symbol) else []
+    if branch.words[:2] == ["brx", "idx"] and branch.guard is None:
+        found = kernel.tables.get(found[0], []) if found else []
+    elif branch.words[0] == "brx":
+        found = []
+    if not found or not names.issuperset(found):
+        raise PtxError("branches to no label", file=file, line=branch.line, text=branch.text)
+    labels = tuple(Symbol(name) for name in found)
+    return replace(branch, operands=(*branch.operands[:-1], *labels))
+
+
+def targets(branch: Instruction, labels: dict[str, int]) -> list[int]:
+    """The blocks that a branch names."""
+    return [labels[o.name] for o in branch.operands if isinstance(o, Symbol)]
+
+
+def _successors(block: Block, number: int, labels: dict[str, int], exit_block: int) -> list[int]:
     if not block.instructions:
         return [number + 1]
     last = block.instructions[-1]
@@ -71,11 +91,8 @@ def _successors(
         return [exit_block] if last.guard is None else [exit_block, number + 1]
     if not is_branch(last):
         return [number + 1]
-    target = last.operands[0]
-    if not isinstance(target, Symbol) or target.name not in labels:
-        raise PtxError("branches to no label", file=file, line=last.line, text=last.text)
-    to = labels[target.name]
-    return [to] if last.guard is None else [to, number + 1]
+    to = targets(last, labels)
+    return to if last.guard is None else [*to, number + 1]
 
 
 def _joins(blocks: list[Block]) -> list[int]:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Literal
 
-Kind = Literal["pred", "b16", "b32", "b64"]
-BITS: dict[Kind, int] = {"b16": 16, "b32": 32, "b64": 64}
+Kind = Literal["pred", "b8", "b16", "b32", "b64"]
+BITS: dict[Kind, int] = {"b8": 8, "b16": 16, "b32": 32, "b64": 64}
 
 
 class PtxError(Exception):
@@ -118,10 +118,12 @@ class Kernel:
     max_threads: int = 0
     exact_threads: bool = False
     registers: dict[Kind, int] = field(
-        default_factory=lambda: {"pred": 0, "b16": 0, "b32": 0, "b64": 0}
+        default_factory=lambda: {"pred": 0, "b8": 0, "b16": 0, "b32": 0, "b64": 0}
     )
     body: list[Instruction | Label] = field(default_factory=list)
     shared: list[Variable] = field(default_factory=list)
+    # Labels that an indexed branch chooses from, by the list's name.
+    tables: dict[str, list[str]] = field(default_factory=dict)
 
 
 @dataclass(kw_only=True)

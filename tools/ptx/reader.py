@@ -41,6 +41,7 @@ TOKEN = re.compile(
 )
 KINDS: dict[str, Kind] = {
     ".pred": "pred",
+    **dict.fromkeys((".b8", ".u8", ".s8"), "b8"),
     **dict.fromkeys((".b16", ".u16", ".s16", ".f16", ".bf16"), "b16"),
     **dict.fromkeys((".b32", ".u32", ".s32", ".f32", ".f16x2", ".bf16x2"), "b32"),
     **dict.fromkeys((".b64", ".u64", ".s64", ".f64"), "b64"),
@@ -263,10 +264,20 @@ class _Reader:
         elif word == ";":
             self.take()
         elif self.tokens[self.next + 1].text == ":":
-            kernel.body.append(Label(self.take().text))
-            self.take()
+            self.label(kernel)
         else:
             kernel.body.append(self.instruction())
+
+    def label(self, kernel: Kernel) -> None:
+        name = self.take().text
+        self.take(":")
+        if self.peek() != ".branchtargets":
+            kernel.body.append(Label(name))
+            return
+        self.take()
+        kernel.tables[name] = [self.take().text]
+        while self.take().text == ",":
+            kernel.tables[name].append(self.take().text)
 
     def declare_registers(self, kernel: Kernel) -> None:
         self.take(".reg")

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 
 from . import arithmetic, collectives, conversions, memory
-from .flow import ENDS, Block, Flow, flow_of, is_barrier, is_branch
-from .forms import Instruction, Kernel, Module, Not, PtxError, Register, Symbol
+from .flow import ENDS, Block, Flow, flow_of, is_barrier, is_branch, targets
+from .forms import Instruction, Kernel, Module, Not, PtxError, Register
 from .writer import Writer
 
 EMITTERS = (
@@ -22,8 +22,9 @@ def translate(module: Module, kernel: Kernel) -> str:
     flow = flow_of(kernel, module.file)
     body: list[str] = []
     for number, block in enumerate(flow.blocks):
-        body.append(f"      case {number}:")
+        body.append(f"      case {number}: {{")
         body += [f"        {line}" for line in _block(writer, block, number, flow)]
+        body.append("      }")
     return "\n".join([*_head(writer), *body, *_tail(writer, shared)])
 
 
@@ -93,13 +94,20 @@ def _guard(writer: Writer, guard: Register | Not) -> str:
 
 
 def _branch(writer: Writer, number: int, flow: Flow) -> list[str]:
-    target = writer.operands(1)[0]
-    assert isinstance(target, Symbol)  # noqa: S101 - flow_of() has refused all else
-    to, guard = flow.labels[target.name], writer.instruction.guard
-    if guard is None:
-        return _go(str(to))
-    ways = f"{to}, {number + 1}, {flow.joins[number]}"
-    return _go(f"branch(w, {_guard(writer, guard)}, {ways})")
+    branch = writer.instruction
+    to = targets(branch, flow.labels)
+    if branch.words[0] == "brx":
+        ways = ", ".join(str(block) for block in to)
+        index = writer.source(branch.operands[0], "b32")
+        choice = f"choose(w, {writer.site()}, {index}, kWays, {len(to)}, {flow.joins[number]})"
+        return [
+            f"static const int kWays{number}[] = {{{ways}}};",
+            *_go(choice.replace("kWays", f"kWays{number}")),
+        ]
+    if branch.guard is None:
+        return _go(str(to[0]))
+    ways = f"{to[0]}, {number + 1}, {flow.joins[number]}"
+    return _go(f"branch(w, {_guard(writer, branch.guard)}, {ways})")
 
 
 def _end(writer: Writer, number: int, flow: Flow) -> list[str]:
@@ -134,6 +142,7 @@ def _head(writer: Writer) -> list[str]:
         "",
         "struct Registers {",
         f"  Predicate p[{count['pred'] + 1}];",
+        f"  Lanes<u8> b[{count['b8'] + 1}];",
         f"  Lanes<u16> h[{count['b16'] + 1}];",
         f"  Lanes<u32> r[{count['b32'] + 1}];",
         f"  Lanes<u64> d[{count['b64'] + 1}];",

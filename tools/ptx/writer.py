@@ -28,7 +28,7 @@ FLOATS = {"f16": "F16", "bf16": "BF16", "f16x2": "F16X2", "bf16x2": "BF16X2"}
 FLOATS |= {"f32": "F32", "f64": "F64"}
 FLOAT_BITS = {"f16": 16, "bf16": 16, "f16x2": 32, "bf16x2": 32, "f32": 32, "f64": 64}
 WIDTHS = INTEGERS | UNTYPED | FLOAT_BITS
-ARRAYS: dict[Kind, str] = {"pred": "p", "b16": "h", "b32": "r", "b64": "d"}
+ARRAYS: dict[Kind, str] = {"pred": "p", "b8": "b", "b16": "h", "b32": "r", "b64": "d"}
 
 
 class Writer:

@@ -111,7 +111,7 @@ void widen_e4m3x2(const Mask& m, u32* d, const u16* a) {
 #define PTX_WIDEN(T, Register)                                        \
   template void widen<T>(Lanes<s64>&, const Register*);               \
   template void narrow<T>(const Mask&, Register*, const Lanes<s64>&, bool, bool);
-#define PTX_REGISTERS(T) PTX_WIDEN(T, u16) PTX_WIDEN(T, u32) PTX_WIDEN(T, u64)
+#define PTX_REGISTERS(T) PTX_WIDEN(T, u8) PTX_WIDEN(T, u16) PTX_WIDEN(T, u32) PTX_WIDEN(T, u64)
 #define PTX_FLOAT(F)                                                                       \
   template void widen_float<F>(Lanes<double>&, const F::Bits*);                            \
   template void narrow_float<F>(const Mask&, F::Bits*, const Lanes<double>&, Round, Clip);

@@ -320,7 +320,7 @@ PTX_UNARY(mov, s32) PTX_BINARY(and_bits, s32) PTX_BINARY(or_bits, s32) PTX_BINAR
 PTX_FIELDS(u32) PTX_FIELDS(s32) PTX_FIELDS(u64) PTX_FIELDS(s64)
 PTX_UNSIGNED_FIELDS(u32) PTX_UNSIGNED_FIELDS(u64)
 PTX_WIDE(u16, u32) PTX_WIDE(s16, s32) PTX_WIDE(u32, u64) PTX_WIDE(s32, s64)
-PTX_PACK(u16, u32) PTX_PACK(u16, u64) PTX_PACK(u32, u64)
+PTX_UNARY(mov, u8) PTX_PACK(u8, u16) PTX_PACK(u8, u32) PTX_PACK(u16, u32) PTX_PACK(u16, u64) PTX_PACK(u32, u64)
 template void dp4a<true, true>(const Mask&, u32*, const u32*, const u32*, const u32*);
 template void dp4a<true, false>(const Mask&, u32*, const u32*, const u32*, const u32*);
 template void dp4a<false, true>(const Mask&, u32*, const u32*, const u32*, const u32*);

@@ -44,13 +44,15 @@ std::string hex(u64 number);
 
 // A lane's element of a register, and back.
 inline u64 element_of(const Element& element, int lane) {
+  if (element.width == 1) return static_cast<const u8*>(element.lanes)[lane];
   if (element.width == 2) return static_cast<const u16*>(element.lanes)[lane];
   if (element.width == 4) return static_cast<const u32*>(element.lanes)[lane];
   return static_cast<const u64*>(element.lanes)[lane];
 }
 
 inline void put_element(const Element& element, int lane, u64 value) {
-  if (element.width == 2) static_cast<u16*>(element.lanes)[lane] = static_cast<u16>(value);
+  if (element.width == 1) static_cast<u8*>(element.lanes)[lane] = static_cast<u8>(value);
+  else if (element.width == 2) static_cast<u16*>(element.lanes)[lane] = static_cast<u16>(value);
   else if (element.width == 4) static_cast<u32*>(element.lanes)[lane] = static_cast<u32>(value);
   else static_cast<u64*>(element.lanes)[lane] = value;
 }

@@ -78,9 +78,9 @@ enum class Stop { barrier, arrived, exited };
 
 struct Launch;
 
+// Lanes that wait for others to come to `join`, to run from `block` then.
 struct Split {
   int join, block;
-  Predicate lane;
   u32 bits;
 };
 
@@ -129,6 +129,8 @@ struct Kernel {
 
 // Where a branch leads; lanes that go the other way are kept until block `join`.
 int branch(Warp& w, const Predicate& p, bool negated, int taken, int other, int join);
+// The same by an index into `ways`.
+int choose(Warp& w, const Site& site, const u32* index, const int* ways, u32 count, int join);
 // The block that runs where one would be entered: lanes that split earlier may have to catch up.
 int enter(Warp& w, int block);
 // Ends the active lanes; the block where others go on, or -1.

@@ -44,10 +44,33 @@ int branch(Warp& w, const Predicate& p, bool negated, int taken, int other, int 
   const u32 all = w.active.bits, go = when(w, p, negated).bits;
   if (go == all) return taken;
   if (go == 0) return other;
-  w.splits.push_back({join, join, w.active.lane, all});
-  w.splits.push_back({join, other, {}, all & ~go});
+  w.splits.push_back({join, join, all});
+  w.splits.push_back({join, other, all & ~go});
   set_mask(w.active, go);
   return taken;
+}
+
+int choose(Warp& w, const Site& site, const u32* index, const int* ways, u32 count, int join) {
+  const u32 all = w.active.bits;
+  each_active(all, [&](int lane) {
+    if (index[lane] >= count)
+      fail(site, lane, "takes way " + std::to_string(index[lane]) + " of " + std::to_string(count));
+  });
+  if (!all) return join;
+  const int first = ways[index[__builtin_ctz(all)]];
+  u32 left = 0;
+  each_active(all, [&](int lane) { left |= u32(ways[index[lane]] != first) << lane; });
+  if (!left) return first;
+  w.splits.push_back({join, join, all});
+  for (u32 others = left; others;) {
+    const int way = ways[index[__builtin_ctz(others)]];
+    u32 there = 0;
+    each_active(others, [&](int lane) { there |= u32(ways[index[lane]] == way) << lane; });
+    w.splits.push_back({join, way, there});
+    others &= ~there;
+  }
+  set_mask(w.active, all & ~left);
+  return first;
 }
 
 // The last lanes that split go on; -1 where there are none.
