@@ -194,19 +194,20 @@ def _tail(writer: Writer, shared: int) -> list[str]:
 
 
 def translate_module(module: Module) -> dict[str, str]:
-    """C++ by the name of a file: one for each kernel, and one that names them all."""
+    """C++ by the name of a file: one for each kernel, the last of which names them all."""
     files = {f"{kernel.name}.cc": translate(module, kernel) for kernel in module.kernels}
     names = [kernel.name for kernel in module.kernels]
-    files["module.cc"] = "\n".join(
+    if not names:
+        raise PtxError("has no kernel", file=module.file, line=1, text="")
+    files[f"{names[-1]}.cc"] += "\n".join(
         [
-            '#include "machine.h"',
             "",
             "namespace ptx {",
             *[f"extern const Kernel kernel_{name};" for name in names],
             "}",
             "",
-            "static ptx::Kernel* kernels() {",
-            f"  static ptx::Kernel all[] = {{{', '.join(f'ptx::kernel_{n}' for n in names)}}};",
+            "static const ptx::Kernel* kernels() {",
+            f"  static const ptx::Kernel all[] = {{{', '.join(f'ptx::kernel_{n}' for n in names)}}};",
             "  return all;",
             "}",
             "",

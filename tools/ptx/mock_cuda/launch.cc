@@ -89,6 +89,24 @@ using namespace mock;
 
 MOCK_API uint64_t mock_cuda_launches() { return g_launches; }
 
+// Gives a kernel another library's code, for tests of what is wrong with a kernel.
+MOCK_API Result mock_cuda_replace(const char* name, const char* file) {
+  const std::lock_guard<std::mutex> held(lock());
+  const auto found = functions().find(name);
+  void* library = dlopen(file, RTLD_NOW | RTLD_LOCAL);
+  if (found == functions().end() || !library) return error(kNotFound, library ? name : dlerror());
+  const auto list = reinterpret_cast<const ptx::Kernel* (*)(size_t*)>(dlsym(library, "ptx_kernels"));
+  size_t count = 0;
+  const ptx::Kernel* kernels = list(&count);
+  for (size_t i = 0; i < count; ++i) {
+    if (std::strcmp(kernels[i].name, name) != 0) continue;
+    found->second->kernel = &kernels[i];
+    found->second->launch = reinterpret_cast<Launcher>(dlsym(library, "ptx_launch"));
+    return kSuccess;
+  }
+  return error(kNotFound, std::string(file) + " has no " + name);
+}
+
 MOCK_API Result cuModuleLoadData(void** module, const void* image) {
   const std::lock_guard<std::mutex> held(lock());
   if (!has_context()) return error(kInvalidContext, "no context is current");
