@@ -70,13 +70,15 @@ static void arrive(Launch& launch, Block& block, Warp& w, bool waits) {
     if (block.states[other.index] == State::waits && other.barrier == w.barrier) block.states[other.index] = State::runs;
 }
 
+// Up to the next barrier, even where that opens at once: warps take turns.
 static void run_warp(Launch& launch, Block& block, Warp& w) {
   block.current = w.index;
-  while (block.states[w.index] == State::runs) {
-    const Stop stop = launch.kernel->run(w);
-    if (stop == Stop::exited) block.states[w.index] = State::done;
-    else arrive(launch, block, w, stop == Stop::barrier);
-  }
+  Stop stop;
+  do {
+    stop = launch.kernel->run(w);
+    if (stop != Stop::exited) arrive(launch, block, w, stop == Stop::barrier);
+  } while (stop == Stop::arrived);
+  if (stop == Stop::exited) block.states[w.index] = State::done;
 }
 
 static void run_block(Launch& launch, Block& block) {
