@@ -41,7 +41,7 @@ class Driver:
             getattr(self.library, name).argtypes = types
         self.library.mock_cuda_first_unwritten.restype = ctypes.c_int64
         self.library.mock_cuda_last_error.restype = ctypes.c_char_p
-        self.library.mock_cuda_launches.restype = ctypes.c_uint64
+        self.library.mock_cuda_launches_of.restype = ctypes.c_uint64
         context = ctypes.c_void_p()
         self.check(self.library.cuInit(0))
         self.check(self.library.cuDevicePrimaryCtxRetain(ctypes.byref(context), 0))
@@ -51,9 +51,8 @@ class Driver:
         if result:
             raise DriverError(f"{result}: {self.library.mock_cuda_last_error().decode()}")
 
-    @property
-    def launches(self) -> int:
-        return int(self.library.mock_cuda_launches())
+    def launches_of(self, kernel: str) -> int:
+        return int(self.library.mock_cuda_launches_of(kernel.encode()))
 
     @contextmanager
     def replaced(self, kernel: str, library: Path, original: Path) -> Iterator[None]:

@@ -5,6 +5,7 @@ What was compiled once is kept under the hash of all that went into it.
 
 from __future__ import annotations
 
+import filecmp
 import hashlib
 import os
 import shutil
@@ -40,7 +41,11 @@ def build(ptx: Path, folder: Path | None = None) -> Path:
         return library
     folder.mkdir(parents=True, exist_ok=True)
     place = folder / f"{ptx.stem}.so"
-    shutil.copyfile(library, place)
+    # Never written over: a process may have the library that lies there loaded.
+    if not place.exists() or not filecmp.cmp(library, place, shallow=False):
+        part = place.with_suffix(f".{os.getpid()}.part")
+        shutil.copyfile(library, part)
+        part.rename(place)
     return place
 
 

@@ -20,6 +20,7 @@ struct Function {
   const ptx::Kernel* kernel;
   Launcher launch;
   int most_shared = 48 << 10;  // until more is asked for
+  uint64_t launches = 0;
 };
 
 static std::map<std::string, std::unique_ptr<Function>>& functions() {
@@ -28,7 +29,6 @@ static std::map<std::string, std::unique_ptr<Function>>& functions() {
 }
 
 static int g_module;  // its address is the one module
-static uint64_t g_launches = 0;
 
 static std::string load(const std::filesystem::path& file) {
   void* library = dlopen(file.c_str(), RTLD_NOW | RTLD_LOCAL);
@@ -68,7 +68,7 @@ static Result launch(Function& f, const unsigned grid[3], const unsigned block[3
   char words[4096] = "";
   const char* reversed = std::getenv("MOE_EXPORT_PTX_REVERSE");
   ptx_reverse(reversed && *reversed == '1');
-  ++g_launches;
+  ++f.launches;
   if (f.launch(f.kernel->name, grid, block, shared, arguments, words, sizeof words))
     return error(kLaunchFailed, words);
   if (const char* broken = broken_guard()) return error(kIllegalAddress, std::string(f.kernel->name) + ": " + broken);
@@ -87,7 +87,11 @@ struct Config {
 
 using namespace mock;
 
-MOCK_API uint64_t mock_cuda_launches() { return g_launches; }
+MOCK_API uint64_t mock_cuda_launches_of(const char* name) {
+  const std::lock_guard<std::mutex> held(lock());
+  const auto found = functions().find(name);
+  return found == functions().end() ? 0 : found->second->launches;
+}
 
 // Gives a kernel another library's code, for tests of what is wrong with a kernel.
 MOCK_API Result mock_cuda_replace(const char* name, const char* file) {
