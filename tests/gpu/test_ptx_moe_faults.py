@@ -92,9 +92,9 @@ FAULTS: dict[str, tuple[str, str, Callable[[str], str], str]] = {
     "barrier-dropped-after-reading": (
         "gemm_plain_int4_bf16_m16", gemm("int4", "m16", "linear"), change(r"bar\.sync\s+0;", "", 2), LATE,
     ),
-    "nibbles-without-sign": (
+    "nibbles-shifted-by-3": (
         "gemm_plain_int4_bf16_m16", gemm("int4", "m16", "linear"),
-        change(r"shr\.s16(\s+%rs\d+, %rs\d+, 4;)", r"shr.u16\1", 3), NUMBERS,
+        change(r"(shr\.s16\s+%rs\d+, %rs\d+, )4;", r"\g<1>3;", 3), NUMBERS,
     ),
 }  # fmt: skip
 
