@@ -1,6 +1,7 @@
 """The kernels that ship on the mock driver, and how far their results are from the oracle's.
 
-MOE_EXPORT_GPU_CHECKOUT names another checkout whose kernels and launcher are to be looked at.
+MOE_EXPORT_GPU_CHECKOUT names another checkout whose kernels and launcher are to be looked at,
+MOE_EXPORT_MOCK_CAPABILITY=90 the kernels of sm_90a instead of sm_80.
 """
 
 from __future__ import annotations
@@ -31,7 +32,10 @@ Outputs = tuple[Array, ...]
 
 ROOT = Path(os.environ.get("MOE_EXPORT_GPU_CHECKOUT", Path(__file__).parents[2]))
 GPU = ROOT / "build" / "gpu"
-PTX = sorted(p for p in (GPU / "ptx").glob("*.ptx") if not re.match(r"sm_\d+", p.name))
+# Compute capability of the mock device; what it runs is PTX of that architecture.
+CAPABILITY = os.environ.get("MOE_EXPORT_MOCK_CAPABILITY", "80")
+FOLDER = GPU / "ptx" / {"80": "", "90": "sm_90a"}[CAPABILITY]
+PTX = sorted(p for p in FOLDER.glob("*.ptx") if not re.match(r"sm_\d+", p.name))
 NO_KERNELS = "no GPU kernels: python tools/gpu/compile_kernels.py --out build/gpu"
 
 
@@ -68,7 +72,7 @@ class Device:
 def device() -> Device:
     if not PTX:
         pytest.skip(NO_KERNELS)
-    folder = CACHE / "moe_kernels"
+    folder = CACHE / f"moe_kernels_{CAPABILITY}"
     folder.mkdir(parents=True, exist_ok=True)
     for left in folder.glob("*.so"):
         if left.stem not in {p.stem for p in PTX}:

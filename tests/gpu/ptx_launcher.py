@@ -111,17 +111,12 @@ class Launcher:
             spec.num_experts, spec.top_k, SCORES.index(spec.score), spec.normalize,
             spec.num_groups, spec.topk_groups, GROUP_SCORES.index(spec.group_score),
         )  # fmt: skip
-        numbers = (ctypes.c_float * 3)(
-            spec.normalize_eps, spec.normalize_min, spec.routed_scaling
-        )
+        numbers = (ctypes.c_float * 3)(spec.normalize_eps, spec.normalize_min, spec.routed_scaling)
         with Memory(self.driver) as memory:
             weights, ids = (memory.empty(4 * shape[0] * shape[1]) for _ in range(2))
             inputs = [_pointer(memory.of(array)) for array in (logits, bias, scale)]
-            self.check(
-                self.library.shim_route(
-                    sizes, numbers, *inputs, ctypes.c_uint64(shape[0]), *map(_pointer, (weights, ids))
-                )
-            )
+            tokens, outputs = ctypes.c_uint64(shape[0]), map(_pointer, (weights, ids))
+            self.check(self.library.shim_route(sizes, numbers, *inputs, tokens, *outputs))
             return memory.read(weights, shape, np.float32), memory.read(ids, shape, np.int32)
 
     def experts(self, spec: ExpertsSpec, inputs: dict[str, Array]) -> Array:
@@ -137,7 +132,6 @@ class Launcher:
                 spec.alpha, spec.limit, ROWS[spec.row_format], TYPES[x.dtype], up, down, *biases,
             )  # fmt: skip
             sizes = [ctypes.c_uint64(size) for size in ids.shape]
-            self.library.shim_experts_workspace.argtypes = None
             bytes_ = self.library.shim_experts_workspace(ctypes.byref(c), *sizes)
             shape = (len(x), spec.output_size)
             y, workspace = memory.empty(shape[0] * shape[1] * x.itemsize), memory.empty(bytes_)
@@ -155,9 +149,7 @@ class Launcher:
             offsets = memory.empty(4 * (num_experts + 1))
             workspace = memory.empty(self.library.shim_dispatch_workspace(*sizes))
             places = map(_pointer, (order, offsets, workspace))
-            self.check(
-                self.library.shim_dispatch(_pointer(memory.of(topk_ids)), *sizes, *places)
-            )
+            self.check(self.library.shim_dispatch(_pointer(memory.of(topk_ids)), *sizes, *places))
             found = memory.read(offsets, (num_experts + 1,), np.int32)
             return memory.read(order, (topk_ids.size,), np.int32), found
 

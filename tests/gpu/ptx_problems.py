@@ -1,4 +1,4 @@
-"""The suite of problems as the kernels of a GPU take them, and more that reach each of their variants."""
+"""The suite of problems as the kernels of a GPU take them, and more for each of their variants."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def _rounded(array: Array, type_: str) -> Array:
 
 
 def for_gpu(problem: Problem) -> Problem | None:
-    """The problem with bfloat16 scales, gates first and a row format that there is; None without one."""
+    """With bfloat16 scales, gates first, a row format that there is; None where there is none."""
     inputs, spec = dict(problem.inputs), problem.spec
     if isinstance(spec, RouterSpec) or problem.op not in ("Experts", "GroupedMatMul"):
         return problem
@@ -110,7 +110,7 @@ def wide_problems() -> list[Case]:
 
 
 def odd_problems() -> list[Case]:
-    """A few tokens of sizes that are no multiples of anything: by assignment, element by element."""
+    """A few tokens of sizes that are multiples of nothing: by assignment, element by element."""
     cases = []
     for stored, block, rows in STORED:
         spec = ExpertsSpec(

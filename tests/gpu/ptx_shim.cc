@@ -40,9 +40,17 @@ struct Held {
   cuda::ExpertsSpec spec;
 
   explicit Held(const Spec& s) : up(matrices(s.up)), down(matrices(s.down)) {
-    spec = {Activation(s.activation), s.gated != 0, s.weight_on_input != 0, s.alpha, s.limit,
-            RowFormat(s.row_format), cuda::Float(s.type), s.up.experts ? &up : nullptr, &down,
-            s.up_bias, s.down_bias};
+    spec = {Activation(s.activation),
+            s.gated != 0,
+            s.weight_on_input != 0,
+            s.alpha,
+            s.limit,
+            RowFormat(s.row_format),
+            cuda::Float(s.type),
+            s.up.experts ? &up : nullptr,
+            &down,
+            s.up_bias,
+            s.down_bias};
   }
 };
 
@@ -88,18 +96,21 @@ SHIM const char* shim_dispatch(const int32_t* ids, uint64_t assignments, uint64_
   return cuda::dispatch(device(), ids, assignments, num_experts, order, offsets, workspace, nullptr);
 }
 
-SHIM uint64_t shim_grouped_matmul_workspace(const Matrix* m, int32_t row_format, int32_t type, uint64_t rows) {
+SHIM uint64_t shim_grouped_matmul_workspace(const Matrix* m, int32_t row_format, int32_t type,
+                                            uint64_t rows) {
   return cuda::grouped_matmul_workspace(matrices(*m), RowFormat(row_format), cuda::Float(type), rows);
 }
 
-SHIM const char* shim_grouped_matmul(const Matrix* m, const float* bias, int32_t row_format, int32_t type,
-                                     const void* x, const int32_t* offsets, uint64_t rows, void* y,
-                                     void* workspace) {
+SHIM const char* shim_grouped_matmul(const Matrix* m, const float* bias, int32_t row_format,
+                                     int32_t type, const void* x, const int32_t* offsets, uint64_t rows,
+                                     void* y, void* workspace) {
   return cuda::grouped_matmul(device(), matrices(*m), bias, RowFormat(row_format), cuda::Float(type), x,
                               offsets, rows, y, workspace, nullptr);
 }
 
-SHIM uint64_t shim_combine_workspace(uint64_t assignments) { return cuda::combine_workspace(assignments); }
+SHIM uint64_t shim_combine_workspace(uint64_t assignments) {
+  return cuda::combine_workspace(assignments);
+}
 
 SHIM const char* shim_combine(int32_t type, const void* y_sorted, const int32_t* order,
                               const float* weights, uint64_t tokens, uint64_t top_k, uint64_t columns,

@@ -7,7 +7,7 @@ import re
 import numpy as np
 import pytest
 
-from tools.ptx.device import Fault, InOut, Input, Module, Output
+from tools.ptx.device import InOut, Input, KernelError, Module, Output
 from tools.ptx.forms import PtxError
 from tools.ptx.reader import read_module
 from tools.ptx.translate import translate_module
@@ -159,7 +159,7 @@ def test_what_is_right_runs_in_any_order(module: Module, name: str, reversed_: b
 @pytest.mark.parametrize("name", WRONG)
 def test_what_is_wrong_is_said_with_its_place(module: Module, name: str) -> None:
     kernel = f"wrong_{list(WRONG).index(name)}"
-    with pytest.raises(Fault) as caught:
+    with pytest.raises(KernelError) as caught:
         launch(module, kernel)
     words = str(caught.value)
     assert re.search(WRONG[name][1], words, re.DOTALL), words
@@ -172,7 +172,7 @@ def test_blocks_that_write_different_numbers_are_found() -> None:
     body = "mov.u32 %r5, %ctaid.x;\nst.global.b32 [%rd4], %r5;"
     module = Module.of_text(HEAD + BEGIN.format(name="race") + body + END, "race.ptx")
     x, y = np.zeros(64, np.int32), np.zeros(64, np.int32)
-    with pytest.raises(Fault, match="which block 0 wrote in the same launch"):
+    with pytest.raises(KernelError, match="which block 0 wrote in the same launch"):
         module.launch("race", [Input(x), InOut(y)], grid=[2], threads=64, shared=256)
 
 

@@ -49,9 +49,7 @@ class Calls:
     def launch(self, arguments: list[Any], *, threads: int = 128, shared: int = 16) -> None:
         pointers = (ctypes.c_void_p * len(arguments))(*map(ctypes.addressof, arguments))
         sizes = [ctypes.c_uint(n) for n in (1, 1, 1, threads, 1, 1, shared)]
-        self.driver.check(
-            self.cuda.cuLaunchKernel(self.function, *sizes, None, pointers, None)
-        )
+        self.driver.check(self.cuda.cuLaunchKernel(self.function, *sizes, None, pointers, None))
 
     def softmax(self, memory: Memory, columns: int, held: int, **how: Any) -> np.ndarray:
         x = memory.of(np.arange(held, dtype=np.float32))
@@ -137,7 +135,7 @@ SAID = {
     "too_short": "719: softmax: block 0,0,0, warp 2, lane 26, softmax.ptx",
     "wrong_threads": "719: softmax: is for blocks of 128 threads, not 64",
     "too_much_shared": "1: softmax: 65536 bytes of shared memory, but the function may have 49152",
-    "asked_for_shared": "launched; 1: softmax: 167936 bytes of shared memory, the device has 166912",
+    "asked_for_shared": "launched; 1: softmax: 167936 bytes of shared memory, the device has 1669",
     "unknown_kernel": "500: nothing_of_the_kind is not among the built kernels",
     "guard": "700: the guard zone of a buffer of 100 bytes was written to",
     "never_written": "byte 0 of a result (3,) was never written",

@@ -40,7 +40,7 @@ def fragments(matrix: Array, rows: int) -> Array:
 
 
 def product_kernel(types: str, k: int, left: int, right: int) -> str:
-    """out [4, 32] of in [left + right + 4, 32], one warp."""
+    """Out [4, 32] of in [left + right + 4, 32], one warp."""
     count = left + right + 4
     names = [f"%r{i}" for i in range(count)]
     a, b, c = names[:left], names[left : left + right], names[left + right :]
@@ -64,8 +64,10 @@ def product_kernel(types: str, k: int, left: int, right: int) -> str:
 def test_a_product_of_fragments_is_the_product_of_matrices(name: str) -> None:
     types, k, dtype, sum_type = SHAPES[name]
     rng = np.random.default_rng(3)
-    draw = (lambda *s: rng.integers(-128, 128, size=s)) if name == "s8" else (
-        lambda *s: rng.normal(size=s)
+    draw = (
+        (lambda *s: rng.integers(-128, 128, size=s))
+        if name == "s8"
+        else (lambda *s: rng.normal(size=s))
     )
     a, b = draw(16, k).astype(dtype), draw(8, k).astype(dtype)
     if name == "tf32":  # only numbers that a device keeps whole
@@ -89,7 +91,7 @@ def test_a_product_of_fragments_is_the_product_of_matrices(name: str) -> None:
 
 
 def copy_kernel(instruction: str, registers: int) -> str:
-    """in [256] b32 to shared memory, and from there to out [registers, 32] as `instruction` reads."""
+    """In [256] b32 to shared memory, from there to out [registers, 32] as `instruction` reads."""
     names = ", ".join(f"%r{i}" for i in range(registers))
     return "\n".join(
         [

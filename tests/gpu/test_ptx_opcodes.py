@@ -79,8 +79,8 @@ def bfe(a: int, position: int, length: int) -> int:
     if length == 0:
         return 0
     top = min(position + length - 1, 31)
-    out = [a >> min(position + i, top) & 1 if position + i <= 31 else a >> top & 1 for i in range(32)]
-    return sum((out[i] if i < length else a >> top & 1) << i for i in range(32))
+    places = [position + i if i < length and position + i <= 31 else top for i in range(32)]
+    return sum((a >> place & 1) << i for i, place in enumerate(places))
 
 
 def bfi(a: int, b: int, position: int, length: int) -> int:
@@ -175,11 +175,12 @@ INTEGERS: dict[str, tuple[str, int, list[Array], Oracle]] = {
         each(lambda a, b: 1 if signed(a) < signed(b) else 2),
     ),
     "setp.hi-and": (
-        "setp.eq.b32 %p2, {c}, 0; setp.gt.and.u32 %p1, {a}, {b}, !%p2; selp.b32 {d}, 1, 2, %p1;", 32,
-        [*bits(2), small(2)], each(lambda a, b, c: 1 if a > b and c else 2),
+        "setp.eq.b32 %p2, {c}, 0; setp.gt.and.u32 %p1, {a}, {b}, !%p2; selp.b32 {d}, 1, 2, %p1;",
+        32, [*bits(2), small(2)], each(lambda a, b, c: 1 if a > b and c else 2),
     ),
     "guard": (
-        "setp.ge.u32 %p1, {a}, {b}; mov.b32 {d}, {b}; @%p1 mov.b32 {d}, {a};", 32, bits(2), each(max),
+        "setp.ge.u32 %p1, {a}, {b}; mov.b32 {d}, {b}; @%p1 mov.b32 {d}, {a};", 32, bits(2),
+        each(max),
     ),
     "pack": (
         "{{.reg .b16 l, h; mov.b32 {{l, h}}, {a}; mov.b32 {d}, {{h, l}};}}", 32, bits(1),
@@ -259,7 +260,8 @@ def tf32(values: Array) -> Array:
 
 def exact_fma(dtype: npt.DTypeLike, a: Array, b: Array, c: Array) -> Array:
     """One rounding of the exact a b + c: by fractions, to the nearest of a number's neighbours."""
-    true = [Fraction(float(x)) * Fraction(float(y)) + Fraction(float(z)) for x, y, z in zip(a, b, c)]
+    lanes = [[Fraction(float(x)) for x in lane] for lane in zip(a, b, c, strict=True)]
+    true = [x * y + z for x, y, z in lanes]
     found = []
     for value in true:
         guess = np.array(float(value)).astype(dtype)
@@ -295,14 +297,18 @@ FLOATS: dict[str, tuple[str, int, list[Array], Oracle]] = {
         "fma.rn.f32 {d}, {a}, {b}, {c};", 32, [tidy(0), tidy(1), tidy(2)],
         lambda a, b, c: f32(a.astype(np.longdouble) * b + c),
     ),
-    "min-of-NaN": ("min.f32 {d}, {a}, {b};", 32, [floats(0), floats(3)], lambda a, b: f32(np.fmin(a, b))),
+    "min-of-NaN": (
+        "min.f32 {d}, {a}, {b};", 32, [floats(0), floats(3)], lambda a, b: f32(np.fmin(a, b)),
+    ),
     "max.NaN": (
-        "max.NaN.f32 {d}, {a}, {b};", 32, [floats(0), floats(3)], lambda a, b: f32(np.maximum(a, b)),
+        "max.NaN.f32 {d}, {a}, {b};", 32, [floats(0), floats(3)],
+        lambda a, b: f32(np.maximum(a, b)),
     ),
     "div.rn": ("div.rn.f32 {d}, {a}, {b};", 32, [floats(0), floats(2)], lambda a, b: f32(a / b)),
     "sqrt.rn": ("sqrt.rn.f32 {d}, {a};", 32, [floats(0)], lambda a: f32(np.sqrt(a))),
     "add.sat": (
-        "add.sat.f32 {d}, {a}, {b};", 32, [tidy(3), tidy(4)], lambda a, b: f32(np.clip(a + b, 0, 1)),
+        "add.sat.f32 {d}, {a}, {b};", 32, [tidy(3), tidy(4)],
+        lambda a, b: f32(np.clip(a + b, 0, 1)),
     ),
     "setp.ltu": (
         "setp.ltu.f32 %p1, {a}, {b}; selp.b32 {d}, 1, 0, %p1;", 32, [floats(0), floats(4)],
@@ -335,14 +341,14 @@ FLOATS: dict[str, tuple[str, int, list[Array], Oracle]] = {
     "cvt.f16": ("cvt.rn.f16.f32 {d}, {a};", 16, [floats(0)], f16),
     "cvt.f32.bf16": ("cvt.f32.bf16 {d}, {a};", 32, [floats(0).astype(BF16)], f32),
     "cvt.f32.f16": (
-        "cvt.f32.f16 {d}, {a};", 32, [np.arange(0, 0x10000, 2053).astype(np.uint16).view(np.float16)],
-        f32,
+        "cvt.f32.f16 {d}, {a};", 32,
+        [np.arange(0, 0x10000, 2053).astype(np.uint16).view(np.float16)], f32,
     ),
     "cvt.rna.tf32": ("cvt.rna.tf32.f32 {d}, {a};", 32, [tidy(2)], tf32),
     "cvt.rni": ("cvt.rni.f32.f32 {d}, {a};", 32, [floats(0)], lambda a: f32(np.rint(a))),
     "cvt.rzi.s32": (
         "cvt.rzi.s32.f32 {d}, {a};", 32, [floats(0)],
-        lambda a: np.clip(np.nan_to_num(np.trunc(a.astype(np.float64)), nan=0), -(2**31), 2**31 - 1),
+        lambda a: np.clip(np.nan_to_num(np.trunc(a.astype(float)), nan=0), -(2**31), 2**31 - 1),
     ),
     "cvt.rni.u8-saturates": (
         "cvt.rni.sat.u8.f32 {d}, {a};", 32, [floats(0)],
@@ -350,7 +356,8 @@ FLOATS: dict[str, tuple[str, int, list[Array], Oracle]] = {
     ),
     "cvt.f32.s32": ("cvt.rn.f32.s32 {d}, {a};", 32, bits(1), lambda a: f32(a.view(S32))),
     "cvt.f32.u64": (
-        "cvt.rn.f32.u64 {d}, {a};", 32, [np.uint64(2**53) * (bits(1, np.uint64)[0] >> np.uint64(54)) + np.uint64(1)],
+        "cvt.rn.f32.u64 {d}, {a};", 32,
+        [(bits(1, np.uint64)[0] >> np.uint64(54) << np.uint64(53)) + np.uint64(1)],
         lambda a: [np.frombuffer(np.float32(Fraction(int(x))).tobytes(), U32)[0] for x in a],
     ),
 }  # fmt: skip

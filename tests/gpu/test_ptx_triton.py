@@ -1,4 +1,4 @@
-"""Whole kernels that Triton compiled, against float64; and faults planted in their PTX, all caught."""
+"""Kernels that Triton compiled, against float64; and faults planted in their PTX, all caught."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
-from tools.ptx.device import Address, Fault, InOut, Input, Module, Output
+from tools.ptx.device import Address, InOut, Input, KernelError, Module, Output
 
 Array = npt.NDArray[Any]
 
@@ -47,7 +47,9 @@ MATMULS = {
 }
 
 
-def matmul(name: str, m: int, n: int, k: int, text: str | None = None) -> tuple[Array, Array, Array]:
+def matmul(
+    name: str, m: int, n: int, k: int, text: str | None = None
+) -> tuple[Array, Array, Array]:
     """What the kernel gives, what is true, and how far off it may be."""
     dtype, tile_m, tile_n = MATMULS[name]
     a, b = RNG.normal(size=(m, k)).astype(dtype), RNG.normal(size=(n, k)).astype(dtype)
@@ -148,10 +150,12 @@ def change(pattern: str, to: str, number: int = 0) -> Callable[[str], str]:
 # What is changed in matmul_bf16, and the check that finds it: words of an error, or the numbers.
 FAULTS: dict[str, tuple[Callable[[str], str], str]] = {
     "ldmatrix of a shifted address": (
-        change(r"(ldmatrix[^\[]*\[%r\d+)\+1024\]", r"\1+1040]"), "numbers|no barrier|nobody|launch has",
+        change(r"(ldmatrix[^\[]*\[%r\d+)\+1024\]", r"\1+1040]"),
+        "numbers|no barrier|nobody|launch has",
     ),
     "ldmatrix of the next stage": (
-        change(r"(ldmatrix[^\[]*\[%r\d+)\+9216\]", r"\1+11264]"), "nobody has|not have written|numbers",
+        change(r"(ldmatrix[^\[]*\[%r\d+)\+9216\]", r"\1+11264]"),
+        "nobody has|not have written|numbers",
     ),
     "ldmatrix off by one element": (
         change(r"(ldmatrix[^\[]*\[%r\d+)\+1024\]", r"\1+1026]"), "not aligned to 16",
@@ -200,7 +204,7 @@ def test_a_planted_fault_is_caught(name: str) -> None:
     assert text != text_of("matmul_bf16")
     try:
         found, true, bound = matmul("matmul_bf16", 37, 70, 112, text)
-    except Fault as fault:
+    except KernelError as fault:
         said = str(fault)
     else:
         assert not (np.abs(found - true) <= bound).all(), "the fault does no harm"

@@ -45,33 +45,39 @@ def float_call(w: Writer, function: str, type_: str, flags: set[str]) -> None:
         w.call(f"clip<{name}>", w.mask(), how, w.target(w.instruction.operands[0], type_))
 
 
+FLAGS = {
+    **{name: {"rn", "ftz", "sat"} for name in ("add", "sub", "mul")},
+    **{name: {"ftz", "NaN", "relu"} for name in ("min", "max")},
+    "div": {"rn", "full", "approx", "ftz"},
+}
+INTEGER_NAMES = {"min": "min_int", "max": "max_int", "div": "div_int", "abs": "abs_int"}
+
+
 def arithmetic(w: Writer) -> None:
     """add, sub, min, max, div, rem, neg, abs of integers; the same and mul of floats."""
     root = w.instruction.words[0]
-    flags = {"ftz"}
-    if root in ("add", "sub", "mul"):
-        flags = {"rn", "ftz", "sat"}
-    elif root == "div":
-        flags = {"rn", "full", "approx", "ftz"}
-    elif root in ("min", "max"):
-        flags = {"ftz", "NaN"}
-    types, found = w.split(flags)
+    types, found = w.split(FLAGS.get(root, {"ftz"}))
     if len(types) != 1:
         w.unknown()
-    type_ = types[0]
     w.operands(2 if root in ("neg", "abs") else 3)
-    if type_ in FLOATS:
+    if types[0] in FLOATS:
         name = FLOAT_NAMES.get(root) or FUNCTIONS.get(root)
         if root in ("min", "max"):
             name = f"f{root}_nan" if "NaN" in found else f"f{root}_"
         if name is None:
             w.unknown()
-        float_call(w, name, type_, found)
+        float_call(w, name, types[0], found)
         return
-    if type_ not in INTEGERS or found or root == "mul":
+    _integer_arithmetic(w, types[0], found)
+
+
+def _integer_arithmetic(w: Writer, type_: str, flags: set[str]) -> None:
+    root, operands = w.instruction.words[0], w.instruction.operands
+    if type_ not in INTEGERS or root == "mul" or flags - ({"relu"} if type_ == "s32" else set()):
         w.unknown()
-    name = {"min": "min_int", "max": "max_int", "div": "div_int", "abs": "abs_int"}.get(root, root)
-    elementwise(w, f"{name}<{type_}>", type_, w.instruction.operands)
+    elementwise(w, f"{INTEGER_NAMES.get(root, root)}<{type_}>", type_, operands)
+    if flags:
+        elementwise(w, "max_int<s32>", type_, (operands[0], operands[0], Immediate(0)))
 
 
 def function(w: Writer) -> None:
@@ -81,7 +87,7 @@ def function(w: Writer) -> None:
 
 
 def multiply(w: Writer) -> None:
-    """mul and mad: .lo, .hi, .wide of integers, and mul of floats."""
+    """Products, and sums of them: .lo, .hi, .wide of integers, and mul of floats."""
     root, *words = w.instruction.words
     if words[0] not in ("lo", "hi", "wide"):
         arithmetic(w)

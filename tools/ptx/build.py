@@ -52,8 +52,10 @@ def build(ptx: Path, folder: Path | None = None) -> Path:
 def build_text(text: str, name: str) -> Path:
     """The library of PTX; ``name`` is what messages call the file."""
     files = translate_module(read_module(text, name))
-    runtime = runtime_library()
-    key = _key(_compiler(), KERNEL_FLAGS, str(runtime), {k: v.encode() for k, v in files.items()})
+    # Not linked with the runtime, which is there when they are loaded: its code may change.
+    looked_at = {p.name: p.read_bytes() for p in RUNTIME.glob("*.h")}
+    looked_at |= {name: source.encode() for name, source in files.items()}
+    key = _key(_compiler(), KERNEL_FLAGS, "", looked_at)
     stem = Path(name).stem
     folder = CACHE / f"{stem}-{key}"
     library = folder / f"{stem}.so"
@@ -62,8 +64,7 @@ def build_text(text: str, name: str) -> Path:
         for file, source in files.items():
             (folder / file).write_text(source)
         flags = [*KERNEL_FLAGS, f"-I{RUNTIME}"]
-        link = [str(runtime), f"-Wl,-rpath,{runtime.parent}", "-Wl,--no-undefined"]
-        _compile([folder / file for file in files], flags, link, library)
+        _compile([folder / file for file in files], flags, [], library)
     return library
 
 

@@ -112,6 +112,45 @@ def multiply(w: Writer) -> None:
     w.call(f"mma<{of}>", "w", w.mask(), w.site(), *arrays)
 
 
+def group_multiply(w: Writer) -> None:
+    """What begins with wgmma."""
+    words = w.instruction.words
+    if words[1:] == ["fence", "sync", "aligned"]:
+        w.call("sync_warp", "w", w.mask(), w.site(), w.constant(-1, 32))
+    elif words[1:] == ["commit_group", "sync", "aligned"]:
+        w.call("commit_products", "w", w.mask(), w.site())
+    elif words[1:] == ["wait_group", "sync", "aligned"]:
+        pending = w.operands(1)[0]
+        if not isinstance(pending, Immediate):
+            w.unknown()
+        w.call("wait_for_products", "w", w.mask(), w.site(), str(pending.value))
+    elif words[1:4] == ["mma_async", "sync", "aligned"] and len(words) == 8:
+        _group_product(w, words[4:])
+    else:
+        w.unknown()
+
+
+def _group_product(w: Writer, words: list[str]) -> None:
+    shape, *types = words
+    columns = int(shape.removeprefix("m64n").removesuffix("k16"))
+    known = types in (["f32", "bf16", "bf16"], ["f32", "f16", "f16"])
+    if not known or columns not in range(8, 257, 8):
+        w.unknown()
+    d, a, b, adds, *signs = w.operands(8)
+    flags = [o.value for o in signs if isinstance(o, Immediate)]
+    items = w.vector(d)
+    if flags[:2] != [1, 1] or len(flags) != 4 or len(items) != columns // 2:
+        w.unknown()
+    array = w.pointers("of_d", items, "b32", target=True)
+    if isinstance(adds, Immediate):
+        added = f"reinterpret_cast<const s32*>({w.constant(adds.value, 32)})"
+    else:
+        added = w.predicate(adds)
+    how = [w.source(a, "b64"), w.source(b, "b64"), added, *map(_flag, map(bool, flags[2:]))]
+    arguments = [str(columns), _flag(types[1] == "bf16"), array, *how]
+    w.call("multiply_later", "w", w.mask(), w.site(), *arguments)
+
+
 def warp_barrier(w: Writer) -> None:
     w.call("sync_warp", "w", w.mask(), w.site(), w.members(w.operands(1)[0]))
 
@@ -137,4 +176,5 @@ EMITTERS = {
     "ldmatrix": load_matrices,
     "stmatrix": store_matrices,
     "mma": multiply,
+    "wgmma": group_multiply,
 }

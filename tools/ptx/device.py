@@ -21,7 +21,7 @@ Array = npt.NDArray[Any]
 ERROR_BYTES = 4096
 
 
-class Fault(Exception):
+class KernelError(Exception):
     """What a kernel may not do: kernel, block, warp, lane, line and address."""
 
 
@@ -111,7 +111,7 @@ class Module:
         shared: int = 0,
         whole_outputs: bool = True,
     ) -> None:
-        """Run the kernel; raises :class:`Fault`.
+        """Run the kernel; raises :class:`KernelError`.
 
         With ``whole_outputs``, every byte of each :class:`Output` must have been written.
         """
@@ -146,14 +146,14 @@ class Module:
             error, ctypes.c_size_t(ERROR_BYTES),
         )  # fmt: skip
         if failed:
-            raise Fault(error.value.decode())
+            raise KernelError(error.value.decode())
 
     def _require_written(self, kernel: str, buffers: Sequence[Buffer]) -> None:
         for number, buffer in enumerate(buffers):
             if isinstance(buffer, Output) and buffer.array.nbytes:
                 at = self.runtime.first_unwritten(buffer.array)
                 if at >= 0:
-                    raise Fault(f"{kernel}: byte {at} of buffer {number} was never written")
+                    raise KernelError(f"{kernel}: byte {at} of buffer {number} was never written")
 
 
 def _as_bytes(argument: Argument) -> ctypes.Array[ctypes.c_char]:

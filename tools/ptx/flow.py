@@ -34,8 +34,7 @@ class Flow:
 
 def is_barrier(instruction: Instruction) -> bool:
     return any(
-        instruction.opcode == name or instruction.opcode.startswith(name + ".")
-        for name in BARRIERS
+        instruction.opcode == name or instruction.opcode.startswith(name + ".") for name in BARRIERS
     )
 
 

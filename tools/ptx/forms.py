@@ -41,6 +41,8 @@ class Special:
 
 @dataclass(frozen=True)
 class Symbol:
+    """A name that is no register: a variable, a parameter, a label."""
+
     name: str
 
 
@@ -51,17 +53,23 @@ class Sink:
 
 @dataclass(frozen=True)
 class Vector:
+    """Registers in braces."""
+
     items: tuple[Operand, ...]
 
 
 @dataclass(frozen=True)
 class Address:
+    """Memory at a register or a variable, some bytes on."""
+
     base: Register | Symbol
     offset: int
 
 
 @dataclass(frozen=True)
 class Not:
+    """A predicate the other way round."""
+
     register: Register
 
 
@@ -78,6 +86,8 @@ Operand = Register | Immediate | Special | Symbol | Sink | Vector | Address | No
 
 @dataclass(frozen=True, kw_only=True)
 class Instruction:
+    """One line; ``guard`` is the predicate under which it runs."""
+
     opcode: str
     operands: tuple[Operand, ...]
     guard: Register | Not | None
@@ -91,11 +101,15 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Label:
+    """A place to branch to."""
+
     name: str
 
 
 @dataclass(frozen=True)
 class Parameter:
+    """An argument of a kernel, at ``offset`` in the parameters' memory."""
+
     name: str
     offset: int
     size: int
@@ -113,6 +127,8 @@ class Variable:
 
 @dataclass(kw_only=True)
 class Kernel:
+    """What an ``.entry`` is; ``registers`` counts those of each kind."""
+
     name: str
     parameters: list[Parameter]
     max_threads: int = 0
@@ -128,6 +144,8 @@ class Kernel:
 
 @dataclass(kw_only=True)
 class Module:
+    """What a file holds."""
+
     file: str
     target: str
     kernels: list[Kernel]

@@ -132,6 +132,10 @@ def atomic(w: Writer) -> None:
 
 
 def fence(w: Writer) -> None:
+    if "proxy" in w.instruction.words:
+        # Between ordinary accesses and those of wgmma: the executor has them in order.
+        w.lines.append(";")
+        return
     w.call("fence", "w")
 
 
@@ -149,7 +153,8 @@ def copy_async(w: Writer) -> None:
     to, to_offset = w.address(operands[0], 32)
     source, source_offset = w.address(operands[1], 64)
     size = operands[2]
-    if not isinstance(size, Immediate) or size.value not in ((16,) if "cg" in words else (4, 8, 16)):
+    sizes = (16,) if "cg" in words else (4, 8, 16)
+    if not isinstance(size, Immediate) or size.value not in sizes:
         w.refuse("copies 4, 8 or 16 bytes")
     used = w.source(operands[3], "b32") if len(operands) == 4 else "nullptr"
     arguments = [to, to_offset, source, source_offset, str(size.value), used]

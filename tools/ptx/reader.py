@@ -54,6 +54,8 @@ SPECIALS = {"%laneid", "%warpid", "%nwarpid"} | {
 
 @dataclass(frozen=True)
 class Token:
+    """A word of the text, at its line and offset."""
+
     kind: str
     text: str
     line: int
@@ -126,9 +128,7 @@ class _Reader:
     # ---------------------------------------------------------------- the module
 
     def module(self) -> Module:
-        module = Module(
-            file=self.file, target="", kernels=[], dynamic_shared=set(), constants=[]
-        )
+        module = Module(file=self.file, target="", kernels=[], dynamic_shared=set(), constants=[])
         while self.next < len(self.tokens):
             word = self.peek()
             if word == ".target":
@@ -244,13 +244,21 @@ class _Reader:
 
     def statement(self, kernel: Kernel) -> None:
         word = self.peek()
-        if word == "{":
+        if word in ("{", "}", ";"):
             self.take()
-            self.scopes.append({})
-        elif word == "}":
-            self.take()
-            self.scopes.pop()
-        elif word == ".reg":
+            if word == "{":
+                self.scopes.append({})
+            elif word == "}":
+                self.scopes.pop()
+        elif word.startswith("."):
+            self.directive(kernel, word)
+        elif self.tokens[self.next + 1].text == ":":
+            self.label(kernel)
+        else:
+            kernel.body.append(self.instruction())
+
+    def directive(self, kernel: Kernel, word: str) -> None:
+        if word == ".reg":
             self.declare_registers(kernel)
         elif word == ".shared":
             kernel.shared.append(self.shared_variable())
@@ -259,14 +267,8 @@ class _Reader:
         elif word == ".pragma":
             while self.take().text != ";":
                 pass
-        elif word.startswith("."):
-            self.fail(f"directive {word} is not known")
-        elif word == ";":
-            self.take()
-        elif self.tokens[self.next + 1].text == ":":
-            self.label(kernel)
         else:
-            kernel.body.append(self.instruction())
+            self.fail(f"directive {word} is not known")
 
     def label(self, kernel: Kernel) -> None:
         name = self.take().text

@@ -9,9 +9,7 @@ from .flow import ENDS, Block, Flow, flow_of, is_barrier, is_branch, targets
 from .forms import Instruction, Kernel, Module, Not, PtxError, Register
 from .writer import Writer
 
-EMITTERS = (
-    arithmetic.EMITTERS | conversions.EMITTERS | memory.EMITTERS | collectives.EMITTERS
-)
+EMITTERS = arithmetic.EMITTERS | conversions.EMITTERS | memory.EMITTERS | collectives.EMITTERS
 SHARED_BASE = 1024  # kSharedBase of runtime/machine.h
 
 
@@ -111,7 +109,7 @@ def _branch(writer: Writer, number: int, flow: Flow) -> list[str]:
 
 
 def _end(writer: Writer, number: int, flow: Flow) -> list[str]:
-    """ret and exit; where only some lanes end, they branch to the end."""
+    """The end of lanes; where only some lanes end, they branch to the end."""
     guard = writer.instruction.guard
     if guard is None:
         return _leave()
@@ -207,7 +205,9 @@ def translate_module(module: Module) -> dict[str, str]:
             "}",
             "",
             "static const ptx::Kernel* kernels() {",
-            f"  static const ptx::Kernel all[] = {{{', '.join(f'ptx::kernel_{n}' for n in names)}}};",
+            "  static const ptx::Kernel all[] = {",
+            *[f"      ptx::kernel_{name}," for name in names],
+            "  };",
             "  return all;",
             "}",
             "",
@@ -219,8 +219,8 @@ def translate_module(module: Module) -> dict[str, str]:
             'extern "C" int ptx_launch(const char* kernel, const unsigned grid[3],',
             "                          const unsigned block[3], unsigned shared, void** arguments,",
             "                          char* error, size_t size) {",
-            f"  return ptx::launch(kernels(), {len(names)}, kernel, grid, block, shared, arguments,",
-            "                     error, size);",
+            f"  return ptx::launch(kernels(), {len(names)}, kernel, grid, block, shared,",
+            "                     arguments, error, size);",
             "}",
             "",
         ]

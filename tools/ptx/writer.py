@@ -129,9 +129,9 @@ class Writer:
 
     def symbol(self, name: str, bits: int) -> str:
         place = self.symbols.get(name)
-        if isinstance(place, int):
-            return self.constant(place, bits)
-        self.refuse(f"the address of {name} is not known")
+        if not isinstance(place, int):
+            self.refuse(f"the address of {name} is not known")
+        return self.constant(place, bits)
 
     def predicate(self, operand: Operand) -> str:
         if not isinstance(operand, Register) or operand.kind != "pred":

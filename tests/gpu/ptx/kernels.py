@@ -1,8 +1,10 @@
-"""Triton kernels whose PTX, compiled for sm_80, lies beside this file: ``python kernels.py`` writes it.
+"""Triton kernels whose PTX of sm_80 lies beside this file: ``python kernels.py`` writes it.
 
 Between them they have what Triton writes for such kernels: copies that run on, matrix loads and
-products in three types, scans and reductions across lanes and warps, atomics, branches that part lanes.
+products in three types, scans and reductions across lanes and warps, atomics, lanes that part.
 """
+
+# ruff: noqa: N803 - constants of a kernel are in capitals
 
 from __future__ import annotations
 
@@ -26,9 +28,7 @@ def matmul(
     sum_ = tl.zeros((BM, BN), tl.float32)
     for start in range(0, K, BK):
         inside = start + k < K
-        rows = tl.load(
-            a + m[:, None] * K + start + k, mask=(m[:, None] < M) & inside, other=0.0
-        )
+        rows = tl.load(a + m[:, None] * K + start + k, mask=(m[:, None] < M) & inside, other=0.0)
         columns = tl.load(
             b + n[None, :] * K + start + k[:, None], mask=(n < N) & inside[:, None], other=0.0
         )
@@ -37,9 +37,7 @@ def matmul(
 
 
 @triton.jit
-def matmul_int4(
-    a, b, scales, c, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr
-):
+def matmul_int4(a, b, scales, c, M, N, K, BM: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr):
     """The same where b [N, K] is int4, two to a byte, times a scale for each row."""
     m = tl.program_id(0) * BM + tl.arange(0, BM)
     n = tl.program_id(1) * BN + tl.arange(0, BN)
@@ -115,7 +113,8 @@ KERNELS: dict[str, tuple[Any, dict[str, str], dict[str, Any], int, int, str]] = 
         matmul, matrices("fp16"), {"BM": 16, "BN": 32, "BK": 32, "PRECISION": "ieee"}, 2, 2, "",
     ),
     "matmul_tf32x3": (
-        matmul, matrices("fp32"), {"BM": 16, "BN": 32, "BK": 32, "PRECISION": "tf32x3"}, 4, 2, "abK",
+        matmul, matrices("fp32"), {"BM": 16, "BN": 32, "BK": 32, "PRECISION": "tf32x3"}, 4, 2,
+        "abK",
     ),
     "matmul_int4": (
         matmul_int4, {"a": "*bf16", "b": "*i8", "scales": "*bf16", "c": "*fp32"} | MATRIX,

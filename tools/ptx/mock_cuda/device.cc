@@ -21,7 +21,9 @@ Result error(Result result, std::string words) {
   return result;
 }
 
-const char* last_error() { return g_words.c_str(); }
+const char* last_error() {
+  return g_words.c_str();
+}
 
 int capability() {
   const char* text = std::getenv("MOE_EXPORT_MOCK_CAPABILITY");
@@ -31,8 +33,12 @@ int capability() {
 // CUDA C++ Programming Guide, "Technical Specifications per Compute Capability".
 int shared_limit() {
   switch (capability()) {
-    case 80: case 87: return 163 << 10;
-    case 86: case 89: case 120: case 121: return 99 << 10;
+    case 80:
+    case 87: return 163 << 10;
+    case 86:
+    case 89:
+    case 120:
+    case 121: return 99 << 10;
     default: return 227 << 10;
   }
 }
@@ -41,7 +47,9 @@ static int g_context;  // its address is the one context
 static thread_local void* g_current = nullptr;
 static std::set<void*> g_streams;
 
-bool has_context() { return g_current != nullptr; }
+bool has_context() {
+  return g_current != nullptr;
+}
 bool is_stream(void* stream) {
   // 0, 1 and 2 are the default streams.
   return reinterpret_cast<uintptr_t>(stream) <= 2 || g_streams.count(stream);
@@ -50,15 +58,17 @@ bool is_stream(void* stream) {
 // cuda.h's numbers of what a device is asked for.
 static bool attribute(int which, int* value) {
   switch (which) {
-    case 1: *value = 1024; return true;            // threads of a block
-    case 2: case 3: *value = 1024; return true;    // along x and y
-    case 4: *value = 64; return true;              // along z
-    case 5: *value = 2147483647; return true;      // blocks along x
-    case 6: case 7: *value = 65535; return true;   // along y and z
-    case 8: *value = 48 << 10; return true;        // shared memory without asking
-    case 10: *value = 32; return true;             // lanes of a warp
-    case 16: *value = 108; return true;            // multiprocessors
-    case 41: *value = 1; return true;              // one address space
+    case 1: *value = 1024; return true;  // threads of a block
+    case 2:
+    case 3: *value = 1024; return true;        // along x and y
+    case 4: *value = 64; return true;          // along z
+    case 5: *value = 2147483647; return true;  // blocks along x
+    case 6:
+    case 7: *value = 65535; return true;     // along y and z
+    case 8: *value = 48 << 10; return true;  // shared memory without asking
+    case 10: *value = 32; return true;       // lanes of a warp
+    case 16: *value = 108; return true;      // multiprocessors
+    case 41: *value = 1; return true;        // one address space
     case 75: *value = capability() / 10; return true;
     case 76: *value = capability() % 10; return true;
     case 97: *value = shared_limit(); return true;
@@ -70,9 +80,13 @@ static bool attribute(int which, int* value) {
 
 using namespace mock;
 
-MOCK_API const char* mock_cuda_last_error() { return last_error(); }
+MOCK_API const char* mock_cuda_last_error() {
+  return last_error();
+}
 
-MOCK_API Result cuInit(unsigned) { return kSuccess; }
+MOCK_API Result cuInit(unsigned) {
+  return kSuccess;
+}
 
 MOCK_API Result cuDriverGetVersion(int* version) {
   *version = 12080;
@@ -103,7 +117,8 @@ MOCK_API Result cuDeviceTotalMem_v2(size_t* bytes, int) {
 MOCK_API Result cuDeviceGetAttribute(int* value, int which, int device) {
   if (device != 0) return error(kInvalidDevice, "there is one device, number 0");
   if (attribute(which, value)) return kSuccess;
-  return error(kInvalidValue, "device attribute " + std::to_string(which) + " is not known to the mock driver");
+  return error(kInvalidValue,
+               "device attribute " + std::to_string(which) + " is not known to the mock driver");
 }
 
 MOCK_API Result cuDevicePrimaryCtxRetain(void** context, int device) {
@@ -112,7 +127,9 @@ MOCK_API Result cuDevicePrimaryCtxRetain(void** context, int device) {
   return kSuccess;
 }
 
-MOCK_API Result cuDevicePrimaryCtxRelease_v2(int) { return kSuccess; }
+MOCK_API Result cuDevicePrimaryCtxRelease_v2(int) {
+  return kSuccess;
+}
 
 MOCK_API Result cuCtxGetCurrent(void** context) {
   *context = g_current;
@@ -137,7 +154,9 @@ MOCK_API Result cuCtxGetId(void* context, unsigned long long* id) {
   return kSuccess;
 }
 
-MOCK_API Result cuCtxSynchronize() { return kSuccess; }
+MOCK_API Result cuCtxSynchronize() {
+  return kSuccess;
+}
 
 MOCK_API Result cuStreamCreate(void** stream, unsigned) {
   const std::lock_guard<std::mutex> held(lock());

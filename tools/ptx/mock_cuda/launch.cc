@@ -50,6 +50,10 @@ static std::string load_all() {
   std::error_code missing;
   if (!folder || !std::filesystem::is_directory(folder, missing))
     return "MOE_EXPORT_PTX_MODULE names no folder of built kernels (python -m tools.ptx build)";
+  // Kernels take the runtime from the process, where this library may have brought it in for itself.
+  Dl_info runtime;
+  dladdr(reinterpret_cast<void*>(&ptx_register), &runtime);
+  if (!dlopen(runtime.dli_fname, RTLD_NOW | RTLD_GLOBAL | RTLD_NOLOAD)) return dlerror();
   for (const auto& entry : std::filesystem::directory_iterator(folder)) {
     if (entry.path().extension() != ".so") continue;
     const std::string wrong = load(entry.path());
@@ -64,14 +68,16 @@ static Result launch(Function& f, const unsigned grid[3], const unsigned block[3
   if (!is_stream(stream)) return error(kInvalidHandle, "no stream of this driver");
   if (int(shared) > f.most_shared)
     return error(kInvalidValue, std::string(f.kernel->name) + ": " + std::to_string(shared) +
-                                    " bytes of shared memory, but the function may have " + std::to_string(f.most_shared));
+                                    " bytes of shared memory, but the function may have " +
+                                    std::to_string(f.most_shared));
   char words[4096] = "";
   const char* reversed = std::getenv("MOE_EXPORT_PTX_REVERSE");
   ptx_reverse(reversed && *reversed == '1');
   ++f.launches;
   if (f.launch(f.kernel->name, grid, block, shared, arguments, words, sizeof words))
     return error(kLaunchFailed, words);
-  if (const char* broken = broken_guard()) return error(kIllegalAddress, std::string(f.kernel->name) + ": " + broken);
+  if (const char* broken = broken_guard())
+    return error(kIllegalAddress, std::string(f.kernel->name) + ": " + broken);
   return kSuccess;
 }
 
@@ -133,7 +139,8 @@ MOCK_API Result cuModuleGetFunction(void** function, void* module, const char* n
   const std::lock_guard<std::mutex> held(lock());
   if (module != &g_module) return error(kInvalidHandle, "no module of this driver");
   const auto found = functions().find(name);
-  if (found == functions().end()) return error(kNotFound, std::string(name) + " is not among the built kernels");
+  if (found == functions().end())
+    return error(kNotFound, std::string(name) + " is not among the built kernels");
   *function = found->second.get();
   return kSuccess;
 }
@@ -142,10 +149,12 @@ MOCK_API Result cuFuncSetAttribute(void* function, int attribute, int value) {
   const std::lock_guard<std::mutex> held(lock());
   auto* f = static_cast<Function*>(function);
   if (attribute == 9) return kSuccess;  // how much of the L1 is shared memory: a wish
-  if (attribute != 8) return error(kInvalidValue, "function attribute " + std::to_string(attribute) + " cannot be set");
+  if (attribute != 8)
+    return error(kInvalidValue, "function attribute " + std::to_string(attribute) + " cannot be set");
   if (value < 0 || value + int(f->kernel->static_shared) > shared_limit())
     return error(kInvalidValue, std::string(f->kernel->name) + ": " + std::to_string(value) +
-                                    " bytes of shared memory, the device has " + std::to_string(shared_limit()));
+                                    " bytes of shared memory, the device has " +
+                                    std::to_string(shared_limit()));
   f->most_shared = value;
   return kSuccess;
 }
@@ -156,7 +165,9 @@ MOCK_API Result cuFuncGetAttribute(int* value, int attribute, void* function) {
     case 0: *value = f->kernel->max_threads ? int(f->kernel->max_threads) : 1024; return kSuccess;
     case 1: *value = int(f->kernel->static_shared); return kSuccess;
     case 8: *value = f->most_shared; return kSuccess;
-    default: return error(kInvalidValue, "function attribute " + std::to_string(attribute) + " is not known to the mock driver");
+    default:
+      return error(kInvalidValue, "function attribute " + std::to_string(attribute) +
+                                      " is not known to the mock driver");
   }
 }
 
@@ -164,14 +175,18 @@ MOCK_API Result cuLaunchKernel(void* function, unsigned grid_x, unsigned grid_y,
                                unsigned block_x, unsigned block_y, unsigned block_z, unsigned shared,
                                void* stream, void** arguments, void** extra) {
   const std::lock_guard<std::mutex> held(lock());
-  if (!function || extra || !arguments) return error(kNotSupported, "arguments come as pointers, to a function");
+  if (!function || extra || !arguments)
+    return error(kNotSupported, "arguments come as pointers, to a function");
   const unsigned grid[3] = {grid_x, grid_y, grid_z}, block[3] = {block_x, block_y, block_z};
   return launch(*static_cast<Function*>(function), grid, block, shared, stream, arguments);
 }
 
 MOCK_API Result cuLaunchKernelEx(const Config* config, void* function, void** arguments, void** extra) {
   const std::lock_guard<std::mutex> held(lock());
-  if (!function || extra || !arguments) return error(kNotSupported, "arguments come as pointers, to a function");
-  if (config->num_attributes) return error(kNotSupported, "launch attributes are not known to the mock driver");
-  return launch(*static_cast<Function*>(function), config->grid, config->block, config->shared, config->stream, arguments);
+  if (!function || extra || !arguments)
+    return error(kNotSupported, "arguments come as pointers, to a function");
+  if (config->num_attributes)
+    return error(kNotSupported, "launch attributes are not known to the mock driver");
+  return launch(*static_cast<Function*>(function), config->grid, config->block, config->shared,
+                config->stream, arguments);
 }

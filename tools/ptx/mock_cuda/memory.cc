@@ -53,15 +53,19 @@ static Result require(DevicePointer at, size_t size, const char* what) {
     if (at - behind->first <= behind->second.size && size <= behind->second.size - (at - behind->first))
       return kSuccess;
   }
-  return error(kInvalidValue, std::string(what) + ": " + std::to_string(size) + " bytes that are no device memory");
+  return error(kInvalidValue,
+               std::string(what) + ": " + std::to_string(size) + " bytes that are no device memory");
 }
 
-static void* host(DevicePointer at) { return reinterpret_cast<void*>(at); }
+static void* host(DevicePointer at) {
+  return reinterpret_cast<void*>(at);
+}
 
 static Result fill(DevicePointer at, const void* value, size_t width, size_t count) {
   const std::lock_guard<std::mutex> held(lock());
   if (const Result result = require(at, width * count, "memset")) return result;
-  for (size_t i = 0; i < count; ++i) std::memcpy(static_cast<uint8_t*>(host(at)) + i * width, value, width);
+  for (size_t i = 0; i < count; ++i)
+    std::memcpy(static_cast<uint8_t*>(host(at)) + i * width, value, width);
   ptx_mark(host(at), width * count, 1);
   return kSuccess;
 }

@@ -16,7 +16,9 @@ T saturated(s64 value, bool from_unsigned) {
   if (from_unsigned) return u64(value) > u64(Limits::max()) ? Limits::max() : static_cast<T>(value);
   if (value < 0 && !Limits::is_signed) return 0;
   if (sizeof(T) == 8) return static_cast<T>(value);
-  return value < s64(Limits::min()) ? Limits::min() : value > s64(Limits::max()) ? Limits::max() : static_cast<T>(value);
+  return value < s64(Limits::min())   ? Limits::min()
+         : value > s64(Limits::max()) ? Limits::max()
+                                      : static_cast<T>(value);
 }
 
 template <class T, class Register>
@@ -40,13 +42,15 @@ typename F::Bits stored(double x, Round round) {
 
 template <class F>
 void narrow_float(const Mask& m, typename F::Bits* d, const Lanes<double>& wide, Round round, Clip how) {
-  each_active(m.bits, [&](int i) { d[i] = stored<F>(wide.v[i], round == Round::none ? Round::rn : round); });
+  each_active(m.bits,
+              [&](int i) { d[i] = stored<F>(wide.v[i], round == Round::none ? Round::rn : round); });
   if (how != Clip::none) clip<F>(m, how, d);
 }
 
 // The bits that TF32 lacks are zero.
 void narrow_tf32(const Mask& m, u32* d, const Lanes<double>& wide, Round round) {
-  each_active(m.bits, [&](int i) { d[i] = Of<F32>::store(static_cast<float>(onto(kTF32, wide.v[i], round))); });
+  each_active(m.bits,
+              [&](int i) { d[i] = Of<F32>::store(static_cast<float>(onto(kTF32, wide.v[i], round))); });
 }
 
 void to_double(Lanes<double>& wide, const Lanes<s64>& whole, bool from_unsigned, bool odd) {
@@ -55,7 +59,8 @@ void to_double(Lanes<double>& wide, const Lanes<s64>& whole, bool from_unsigned,
     const bool negative = !from_unsigned && value < 0;
     const u64 size = negative ? 0 - u64(value) : u64(value);
     double x = static_cast<double>(size);
-    if (odd && size >> 53) x = odd_sum(static_cast<double>(size & ~u64(2047)), static_cast<double>(size & 2047));
+    if (odd && size >> 53)
+      x = odd_sum(static_cast<double>(size & ~u64(2047)), static_cast<double>(size & 2047));
     wide.v[i] = negative ? -x : x;
   }
 }
@@ -67,10 +72,14 @@ void to_integer(Lanes<s64>& whole, const Lanes<double>& wide, Round round, bool 
   const s64 of_nan = from_double || sizeof(T) == 8 ? s64(T(1) << (8 * sizeof(T) - 1)) : 0;
   for (int i = 0; i < kLanes; ++i) {
     const double x = to_integral(wide.v[i], round);
-    if (x != x) whole.v[i] = of_nan;
-    else if (x <= double(Limits::min())) whole.v[i] = s64(Limits::min());
-    else if (x >= double(Limits::max())) whole.v[i] = s64(Limits::max());
-    else whole.v[i] = static_cast<s64>(static_cast<T>(x));
+    if (x != x)
+      whole.v[i] = of_nan;
+    else if (x <= double(Limits::min()))
+      whole.v[i] = s64(Limits::min());
+    else if (x >= double(Limits::max()))
+      whole.v[i] = s64(Limits::max());
+    else
+      whole.v[i] = static_cast<s64>(static_cast<T>(x));
   }
 }
 
@@ -108,18 +117,19 @@ void widen_e4m3x2(const Mask& m, u32* d, const u16* a) {
   each_active(m.bits, [&](int i) { d[i] = f16_of_e4m3(a[i] >> 8) << 16 | f16_of_e4m3(a[i] & 0xff); });
 }
 
-#define PTX_WIDEN(T, Register)                                        \
-  template void widen<T>(Lanes<s64>&, const Register*);               \
+#define PTX_WIDEN(T, Register)                          \
+  template void widen<T>(Lanes<s64>&, const Register*); \
   template void narrow<T>(const Mask&, Register*, const Lanes<s64>&, bool, bool);
 #define PTX_REGISTERS(T) PTX_WIDEN(T, u8) PTX_WIDEN(T, u16) PTX_WIDEN(T, u32) PTX_WIDEN(T, u64)
-#define PTX_FLOAT(F)                                                                       \
-  template void widen_float<F>(Lanes<double>&, const F::Bits*);                            \
+#define PTX_FLOAT(F)                                            \
+  template void widen_float<F>(Lanes<double>&, const F::Bits*); \
   template void narrow_float<F>(const Mask&, F::Bits*, const Lanes<double>&, Round, Clip);
 #define PTX_TO(T) template void to_integer<T>(Lanes<s64>&, const Lanes<double>&, Round, bool);
 
-PTX_REGISTERS(u8) PTX_REGISTERS(s8) PTX_REGISTERS(u16) PTX_REGISTERS(s16) PTX_REGISTERS(u32)
-PTX_REGISTERS(s32) PTX_REGISTERS(u64) PTX_REGISTERS(s64)
-PTX_FLOAT(F32) PTX_FLOAT(F32Z) PTX_FLOAT(F64) PTX_FLOAT(F16) PTX_FLOAT(BF16)
-PTX_TO(u8) PTX_TO(s8) PTX_TO(u16) PTX_TO(s16) PTX_TO(u32) PTX_TO(s32) PTX_TO(u64) PTX_TO(s64)
+PTX_REGISTERS(u8)
+PTX_REGISTERS(s8) PTX_REGISTERS(u16) PTX_REGISTERS(s16) PTX_REGISTERS(u32) PTX_REGISTERS(s32)
+    PTX_REGISTERS(u64) PTX_REGISTERS(s64) PTX_FLOAT(F32) PTX_FLOAT(F32Z) PTX_FLOAT(F64) PTX_FLOAT(F16)
+        PTX_FLOAT(BF16) PTX_TO(u8) PTX_TO(s8) PTX_TO(u16) PTX_TO(s16) PTX_TO(u32) PTX_TO(s32) PTX_TO(u64)
+            PTX_TO(s64)
 
 }  // namespace ptx

@@ -25,9 +25,12 @@ constexpr Grid kE4M3 = {4, -9, 448};
 
 inline double to_integral(double x, Round round) {
   switch (round) {
-    case Round::rz: case Round::rzi: return std::trunc(x);
-    case Round::rm: case Round::rmi: return std::floor(x);
-    case Round::rp: case Round::rpi: return std::ceil(x);
+    case Round::rz:
+    case Round::rzi: return std::trunc(x);
+    case Round::rm:
+    case Round::rmi: return std::floor(x);
+    case Round::rp:
+    case Round::rpi: return std::ceil(x);
     case Round::rna: return std::round(x);
     default: return std::nearbyint(x);  // the mode is never changed: to nearest, ties to even
   }
@@ -41,11 +44,14 @@ inline double onto(const Grid& grid, double x, Round round) {
   const int step = exponent - grid.significand > grid.least ? exponent - grid.significand : grid.least;
   const double rounded = std::ldexp(to_integral(std::ldexp(x, -step), round), step);
   if (std::fabs(rounded) <= grid.largest) return std::copysign(rounded, x);
-  const bool clamps = round == Round::rz || (round == Round::rm && x > 0) || (round == Round::rp && x < 0);
+  const bool clamps =
+      round == Round::rz || (round == Round::rm && x > 0) || (round == Round::rp && x < 0);
   return std::copysign(clamps ? grid.largest : HUGE_VAL, x);
 }
 
-inline u32 flushed(u32 bits) { return bits & 0x7f800000 ? bits : bits & 0x80000000; }
+inline u32 flushed(u32 bits) {
+  return bits & 0x7f800000 ? bits : bits & 0x80000000;
+}
 
 // Round-to-odd: the sum a + b keeps in its last bit that something was lost.
 inline double odd_sum(double a, double b) {
@@ -106,7 +112,8 @@ struct Of<F16> : Small {
   static double load(u16 bits) {
     const u32 exponent = bits >> 10 & 31, fraction = bits & 1023;
     if (exponent == 31) return fraction ? NAN : bits >> 15 ? -HUGE_VAL : HUGE_VAL;
-    const float size = exponent ? bits_as<float>((exponent + 112) << 23 | fraction << 13) : fraction * 0x1p-24f;
+    const float size =
+        exponent ? bits_as<float>((exponent + 112) << 23 | fraction << 13) : fraction * 0x1p-24f;
     return bits >> 15 ? -size : size;
   }
   static u16 store(double x, Round round = Round::rn) {

@@ -37,22 +37,26 @@ static std::string place(u64 address) {
   const Buffer* buffer = buffer_before(address);
   if (!buffer) return "before every buffer";
   const u64 offset = address - u64(buffer->base);
-  const std::string of = " of the buffer of " + std::to_string(buffer->size) + " bytes at " + hex(u64(buffer->base));
+  const std::string of =
+      " of the buffer of " + std::to_string(buffer->size) + " bytes at " + hex(u64(buffer->base));
   return "byte " + std::to_string(offset) + of;
 }
 
 Buffer& buffer_of(const Site& site, int lane, u64 address, size_t size, const char* verb) {
   Buffer* buffer = buffer_before(address);
   if (!buffer || address - u64(buffer->base) + size > buffer->size) {
-    fail(site, lane, std::string(verb) + " " + std::to_string(size) + " bytes at " + hex(address) +
-                         ", outside of every buffer: " + place(address));
+    fail(site, lane,
+         std::string(verb) + " " + std::to_string(size) + " bytes at " + hex(address) +
+             ", outside of every buffer: " + place(address));
   }
   if (address % size)
-    fail(site, lane, std::string(verb) + " " + std::to_string(size) + " bytes at " + hex(address) + ", not aligned");
+    fail(site, lane,
+         std::string(verb) + " " + std::to_string(size) + " bytes at " + hex(address) + ", not aligned");
   return *buffer;
 }
 
-static void require_order(Warp& w, const Site& site, int lane, const Written& last, u64 address, const char* verb) {
+static void require_order(Warp& w, const Site& site, int lane, const Written& last, u64 address,
+                          const char* verb) {
   const Launch& launch = *w.launch;
   if (last.launch != launch.serial || w.acquired) return;
   const std::string at = std::string(verb) + " " + hex(address) + " (" + place(address) + "), which ";
@@ -69,7 +73,8 @@ const u8* readable(Warp& w, const Site& site, int lane, u64 address, size_t size
   for (size_t i = offset; i < offset + size; ++i) {
     if (!buffer.initialised[i])
       fail(site, lane, "reads " + hex(address) + " (" + place(address) + "), which nobody has written");
-    if (buffer.written && buffer.written[i].launch) require_order(w, site, lane, buffer.written[i], address, "reads");
+    if (buffer.written && buffer.written[i].launch)
+      require_order(w, site, lane, buffer.written[i], address, "reads");
   }
   return buffer.base + offset;
 }
@@ -98,8 +103,8 @@ void load_parameter(const Warp& w, const Mask& m, u32 offset, Access access, con
   each_active(m.bits, [&](int lane) { put_elements(w.parameters + offset, lane, access, to); });
 }
 
-void load_global(Warp& w, const Mask& m, const Site& site, const u64* address, s64 offset,
-                 Access access, const Element* to) {
+void load_global(Warp& w, const Mask& m, const Site& site, const u64* address, s64 offset, Access access,
+                 const Element* to) {
   const size_t size = access.bytes * access.count;
   each_active(m.bits, [&](int lane) {
     put_elements(readable(w, site, lane, address[lane] + offset, size), lane, access, to);
@@ -108,12 +113,14 @@ void load_global(Warp& w, const Mask& m, const Site& site, const u64* address, s
 
 static void write(Warp& w, const Site& site, int lane, u64 address, const u8* bytes, size_t size) {
   Buffer& buffer = buffer_of(site, lane, address, size, "writes");
-  if (!buffer.writable) fail(site, lane, "writes to " + hex(address) + " (" + place(address) + "), which is read-only");
+  if (!buffer.writable)
+    fail(site, lane, "writes to " + hex(address) + " (" + place(address) + "), which is read-only");
   const size_t offset = address - u64(buffer.base);
   for (size_t i = 0; i < size; ++i) {
     Written& last = buffer.written[offset + i];
     // Two that write the same number do no harm: lanes and warps often share a result.
-    if (last.launch && buffer.base[offset + i] != bytes[i]) require_order(w, site, lane, last, address, "overwrites");
+    if (last.launch && buffer.base[offset + i] != bytes[i])
+      require_order(w, site, lane, last, address, "overwrites");
     last = {w.launch->serial, w.launch->block_index, w.launch->epoch, w.index};
     buffer.initialised[offset + i] = 1;
     buffer.base[offset + i] = bytes[i];
@@ -132,11 +139,13 @@ void store_global(Warp& w, const Mask& m, const Site& site, const u64* address, 
 // The bytes that an atomic changes: in a buffer that may be written, and known.
 static u8* atomic_at(Warp& w, const Site& site, int lane, u64 address, size_t size) {
   Buffer& buffer = buffer_of(site, lane, address, size, "changes");
-  if (!buffer.writable) fail(site, lane, "changes " + hex(address) + " (" + place(address) + "), which is read-only");
+  if (!buffer.writable)
+    fail(site, lane, "changes " + hex(address) + " (" + place(address) + "), which is read-only");
   const size_t offset = address - u64(buffer.base);
   for (size_t i = offset; i < offset + size; ++i) {
     if (!buffer.initialised[i])
-      fail(site, lane, "changes " + hex(address) + " (" + place(address) + "), which nobody has written");
+      fail(site, lane,
+           "changes " + hex(address) + " (" + place(address) + "), which nobody has written");
     Written& last = buffer.written[i];
     if (last.launch && last.block != kByAtomics) require_order(w, site, lane, last, address, "changes");
     last = {w.launch->serial, kByAtomics, 0, 0};
@@ -162,8 +171,8 @@ static T changed(Atomic how, T old, T b, T c) {
 }
 
 template <class T>
-void atomic(Warp& w, const Mask& m, const Site& site, Atomic how, bool acquire, T* d,
-            const u64* address, s64 offset, const T* b, const T* c) {
+void atomic(Warp& w, const Mask& m, const Site& site, Atomic how, bool acquire, T* d, const u64* address,
+            s64 offset, const T* b, const T* c) {
   each_active(m.bits, [&](int lane) {
     u8* place = atomic_at(w, site, lane, address[lane] + offset, sizeof(T));
     T old;
@@ -190,22 +199,31 @@ void atomic_add_float(Warp& w, const Mask& m, const Site& site, bool acquire, ty
   if (acquire && m.bits) w.acquired = true;
 }
 
-void fence(Warp& w) { w.acquired = true; }
+void fence(Warp& w) {
+  w.acquired = true;
+}
 
-template void atomic(Warp&, const Mask&, const Site&, Atomic, bool, u32*, const u64*, s64, const u32*, const u32*);
-template void atomic(Warp&, const Mask&, const Site&, Atomic, bool, s32*, const u64*, s64, const s32*, const s32*);
-template void atomic(Warp&, const Mask&, const Site&, Atomic, bool, u64*, const u64*, s64, const u64*, const u64*);
-template void atomic(Warp&, const Mask&, const Site&, Atomic, bool, s64*, const u64*, s64, const s64*, const s64*);
-template void atomic_add_float<F32>(Warp&, const Mask&, const Site&, bool, u32*, const u64*, s64, const u32*);
-template void atomic_add_float<F16>(Warp&, const Mask&, const Site&, bool, u16*, const u64*, s64, const u16*);
-template void atomic_add_float<BF16>(Warp&, const Mask&, const Site&, bool, u16*, const u64*, s64, const u16*);
+template void atomic(Warp&, const Mask&, const Site&, Atomic, bool, u32*, const u64*, s64, const u32*,
+                     const u32*);
+template void atomic(Warp&, const Mask&, const Site&, Atomic, bool, s32*, const u64*, s64, const s32*,
+                     const s32*);
+template void atomic(Warp&, const Mask&, const Site&, Atomic, bool, u64*, const u64*, s64, const u64*,
+                     const u64*);
+template void atomic(Warp&, const Mask&, const Site&, Atomic, bool, s64*, const u64*, s64, const s64*,
+                     const s64*);
+template void atomic_add_float<F32>(Warp&, const Mask&, const Site&, bool, u32*, const u64*, s64,
+                                    const u32*);
+template void atomic_add_float<F16>(Warp&, const Mask&, const Site&, bool, u16*, const u64*, s64,
+                                    const u16*);
+template void atomic_add_float<BF16>(Warp&, const Mask&, const Site&, bool, u16*, const u64*, s64,
+                                     const u16*);
 
 }  // namespace ptx
 
 // ------------------------------------------------------------------------------- C ABI
 
-using ptx::buffer_before;
 using ptx::Buffer;
+using ptx::buffer_before;
 using ptx::u64;
 using ptx::u8;
 
@@ -219,7 +237,9 @@ int ptx_register(void* base, size_t size, int writable, int initialised) {
   // Untouched pages of a calloc cost nothing: what is never written is not paid for.
   if (writable) buffer.written = static_cast<ptx::Written*>(std::calloc(size + 1, sizeof(ptx::Written)));
   auto& all = ptx::buffers();
-  all.insert(std::upper_bound(all.begin(), all.end(), first, [](u64 a, const Buffer& b) { return a < u64(b.base); }), buffer);
+  all.insert(std::upper_bound(all.begin(), all.end(), first,
+                              [](u64 a, const Buffer& b) { return a < u64(b.base); }),
+             buffer);
   return 0;
 }
 

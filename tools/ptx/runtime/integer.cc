@@ -29,7 +29,8 @@ template <class T>
 void brev(const Mask& m, T* d, const T* a) {
   each(m, d, [&](int i) {
     T reversed = 0;
-    for (size_t bit = 0; bit < 8 * sizeof(T); ++bit) reversed |= (a[i] >> bit & 1) << (8 * sizeof(T) - 1 - bit);
+    for (size_t bit = 0; bit < 8 * sizeof(T); ++bit)
+      reversed |= (a[i] >> bit & 1) << (8 * sizeof(T) - 1 - bit);
     return reversed;
   });
 }
@@ -64,7 +65,8 @@ void mul_hi(const Mask& m, T* d, const T* a, const T* b) {
 template <class T>
 T quotient(T a, T b) {
   if (b == 0) return static_cast<T>(-1);
-  if (std::is_signed_v<T> && b == static_cast<T>(-1)) return static_cast<T>(Unsigned<T>(0) - Unsigned<T>(a));
+  if (std::is_signed_v<T> && b == static_cast<T>(-1))
+    return static_cast<T>(Unsigned<T>(0) - Unsigned<T>(a));
   return a / b;
 }
 
@@ -76,7 +78,10 @@ void div_int(const Mask& m, T* d, const T* a, const T* b) {
 template <class T>
 void rem(const Mask& m, T* d, const T* a, const T* b) {
   each_active(m.bits, [&](int i) {
-    d[i] = b[i] == 0 ? a[i] : static_cast<T>(Unsigned<T>(a[i]) - Unsigned<T>(quotient(a[i], b[i])) * Unsigned<T>(b[i]));
+    d[i] =
+        b[i] == 0
+            ? a[i]
+            : static_cast<T>(Unsigned<T>(a[i]) - Unsigned<T>(quotient(a[i], b[i])) * Unsigned<T>(b[i]));
   });
 }
 
@@ -160,7 +165,8 @@ template <class T>
 void bfind(const Mask& m, u32* d, const T* a) {
   each(m, d, [&](int i) {
     const s64 value = a[i];
-    const u64 sought = std::is_signed_v<T> && value < 0 ? ~u64(value) : u64(std::make_unsigned_t<T>(a[i]));
+    const u64 sought =
+        std::is_signed_v<T> && value < 0 ? ~u64(value) : u64(std::make_unsigned_t<T>(a[i]));
     return sought ? 63 - __builtin_clzll(sought) : ~0u;
   });
 }
@@ -269,7 +275,8 @@ template <class Part, class Whole>
 void pack(const Mask& m, Whole* d, const Part* const* parts) {
   each_active(m.bits, [&](int i) {
     Whole whole = 0;
-    for (size_t k = 0; k < sizeof(Whole) / sizeof(Part); ++k) whole |= Whole(parts[k][i]) << 8 * sizeof(Part) * k;
+    for (size_t k = 0; k < sizeof(Whole) / sizeof(Part); ++k)
+      whole |= Whole(parts[k][i]) << 8 * sizeof(Part) * k;
     d[i] = whole;
   });
 }
@@ -285,43 +292,46 @@ void unpack(const Mask& m, Part* const* parts, const Whole* a) {
 
 #define PTX_UNARY(name, T) template void name(const Mask&, T*, const T*);
 #define PTX_BINARY(name, T) template void name(const Mask&, T*, const T*, const T*);
-#define PTX_ARITHMETIC(T)                                                              \
-  PTX_UNARY(neg, T) PTX_UNARY(abs_int, T) PTX_BINARY(add, T) PTX_BINARY(sub, T)        \
-  PTX_BINARY(mul_lo, T) PTX_BINARY(mul_hi, T) PTX_BINARY(div_int, T) PTX_BINARY(rem, T) \
-  PTX_BINARY(min_int, T) PTX_BINARY(max_int, T)                                        \
-  template void mad_lo(const Mask&, T*, const T*, const T*, const T*);                 \
-  template void mad_hi(const Mask&, T*, const T*, const T*, const T*);                 \
-  template void shr(const Mask&, T*, const T*, const u32*);                            \
+#define PTX_ARITHMETIC(T)                                                                    \
+  PTX_UNARY(neg, T)                                                                          \
+  PTX_UNARY(abs_int, T) PTX_BINARY(add, T) PTX_BINARY(sub, T) PTX_BINARY(mul_lo, T)          \
+      PTX_BINARY(mul_hi, T) PTX_BINARY(div_int, T) PTX_BINARY(rem, T) PTX_BINARY(min_int, T) \
+          PTX_BINARY(max_int, T) template void                                               \
+          mad_lo(const Mask&, T*, const T*, const T*, const T*);                             \
+  template void mad_hi(const Mask&, T*, const T*, const T*, const T*);                       \
+  template void shr(const Mask&, T*, const T*, const u32*);                                  \
   template void setp(const Mask&, Compare, s32*, const T*, const T*);
-#define PTX_BITS(T)                                                                   \
-  PTX_UNARY(not_bits, T) PTX_UNARY(mov, T) PTX_BINARY(and_bits, T)                    \
-  PTX_BINARY(or_bits, T) PTX_BINARY(xor_bits, T)                                      \
-  template void shl(const Mask&, T*, const T*, const u32*);                           \
+#define PTX_BITS(T)                                                \
+  PTX_UNARY(not_bits, T)                                           \
+  PTX_UNARY(mov, T) PTX_BINARY(and_bits, T) PTX_BINARY(or_bits, T) \
+      PTX_BINARY(xor_bits, T) template void                        \
+      shl(const Mask&, T*, const T*, const u32*);                  \
   template void selp(const Mask&, T*, const T*, const T*, const s32*);
-#define PTX_FIELDS(T)                                                                 \
-  template void bfe(const Mask&, T*, const T*, const u32*, const u32*);               \
+#define PTX_FIELDS(T)                                                   \
+  template void bfe(const Mask&, T*, const T*, const u32*, const u32*); \
   template void bfind(const Mask&, u32*, const T*);
-#define PTX_UNSIGNED_FIELDS(T)                                                        \
-  PTX_UNARY(brev, T)                                                                  \
-  template void popc(const Mask&, u32*, const T*);                                    \
-  template void clz(const Mask&, u32*, const T*);                                     \
+#define PTX_UNSIGNED_FIELDS(T)                     \
+  PTX_UNARY(brev, T)                               \
+  template void popc(const Mask&, u32*, const T*); \
+  template void clz(const Mask&, u32*, const T*);  \
   template void bfi(const Mask&, T*, const T*, const T*, const u32*, const u32*);
-#define PTX_WIDE(T, Wide)                                                             \
-  template void mul_wide(const Mask&, Wide*, const T*, const T*);                     \
+#define PTX_WIDE(T, Wide)                                         \
+  template void mul_wide(const Mask&, Wide*, const T*, const T*); \
   template void mad_wide(const Mask&, Wide*, const T*, const T*, const Wide*);
-#define PTX_PACK(Part, Whole)                                                         \
-  template void pack(const Mask&, Whole*, const Part* const*);                        \
+#define PTX_PACK(Part, Whole)                                  \
+  template void pack(const Mask&, Whole*, const Part* const*); \
   template void unpack(const Mask&, Part* const*, const Whole*);
 
-PTX_ARITHMETIC(u16) PTX_ARITHMETIC(s16) PTX_ARITHMETIC(u32)
-PTX_ARITHMETIC(s32) PTX_ARITHMETIC(u64) PTX_ARITHMETIC(s64)
-PTX_BITS(u16) PTX_BITS(u32) PTX_BITS(u64)
-PTX_UNARY(mov, s32) PTX_BINARY(and_bits, s32) PTX_BINARY(or_bits, s32) PTX_BINARY(xor_bits, s32)
-PTX_FIELDS(u32) PTX_FIELDS(s32) PTX_FIELDS(u64) PTX_FIELDS(s64)
-PTX_UNSIGNED_FIELDS(u32) PTX_UNSIGNED_FIELDS(u64)
-PTX_WIDE(u16, u32) PTX_WIDE(s16, s32) PTX_WIDE(u32, u64) PTX_WIDE(s32, s64)
-PTX_UNARY(mov, u8) PTX_PACK(u8, u16) PTX_PACK(u8, u32) PTX_PACK(u16, u32) PTX_PACK(u16, u64) PTX_PACK(u32, u64)
-template void dp4a<true, true>(const Mask&, u32*, const u32*, const u32*, const u32*);
+PTX_ARITHMETIC(u16)
+PTX_ARITHMETIC(s16) PTX_ARITHMETIC(u32) PTX_ARITHMETIC(s32) PTX_ARITHMETIC(u64) PTX_ARITHMETIC(s64)
+    PTX_BITS(u16) PTX_BITS(u32) PTX_BITS(u64) PTX_UNARY(mov, s32) PTX_BINARY(and_bits, s32)
+        PTX_BINARY(or_bits, s32) PTX_BINARY(xor_bits, s32) PTX_FIELDS(u32) PTX_FIELDS(s32)
+            PTX_FIELDS(u64) PTX_FIELDS(s64) PTX_UNSIGNED_FIELDS(u32) PTX_UNSIGNED_FIELDS(u64)
+                PTX_WIDE(u16, u32) PTX_WIDE(s16, s32) PTX_WIDE(u32, u64) PTX_WIDE(s32,
+                                                                                  s64) PTX_UNARY(mov, u8)
+                    PTX_PACK(u8, u16) PTX_PACK(u8, u32) PTX_PACK(u16, u32) PTX_PACK(u16, u64)
+                        PTX_PACK(u32, u64) template void dp4a<true, true>(const Mask&, u32*, const u32*,
+                                                                          const u32*, const u32*);
 template void dp4a<true, false>(const Mask&, u32*, const u32*, const u32*, const u32*);
 template void dp4a<false, true>(const Mask&, u32*, const u32*, const u32*, const u32*);
 template void dp4a<false, false>(const Mask&, u32*, const u32*, const u32*, const u32*);

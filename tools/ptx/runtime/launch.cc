@@ -12,7 +12,9 @@ namespace ptx {
 static bool g_reversed = false;
 static u32 g_serial = 0;
 
-static void fill(Lanes<u32>& lanes, u32 value) { std::fill_n(lanes.v, kLanes, value); }
+static void fill(Lanes<u32>& lanes, u32 value) {
+  std::fill_n(lanes.v, kLanes, value);
+}
 
 static void begin_warp(Warp& w, Launch& launch, u32 index) {
   const u32 threads = launch.block[0] * launch.block[1] * launch.block[2];
@@ -22,6 +24,7 @@ static void begin_warp(Warp& w, Launch& launch, u32 index) {
   w.parameters = launch.parameters.data();
   w.splits.clear();
   w.copies.clear();
+  w.products.clear();
   w.acquired = false;
   w.steps = 0;
   w.live = 0;
@@ -67,7 +70,8 @@ static void arrive(Launch& launch, Block& block, Warp& w, bool waits) {
   barrier.arrived = 0;
   ++launch.epoch;
   for (Warp& other : launch.warps)
-    if (block.states[other.index] == State::waits && other.barrier == w.barrier) block.states[other.index] = State::runs;
+    if (block.states[other.index] == State::waits && other.barrier == w.barrier)
+      block.states[other.index] = State::runs;
 }
 
 // Up to the next barrier, even where that opens at once: warps take turns.
@@ -95,8 +99,11 @@ static void run_block(Launch& launch, Block& block) {
     }
   }
   if (any(State::waits)) {
-    block.current = std::find(block.states.begin(), block.states.end(), State::waits) - block.states.begin();
-    throw Fault{-1, 0, "waits at barrier " + std::to_string(launch.warps[block.current].barrier) + " for ever: others never come"};
+    block.current =
+        std::find(block.states.begin(), block.states.end(), State::waits) - block.states.begin();
+    throw Fault{-1, 0,
+                "waits at barrier " + std::to_string(launch.warps[block.current].barrier) +
+                    " for ever: others never come"};
   }
 }
 
@@ -114,9 +121,12 @@ static std::string refusal(const Kernel& kernel, const unsigned grid[3], const u
   const std::string name = kernel.name;
   if (!grid[0] || !grid[1] || !grid[2]) return name + ": a grid of no blocks cannot be launched";
   if (grid[1] > 65535 || grid[2] > 65535) return name + ": the grid's y and z go to 65535";
-  if (!threads || threads > 1024) return name + ": a block has 1 to 1024 threads, not " + std::to_string(threads);
-  if (kernel.max_threads && (kernel.exact_threads ? threads != kernel.max_threads : threads > kernel.max_threads))
-    return name + ": is for blocks of " + std::to_string(kernel.max_threads) + " threads, not " + std::to_string(threads);
+  if (!threads || threads > 1024)
+    return name + ": a block has 1 to 1024 threads, not " + std::to_string(threads);
+  if (kernel.max_threads &&
+      (kernel.exact_threads ? threads != kernel.max_threads : threads > kernel.max_threads))
+    return name + ": is for blocks of " + std::to_string(kernel.max_threads) + " threads, not " +
+           std::to_string(threads);
   return "";
 }
 
@@ -181,4 +191,6 @@ int launch(const Kernel* kernels, size_t count, const char* name, const unsigned
 
 }  // namespace ptx
 
-void ptx_reverse(int reversed) { ptx::g_reversed = reversed != 0; }
+void ptx_reverse(int reversed) {
+  ptx::g_reversed = reversed != 0;
+}

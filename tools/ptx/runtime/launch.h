@@ -39,6 +39,8 @@ Buffer& buffer_of(const Site& site, int lane, u64 address, size_t size, const ch
 // Checks and gives the bytes that a lane reads.
 const u8* readable(Warp& w, const Site& site, int lane, u64 address, size_t size);
 
+// The bytes that the warp as a whole reads.
+const u8* shared_bytes(Warp& w, const Site& site, u32 address, size_t size);
 void begin_shared(Shared& shared, size_t size);
 std::string hex(u64 number);
 
@@ -51,10 +53,14 @@ inline u64 element_of(const Element& element, int lane) {
 }
 
 inline void put_element(const Element& element, int lane, u64 value) {
-  if (element.width == 1) static_cast<u8*>(element.lanes)[lane] = static_cast<u8>(value);
-  else if (element.width == 2) static_cast<u16*>(element.lanes)[lane] = static_cast<u16>(value);
-  else if (element.width == 4) static_cast<u32*>(element.lanes)[lane] = static_cast<u32>(value);
-  else static_cast<u64*>(element.lanes)[lane] = value;
+  if (element.width == 1)
+    static_cast<u8*>(element.lanes)[lane] = static_cast<u8>(value);
+  else if (element.width == 2)
+    static_cast<u16*>(element.lanes)[lane] = static_cast<u16>(value);
+  else if (element.width == 4)
+    static_cast<u32*>(element.lanes)[lane] = static_cast<u32>(value);
+  else
+    static_cast<u64*>(element.lanes)[lane] = value;
 }
 
 void put_elements(const u8* bytes, int lane, Access access, const Element* to);

@@ -74,6 +74,16 @@ struct Copy {
   int line, lane;
 };
 
+// One wgmma, not yet computed: which registers, which descriptors.
+struct Product {
+  Site site;
+  u32 columns;
+  bool bf16;
+  u64 a, b;
+  bool adds, transpose_a, transpose_b;
+  u32* d[128];
+};
+
 enum class Stop { barrier, arrived, exited };
 
 struct Launch;
@@ -87,16 +97,17 @@ struct Split {
 struct Warp {
   Launch* launch;
   u32 index;
-  int block;      // where it goes on
-  Mask active;    // lanes that run now
-  Mask guarded;   // of those, the ones whose predicate holds
+  int block;     // where it goes on
+  Mask active;   // lanes that run now
+  Mask guarded;  // of those, the ones whose predicate holds
   Mask guard(const Predicate& p, bool negated) const;
-  u32 live;       // lanes that have not exited
+  u32 live;  // lanes that have not exited
   void* registers;
   const u8* parameters;
   Lanes<u32> tid[3], ntid[3], ctaid[3], nctaid[3], laneid, warpid, nwarpid;
   std::vector<Split> splits;
-  std::vector<std::vector<Copy>> copies;  // groups, oldest first; the last is open
+  std::vector<std::vector<Copy>> copies;       // groups, oldest first; the last is open
+  std::vector<std::vector<Product>> products;  // groups likewise
   // The barrier it waits at.
   u32 barrier, barrier_threads;
   bool acquired;  // it saw what other blocks released

@@ -19,7 +19,9 @@ template <>
 struct Fragment<F16> {
   using Sum = float;
   static constexpr int kPerRegister = 2;
-  static float number(u32 bits, int i) { return static_cast<float>(Of<F16>::load(static_cast<u16>(bits >> 16 * i))); }
+  static float number(u32 bits, int i) {
+    return static_cast<float>(Of<F16>::load(static_cast<u16>(bits >> 16 * i)));
+  }
 };
 // A device does not look at the 13 low bits.
 template <>
@@ -41,10 +43,18 @@ struct Fragment<U8> {
   static s32 number(u32 bits, int i) { return u8(bits >> 8 * i); }
 };
 
-static float plus_product(float sum, float a, float b) { return std::fma(a, b, sum); }
-static s32 plus_product(s32 sum, s32 a, s32 b) { return s32(u32(sum) + u32(a * b)); }
-static u32 sum_bits(float sum) { return Of<F32>::store(sum); }
-static u32 sum_bits(s32 sum) { return u32(sum); }
+static float plus_product(float sum, float a, float b) {
+  return std::fma(a, b, sum);
+}
+static s32 plus_product(s32 sum, s32 a, s32 b) {
+  return s32(u32(sum) + u32(a * b));
+}
+static u32 sum_bits(float sum) {
+  return Of<F32>::store(sum);
+}
+static u32 sum_bits(s32 sum) {
+  return u32(sum);
+}
 
 template <class T, int K>
 void mma(Warp& w, const Mask& m, const Site& site, u32* const* d, const u32* const* a,
@@ -74,9 +84,11 @@ void mma(Warp& w, const Mask& m, const Site& site, u32* const* d, const u32* con
     for (int i = 0; i < 4; ++i) d[i][lane] = sum_bits(sum[lane / 4 + i / 2 * 8][lane % 4 * 2 + i % 2]);
 }
 
-#define PTX_MMA(T, K) \
-  template void mma<T, K>(Warp&, const Mask&, const Site&, u32* const*, const u32* const*, const u32* const*, const u32* const*);
-PTX_MMA(BF16, 16) PTX_MMA(BF16, 8) PTX_MMA(F16, 16) PTX_MMA(F16, 8) PTX_MMA(TF32, 8) PTX_MMA(TF32, 4)
-PTX_MMA(S8, 32) PTX_MMA(S8, 16) PTX_MMA(U8, 32) PTX_MMA(U8, 16)
+#define PTX_MMA(T, K)                                                                      \
+  template void mma<T, K>(Warp&, const Mask&, const Site&, u32* const*, const u32* const*, \
+                          const u32* const*, const u32* const*);
+PTX_MMA(BF16, 16)
+PTX_MMA(BF16, 8) PTX_MMA(F16, 16) PTX_MMA(F16, 8) PTX_MMA(TF32, 8) PTX_MMA(TF32, 4) PTX_MMA(S8, 32)
+    PTX_MMA(S8, 16) PTX_MMA(U8, 32) PTX_MMA(U8, 16)
 
 }  // namespace ptx

@@ -13,9 +13,9 @@ namespace ptx {
 
 // T's sign is that of the op; registers are given as what they are.
 #define PTX_UNARY_OPS(X) X(neg) X(abs_int) X(not_bits) X(brev)
-#define PTX_BINARY_OPS(X)                                                                       \
-  X(add) X(sub) X(mul_lo) X(mul_hi) X(div_int) X(rem) X(min_int) X(max_int) X(and_bits)         \
-  X(or_bits) X(xor_bits)
+#define PTX_BINARY_OPS(X) \
+  X(add)                  \
+  X(sub) X(mul_lo) X(mul_hi) X(div_int) X(rem) X(min_int) X(max_int) X(and_bits) X(or_bits) X(xor_bits)
 #define PTX_DECLARE(name) \
   template <class T>      \
   void name(const Mask& m, T* d, const T* a);
@@ -80,21 +80,34 @@ void unpack(const Mask& m, Part* const* parts, const Whole* a);
 
 // ------------------------------------------------------------------------------- floats
 
-struct F32 { using Bits = u32; };
-struct F32Z { using Bits = u32; };
-struct F64 { using Bits = u64; };
-struct F16 { using Bits = u16; };
-struct BF16 { using Bits = u16; };
-struct F16X2 { using Bits = u32; };
-struct BF16X2 { using Bits = u32; };
+struct F32 {
+  using Bits = u32;
+};
+struct F32Z {
+  using Bits = u32;
+};
+struct F64 {
+  using Bits = u64;
+};
+struct F16 {
+  using Bits = u16;
+};
+struct BF16 {
+  using Bits = u16;
+};
+struct F16X2 {
+  using Bits = u32;
+};
+struct BF16X2 {
+  using Bits = u32;
+};
 
 // What becomes of a result: .sat clips it to [0, 1], .relu to >= 0.
 enum class Clip { none, sat, relu };
 
-#define PTX_FLOAT_UNARY(X)                                                                     \
+#define PTX_FLOAT_UNARY(X) \
   X(fneg) X(fabs_) X(rcp) X(sqrt_) X(rsqrt) X(ex2) X(lg2) X(tanh_) X(sin_) X(cos_)
-#define PTX_FLOAT_BINARY(X) \
-  X(fadd) X(fsub) X(fmul) X(fdiv) X(fmin_) X(fmax_) X(fmin_nan) X(fmax_nan)
+#define PTX_FLOAT_BINARY(X) X(fadd) X(fsub) X(fmul) X(fdiv) X(fmin_) X(fmax_) X(fmin_nan) X(fmax_nan)
 #define PTX_DECLARE(name) \
   template <class F>      \
   void name(const Mask& m, typename F::Bits* d, const typename F::Bits* a);
@@ -124,8 +137,7 @@ void narrow(const Mask& m, Register* d, const Lanes<s64>& wide, bool from_unsign
 template <class F>
 void widen_float(Lanes<double>& wide, const typename F::Bits* a);
 template <class F>
-void narrow_float(const Mask& m, typename F::Bits* d, const Lanes<double>& wide, Round round,
-                  Clip clip);
+void narrow_float(const Mask& m, typename F::Bits* d, const Lanes<double>& wide, Round round, Clip clip);
 void narrow_tf32(const Mask& m, u32* d, const Lanes<double>& wide, Round round);
 // `odd`: what does not fit ends in an odd bit, so that it can be rounded once more.
 void to_double(Lanes<double>& wide, const Lanes<s64>& whole, bool from_unsigned, bool odd);
@@ -142,8 +154,8 @@ void widen_e4m3x2(const Mask& m, u32* d, const u16* a);
 
 // Where a load puts an element, or a store finds it.
 struct Element {
-  void* lanes;     // null: `_`
-  u32 width;       // bytes of a lane's register
+  void* lanes;  // null: `_`
+  u32 width;    // bytes of a lane's register
 };
 
 struct Access {
@@ -153,20 +165,20 @@ struct Access {
 };
 
 void load_parameter(const Warp& w, const Mask& m, u32 offset, Access access, const Element* to);
-void load_global(Warp& w, const Mask& m, const Site& site, const u64* address, s64 offset,
-                 Access access, const Element* to);
+void load_global(Warp& w, const Mask& m, const Site& site, const u64* address, s64 offset, Access access,
+                 const Element* to);
 void store_global(Warp& w, const Mask& m, const Site& site, const u64* address, s64 offset,
                   Access access, const Element* from);
-void load_shared(Warp& w, const Mask& m, const Site& site, const u32* address, s64 offset,
-                 Access access, const Element* to);
+void load_shared(Warp& w, const Mask& m, const Site& site, const u32* address, s64 offset, Access access,
+                 const Element* to);
 void store_shared(Warp& w, const Mask& m, const Site& site, const u32* address, s64 offset,
                   Access access, const Element* from);
 
 enum class Atomic { add, min, max, and_, or_, xor_, exch, cas, inc, dec };
 // d may be null (red).  c: the value to store, for cas.
 template <class T>
-void atomic(Warp& w, const Mask& m, const Site& site, Atomic how, bool acquire, T* d,
-            const u64* address, s64 offset, const T* b, const T* c);
+void atomic(Warp& w, const Mask& m, const Site& site, Atomic how, bool acquire, T* d, const u64* address,
+            s64 offset, const T* b, const T* c);
 template <class F>
 void atomic_add_float(Warp& w, const Mask& m, const Site& site, bool acquire, typename F::Bits* d,
                       const u64* address, s64 offset, const typename F::Bits* b);
@@ -192,12 +204,11 @@ void ballot(Warp& w, const Mask& m, const Site& site, u32* d, const s32* p, bool
             const u32* members);
 void active_mask(Warp& w, const Mask& m, u32* d);
 template <class T>
-void redux(Warp& w, const Mask& m, const Site& site, Atomic how, T* d, const T* a,
-           const u32* members);
+void redux(Warp& w, const Mask& m, const Site& site, Atomic how, T* d, const T* a, const u32* members);
 void sync_warp(Warp& w, const Mask& m, const Site& site, const u32* members);
 
-void load_matrices(Warp& w, const Mask& m, const Site& site, int count, bool transposed,
-                   u32* const* d, const u32* address, s64 offset);
+void load_matrices(Warp& w, const Mask& m, const Site& site, int count, bool transposed, u32* const* d,
+                   const u32* address, s64 offset);
 void store_matrices(Warp& w, const Mask& m, const Site& site, int count, bool transposed,
                     const u32* const* a, const u32* address, s64 offset);
 
@@ -208,6 +219,12 @@ struct U8 {};
 template <class T, int K>
 void mma(Warp& w, const Mask& m, const Site& site, u32* const* d, const u32* const* a,
          const u32* const* b, const u32* const* c);
+
+// wgmma: d of 64 x columns, computed when it is waited for.  adds null: d is not added to.
+void multiply_later(Warp& w, const Mask& m, const Site& site, u32 columns, bool bf16, u32* const* d,
+                    const u64* a, const u64* b, const s32* adds, bool transpose_a, bool transpose_b);
+void commit_products(Warp& w, const Mask& m, const Site& site);
+void wait_for_products(Warp& w, const Mask& m, const Site& site, u32 pending);
 
 }  // namespace ptx
 

@@ -10,15 +10,17 @@ void fail(const Site& site, int lane, std::string what) {
 
 void require_whole_warp(const Warp& w, const Mask& m, const Site& site) {
   if (m.bits == kAllLanes) return;
-  fail(site, -1, "runs in lanes " + hex(m.bits) + " only, but is for the whole warp" +
-                     (w.live == kAllLanes ? "" : " (lanes have exited)"));
+  fail(site, -1,
+       "runs in lanes " + hex(m.bits) + " only, but is for the whole warp" +
+           (w.live == kAllLanes ? "" : " (lanes have exited)"));
 }
 
 static void require_members(const Warp& w, const Mask& m, const Site& site, const u32* members) {
   each_active(m.bits, [&](int lane) {
     const u32 wanted = members[lane] & w.live;
     if (!(members[lane] >> lane & 1)) fail(site, lane, "is not among the members that it names");
-    if (wanted & ~m.bits) fail(site, lane, "names lanes " + hex(wanted & ~m.bits) + ", which are elsewhere");
+    if (wanted & ~m.bits)
+      fail(site, lane, "names lanes " + hex(wanted & ~m.bits) + ", which are elsewhere");
   });
 }
 
@@ -123,7 +125,8 @@ void shfl(Warp& w, const Mask& m, const Site& site, Shuffle how, u32* d, s32* p,
       case Shuffle::idx: source = first | (distance & ~segment), inside = source <= last; break;
     }
     if (!inside) source = lane;
-    if (!(m.bits >> source & 1)) fail(site, lane, "takes from lane " + std::to_string(source) + ", which does not run");
+    if (!(m.bits >> source & 1))
+      fail(site, lane, "takes from lane " + std::to_string(source) + ", which does not run");
     result[lane] = from[source];
     in_range[lane] = -s32(inside);
   });
@@ -132,7 +135,8 @@ void shfl(Warp& w, const Mask& m, const Site& site, Shuffle how, u32* d, s32* p,
 }
 
 // Of the members, those for which the predicate holds.
-static u32 votes(Warp& w, const Mask& m, const Site& site, const s32* p, bool negated, const u32* members) {
+static u32 votes(Warp& w, const Mask& m, const Site& site, const s32* p, bool negated,
+                 const u32* members) {
   require_members(w, m, site, members);
   return (negated ? ~bits_of(p) : bits_of(p)) & m.bits;
 }
