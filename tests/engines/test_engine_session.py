@@ -1,6 +1,5 @@
 """Running an engine: memory, copies, profiles, comparison; GPU and TensorRT are stand-ins.
 
-
 The driver is the mock one of ``tools/ptx``; TensorRT is ``stand_in``, where ONNX Runtime computes.
 The real ones were never here.
 """
