@@ -89,7 +89,8 @@ def vector_problems() -> Iterator[Problem]:
         ragged = replace(SMALL, row_format="bf16", **how)
         yield rounded(experts_problem(f"any-{text}", ragged), text)
     plain = replace(VECTOR, activation="relu2", gated=False)
-    yield experts_problem("vector-plain", plain)
+    ids = np.array([[0, 4], [-1, 2], [5, 5]])
+    yield experts_problem("vector-plain-elsewhere", plain, num_tokens=3, topk_ids=ids)
 
 
 def chosen_routers() -> Iterator[Problem]:

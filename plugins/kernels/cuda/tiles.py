@@ -238,10 +238,11 @@ def movers() -> list[Kernel]:
         )
         for a, b in both
     ]  # fmt: skip
+    activated = dict.fromkeys(("columns", "num_experts", "activation", "by_id"), "i32")
     found += [
         Kernel(
             f"activate_rows_{b}", "activate_rows", "activate_rows",
-            {"hidden": "*fp32", "y": f"*{b}", "columns": "i32", "activation": "i32"},
+            {"hidden": "*fp32", "ids": "*i32", "offsets": "*i32", "y": f"*{b}"} | activated,
             {"BLOCK": 1024},
         )
         for b in ("bf16", "fp32")
