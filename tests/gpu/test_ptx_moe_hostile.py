@@ -12,15 +12,15 @@ from .ptx_kernels import Device, device
 __all__ = ["device"]  # a fixture
 
 INT32 = np.iinfo(np.int32)
-EXPERTS, ROWS, COLUMNS, FEATURES = 5, 37, 48, 32
+ROWS, COLUMNS, FEATURES = 37, 48, 32
 
 
 def inputs(offsets: list[int]) -> dict[str, np.ndarray]:
-    rng = np.random.default_rng(6)
+    rng, experts = np.random.default_rng(6), len(offsets) - 1
     return {
         "x_sorted": rng.normal(size=(ROWS, COLUMNS)).astype(np.float32),
         "expert_offsets": np.array(offsets, np.int32),
-        "weights": (rng.normal(size=(EXPERTS, FEATURES, COLUMNS)) / 7).astype(np.float32),
+        "weights": (rng.normal(size=(experts, FEATURES, COLUMNS)) / 7).astype(np.float32),
     }
 
 
@@ -32,24 +32,32 @@ OFFSETS = {
 }
 
 
+def require_clipped(given: dict[str, np.ndarray], found: np.ndarray) -> None:
+    """Offsets are clipped into [0, S] and never run backwards; rows outside the raw ones are 0."""
+    offsets = given["expert_offsets"]
+    clipped = np.maximum.accumulate(np.clip(offsets, 0, ROWS)).astype(np.int32)
+    wide = {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in given.items()}
+    true = reference.grouped_matmul(**{**wide, "expert_offsets": clipped})
+    row = np.arange(ROWS)
+    true[(row < offsets[0]) | (row >= offsets[-1])] = 0
+    np.testing.assert_allclose(found, true, atol=1e-4)
+    assert (found[(true == 0).all(axis=1)] == 0).all()
+
+
 @pytest.mark.parametrize("name", OFFSETS)
 def test_offsets_are_clipped(name: str, device: Device) -> None:
     given = inputs(OFFSETS[name])
-    found = device.launcher.grouped_matmul(given, 0, "f32")
-    clipped = np.maximum.accumulate(np.clip(given["expert_offsets"], 0, ROWS)).astype(np.int32)
-    wide = {n: a.astype(np.float64) if a.dtype == np.float32 else a for n, a in given.items()}
-    true = reference.grouped_matmul(**{**wide, "expert_offsets": clipped})
-    np.testing.assert_allclose(found, true, atol=1e-4)
-    assert (found[clipped[-1] :] == 0).all()
-    assert (found[: clipped[0]] == 0).all()
+    require_clipped(given, device.launcher.grouped_matmul(given, 0, "f32"))
 
 
-@pytest.mark.parametrize("seed", range(8))
-def test_offsets_that_run_backwards_do_no_harm(seed: int, device: Device) -> None:
+@pytest.mark.parametrize("experts", [5, 70, 400])
+@pytest.mark.parametrize("seed", range(4))
+def test_offsets_that_run_backwards_are_clipped(seed: int, experts: int, device: Device) -> None:
     rng = np.random.default_rng(seed)
-    given = inputs(rng.integers(-10, 50, size=EXPERTS + 1).tolist())
-    found = device.launcher.grouped_matmul(given, 0, "f32")
-    assert np.isfinite(found).all()
+    given = inputs([*np.sort(rng.integers(-10, 50, size=experts)), ROWS])
+    swapped = rng.integers(0, experts, size=(2, experts // 2))
+    given["expert_offsets"][swapped[0]] = given["expert_offsets"][swapped[1]]
+    require_clipped(given, device.launcher.grouped_matmul(given, 0, "f32"))
 
 
 def test_an_order_that_leads_outside_is_left_out(device: Device) -> None:
