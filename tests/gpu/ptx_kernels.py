@@ -21,7 +21,7 @@ from moe_export.moe.layer import ExpertsSpec, RouterSpec
 from moe_export.moe.schema import OPS
 from ops.runtimes import reference_f64
 from ops.test_agreement import FLOAT64_EPS, bound_of
-from tools.ptx.build import CACHE, build
+from tools.ptx.build import CACHE, build_all
 
 from .ptx_driver import Driver
 from .ptx_launcher import Launcher, build_launcher
@@ -77,8 +77,7 @@ def device() -> Device:
     for left in folder.glob("*.so"):
         if left.stem not in {p.stem for p in PTX}:
             left.unlink()
-    for ptx in PTX:
-        build(ptx, folder)
+    build_all(PTX, folder)
     driver = Driver(folder)
     launcher = Launcher(driver, build_launcher(ROOT / "plugins" / "kernels", GPU))
     return Device(driver, launcher, folder)

@@ -122,6 +122,45 @@ def odd_problems() -> list[Case]:
     return cases
 
 
+def _experts(name: str, *, tokens: int, top_k: int = 2, **of: Any) -> Problem:
+    return _known(experts_problem(name, ExpertsSpec(**of), num_tokens=tokens, top_k=top_k))
+
+
+def long_problems() -> list[Case]:
+    """Sizes that run every loop of the kernels more than once, and grids of more than one block."""
+    wide = {"num_experts": 4, "hidden_size": 704, "intermediate_size": 336, "output_size": 528}
+    many = {"num_experts": 3, "hidden_size": 64, "intermediate_size": 400, "output_size": 416}
+    tiny = {"hidden_size": 16, "intermediate_size": 16, "output_size": 16}
+    broad = {"num_experts": 3, "hidden_size": 1040, "intermediate_size": 1056, "output_size": 16}
+    cases = []
+    for stored, block, rows in STORED:
+        how = {"weight_format": stored, "block_size": block, "row_format": rows}
+        name = f"{stored}-block{block}-rows-{rows}"
+        cases += [
+            Case(_experts(f"long-{name}-T{tokens}", tokens=tokens, **wide, **how))
+            for tokens in (2, 15)
+        ]
+        if block in (0, 32):
+            cases.append(Case(_experts(f"many-tiles-{name}", tokens=300, **many, **how)))
+    bf16 = {"weight_format": "bf16", "row_format": "bf16"}
+    cases += [
+        Case(_experts("300-experts", tokens=40, top_k=3, num_experts=300, **tiny, **bf16)),
+        Case(_experts("300-experts-T5", tokens=5, top_k=3, num_experts=300, **tiny, **bf16)),
+    ]
+    for rows in ("bf16", "f32"):
+        how = {"weight_format": "bf16", "row_format": rows, "gated": False, "activation": "gelu"}
+        problem = _experts(f"broad-rows-{rows}", tokens=7, **broad, **how)
+        cases += [of_type(problem, type_) for type_ in ("f32", "f16", "bf16")]
+    rng = np.random.default_rng(29)
+    for title, assignments, experts in (("long", 2600, 5), ("1100-experts", 60, 1100)):
+        ids = rng.integers(-1, experts + 1, size=(assignments // 2, 2)).astype(np.int32)
+        how = {"num_experts": experts}
+        cases.append(
+            Case(Problem(name=title, op="Dispatch", inputs={"topk_ids": ids}, attributes=how))
+        )
+    return cases
+
+
 def _known(problem: Problem) -> Problem:
     found = for_gpu(problem)
     assert found is not None
@@ -165,4 +204,4 @@ def all_cases() -> list[Case]:
     suite = [*experts_problems(), *grouped_problems(), *stored_weight_problems()]
     known = [for_gpu(problem) for problem in suite if problem.op != "Linear"]
     cases = router_cases() + [Case(problem) for problem in known if problem is not None]
-    return cases + wide_problems() + odd_problems() + typed_problems()
+    return cases + wide_problems() + odd_problems() + long_problems() + typed_problems()

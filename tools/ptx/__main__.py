@@ -9,18 +9,18 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from .build import CompilerError, build, mock_driver
+from .build import CompilerError, build_all, mock_driver
 from .forms import PtxError
 
 
 def main(arguments: list[str]) -> int:
     if len(arguments) >= 3 and arguments[0] == "build":
-        for file in arguments[2:]:
-            try:
-                print(build(Path(file), Path(arguments[1])))
-            except (PtxError, CompilerError) as error:
-                print(f"error: {error}", file=sys.stderr)
-                return 1
+        try:
+            built = build_all([Path(file) for file in arguments[2:]], Path(arguments[1]))
+        except (PtxError, CompilerError) as error:
+            print(f"error: {error}", file=sys.stderr)
+            return 1
+        print("\n".join(map(str, built)))
         return 0
     if arguments == ["driver"]:
         print(mock_driver().parent)

@@ -10,7 +10,7 @@ import hashlib
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
 from pathlib import Path
@@ -47,6 +47,13 @@ def build(ptx: Path, folder: Path | None = None) -> Path:
         shutil.copyfile(library, part)
         part.rename(place)
     return place
+
+
+def build_all(files: Sequence[Path], folder: Path) -> list[Path]:
+    """The libraries of PTX files in ``folder``, two at a time (``MOE_EXPORT_JOBS``)."""
+    runtime_library()
+    with ThreadPoolExecutor(JOBS) as pool:
+        return list(pool.map(lambda ptx: build(ptx, folder), files))
 
 
 def build_text(text: str, name: str) -> Path:
