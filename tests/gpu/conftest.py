@@ -1,4 +1,4 @@
-"""Where there is no GPU, what stands for it: the mock driver, and the kernels that ship on the CPU."""
+"""Where there is no GPU, what stands for it: the mock driver and the kernels on the CPU."""
 
 from __future__ import annotations
 
