@@ -38,8 +38,7 @@ class EngineSession:
         flavour = _flavour(bundle)
         self._device = Device()
         self._trt = _tensorrt(flavour, self._record)
-        # TensorRT keeps no reference to it.
-        self._talk = self._trt.Logger(self._trt.Logger.ERROR)
+        self._talk = _talk(self._trt)  # TensorRT keeps no reference to it
         runtime = self._trt.Runtime(self._talk)
         if self._record.embeds_plugins:
             runtime.engine_host_code_allowed = True
@@ -48,7 +47,7 @@ class EngineSession:
         if self._engine is None:
             raise MissingEnvironmentError(
                 f"{flavour.title} {self._trt.__version__} does not load the engine, which"
-                f" {self._record.tensorrt} built",
+                f" {self._record.tensorrt} built: {self._talk.last_words()}",
                 where=self._record.plan,
                 hint=f"moe-export build {bundle.path}",
             )
@@ -80,9 +79,8 @@ class EngineSession:
                 self._context.set_tensor_address(name, buffer.address)
             if not self._context.execute_async_v3(self._device.stream):
                 raise MissingEnvironmentError(
-                    "TensorRT does not run the engine",
+                    f"TensorRT does not run the engine: {self._talk.last_words()}",
                     where=self._record.plan,
-                    hint="what it says stands above",
                 )
             self._device.synchronize()
             wanted = list(infos) if outputs is None else outputs
@@ -159,6 +157,24 @@ def _tensorrt(flavour: Flavour, record: EngineRecord) -> ModuleType:
         registry.load_library(str(library))
         _CREATED.add((flavour.module, digest))
     return trt
+
+
+def _talk(trt: Any) -> Any:
+    class Talk(trt.ILogger):  # type: ignore[misc]
+        """Keeps the last error, where TensorRT's own logger writes to standard output."""
+
+        def __init__(self) -> None:
+            trt.ILogger.__init__(self)
+            self.error = ""
+
+        def log(self, severity: Any, message: str) -> None:
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.error = message
+
+        def last_words(self) -> str:
+            return self.error.strip().partition("\n")[0] or "it gives no reason"
+
+    return Talk()
 
 
 def _fits(profile: Mapping[str, Shapes], given: Mapping[str, Array]) -> bool:

@@ -18,11 +18,9 @@ __version__ = "1.0 of the stand-in"
 _NAMES = {"tensor(float)": np.float32, "tensor(int64)": np.int64, "tensor(bool)": np.bool_}
 
 
-class Logger:
-    ERROR = 1
-
-    def __init__(self, severity: int) -> None:
-        self.severity = severity
+class ILogger:
+    class Severity:
+        ERROR = 1
 
 
 class _Registry:
@@ -37,7 +35,7 @@ def get_plugin_registry() -> _Registry:
 class Runtime:
     engine_host_code_allowed = False
 
-    def __init__(self, logger: Logger) -> None:
+    def __init__(self, logger: ILogger) -> None:
         self.logger = logger
 
     def deserialize_cuda_engine(self, plan: bytes) -> Any:
