@@ -26,7 +26,15 @@ PLUGINS = frozenset(("Router", "Experts", "Dispatch", "GroupedMatMul", "Combine"
 PLUGIN_VERSION = "1"
 _SCALES = ("up_scales", "down_scales", "scales")
 _ZEROS = ("up_zeros", "down_zeros", "zeros")
-_ROWS = ("f32", "bf16")
+# What GPU kernels multiply: a weight format with what rows are rounded to before they meet it.
+_PRODUCTS = {
+    "f32": ("f32",),
+    "f16": ("f32",),
+    "bf16": ("f32", "bf16"),
+    "int8": ("bf16",),
+    "int4": ("bf16",),
+}
+_MOST_EXPERTS = 2048
 _LARGEST_INT = 2**31 - 1
 
 
@@ -170,12 +178,20 @@ def _inputs(node: ir.Node) -> dict[str, ir.Value]:
 def require_plugin(node: ir.Node, weights: Mapping[str, Weight]) -> None:
     """Refuse with ``UnsupportedError`` what the plugins cannot do, or TensorRT would spoil."""
     where, given = str(node.name), _inputs(node)
-    rows = node.attributes.get("row_format")
-    if rows is not None and rows.as_string() not in _ROWS:
+    stored, rows = (_word(node, name, "f32") for name in ("weight_format", "row_format"))
+    if rows not in _PRODUCTS[stored]:
+        goes = " or ".join(f"{stored}@{each}" for each in _PRODUCTS[stored])
         raise UnsupportedError(
-            f"the plugins do not round rows to {rows.as_string()}",
+            f"the plugins do not multiply {stored} weights with rows of {rows}",
             where=where,
-            hint="--precision int8@bf16 or int4@bf16 rounds them to bfloat16",
+            hint=f"--precision {goes}",
+        )
+    logits = given.get("router_logits")
+    experts = None if logits is None or logits.shape is None else logits.shape[-1]
+    if isinstance(experts, int) and experts > _MOST_EXPERTS:
+        raise UnsupportedError(
+            f"the router's plugin chooses among {_MOST_EXPERTS} experts at most, not {experts}",
+            where=where,
         )
     if any(name in _ZEROS for name in given):
         raise UnsupportedError(
@@ -193,6 +209,11 @@ def require_plugin(node: ir.Node, weights: Mapping[str, Weight]) -> None:
         weight = weights.get(str(value.name))
         if weight is not None:
             _require_weight(weight, f"{where}, {name}")
+
+
+def _word(node: ir.Node, name: str, default: str) -> str:
+    given = node.attributes.get(name)
+    return default if given is None else given.as_string()
 
 
 def _require_weight(weight: Weight, where: str) -> None:

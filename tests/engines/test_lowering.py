@@ -164,7 +164,8 @@ def test_the_passes_do_nothing_twice(numbers):
 @pytest.mark.parametrize(
     ("changes", "storage", "inputs", "words"),
     [
-        ({}, ', row_format = "int8"', ROWS, "do not round rows to int8"),
+        ({}, ', row_format = "int8"', ROWS, "f32 weights with rows of int8"),
+        ({}, ', row_format = "bf16"', ROWS, "f32 weights with rows of bf16"),
         ({}, "", f"{ROWS}, , , , zeros", "zero points"),
         ({}, ", block_size = 2147483648", ROWS, "more bits than the 32"),
         ({"up": np.zeros((3, 10, 6), np.uint8)}, "", ROWS, "32 bits of each byte"),
