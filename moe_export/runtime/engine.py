@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import os
 from collections.abc import Mapping, Sequence
 from types import ModuleType
 from typing import Any, Self
@@ -19,6 +20,8 @@ from moe_export.manifest import EngineRecord, Shapes, TensorInfo
 from moe_export.runtime.bundle import Bundle
 from moe_export.runtime.device import Device, buffers
 from moe_export.runtime.session import check_inputs
+
+_TRUST = "MOE_EXPORT_TRUST_ENGINES"
 
 _CREATED: set[tuple[str, str]] = set()
 """Plugin libraries that this process has loaded, by TensorRT's module and the digest."""
@@ -41,6 +44,7 @@ class EngineSession:
         self._talk = _talk(self._trt)  # TensorRT keeps no reference to it
         runtime = self._trt.Runtime(self._talk)
         if self._record.embeds_plugins:
+            _require_trust(self._record)
             runtime.engine_host_code_allowed = True
         plan = (bundle.path / self._record.plan).read_bytes()
         self._engine = runtime.deserialize_cuda_engine(plan)
@@ -130,6 +134,17 @@ def engine_for(bundle: Bundle, component: str) -> EngineRecord:
         where=str(bundle.path),
         hint=f"moe-export build {bundle.path}",
     )
+
+
+def _require_trust(record: EngineRecord) -> None:
+    """Refuse to load a library out of a plan unless the environment says so."""
+    if os.environ.get(_TRUST) != "1":
+        raise UnsafeInputError(
+            "the engine holds a native library, which would run in this process",
+            where=record.plan,
+            hint=f"set {_TRUST}=1 for a bundle whose maker you trust, or build it without"
+            " --embed-plugins",
+        )
 
 
 def _flavour(bundle: Bundle) -> Flavour:

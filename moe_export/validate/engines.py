@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from moe_export.errors import MissingEnvironmentError, MoeExportError
+from moe_export.errors import MissingEnvironmentError, MoeExportError, UnsafeInputError
 from moe_export.forms import Golden, TensorParity
 from moe_export.runtime.engine import EngineSession
 from moe_export.validate.tensors import compare
@@ -25,7 +25,7 @@ def validate_engines(bundle: Bundle, golden: Golden) -> tuple[list[TensorParity]
     for component in dict.fromkeys(engine.component for engine in bundle.manifest.engines):
         try:
             session = EngineSession(bundle, component=component)
-        except MissingEnvironmentError as error:
+        except (MissingEnvironmentError, UnsafeInputError) as error:
             not_run[f"engine of {component}"] = error.message
             continue
         with session:

@@ -126,6 +126,24 @@ def test_an_engine_for_another_gpu_is_not_run(bundle: Bundle):
     assert "SM 90" in found["not_run"]["engine of model"]
 
 
+def test_a_library_inside_a_plan_is_loaded_where_that_is_allowed_and_nowhere_else(
+    tmp_path_factory: pytest.TempPathFactory,
+):
+    made = moe_export.export(
+        tiny.build(),
+        output=tmp_path_factory.mktemp("embedded") / "tiny.moe",
+        example_inputs=tiny.example_inputs(),
+        target="trt-rtx",
+        sms=(80,),
+        max_tokens=64,
+        embed_plugins=True,
+    )
+    found = verdict(made)
+    assert not found["engine"]
+    assert "native library" in found["not_run"]["engine of model"]
+    assert all(verdict(made, MOE_EXPORT_TRUST_ENGINES="1")["engine"])
+
+
 def test_another_plugin_library_than_the_engine_was_built_with_is_refused(
     bundle: Bundle, tmp_path: Path
 ):
