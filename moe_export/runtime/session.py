@@ -231,6 +231,8 @@ def _load(
         _register(options, path, needs)
     else:
         _require_standard_layers(onnxruntime.__version__, path)
+    if needs == "cuda":
+        return _create_on_gpu(onnxruntime, path, options, providers)
     return _create(onnxruntime, path, options, providers)
 
 
@@ -258,6 +260,26 @@ def _require_standard_layers(version: str, path: Path) -> None:
             where=str(path),
             hint=f"pip install 'onnxruntime>={first}', or export with --target ort",
         )
+
+
+def _create_on_gpu(ort: Any, path: Path, options: Any, providers: tuple[str, ...]) -> Any:
+    """A session whose CUDA provider has started, or the words that it has not.
+
+    ONNX Runtime goes on without a provider that does not start.  The MoE ops are known by then and
+    nobody is left to run them.
+    """
+    where, hint = str(path), "its own log says why: it needs the GPU, CUDA and cuDNN of its release"
+    lost = "ONNX Runtime's CUDA provider did not start"
+    errors = ort.capi.onnxruntime_pybind11_state
+    try:
+        session = _create(ort, path, options, providers)
+    except MissingEnvironmentError as error:
+        if isinstance(error.__cause__, errors.NotImplemented):
+            raise MissingEnvironmentError(lost, where=where, hint=hint) from error
+        raise
+    if cuda_kernels.PROVIDER not in session.get_providers():
+        raise MissingEnvironmentError(lost, where=where, hint=hint)
+    return session
 
 
 def _create(ort: Any, path: Path, options: Any, providers: tuple[str, ...]) -> Any:

@@ -96,9 +96,7 @@ class OrtHarness:
         """
         kept: list[Any] = []
         attributes = [_attribute(*item) for item in node.attributes.items()]
-        inputs = [
-            _tensor(node.inputs.get(port.name), kept) for port in _trimmed_ports(node)
-        ]
+        inputs = [_tensor(node.inputs.get(port.name), kept) for port in _trimmed_ports(node)]
         asked = _Node(
             node.op.encode(),
             name.encode(),
