@@ -51,7 +51,8 @@ test-native: setup ## Native tests, plain and built with the address and undefin
 	@tools/native.sh sanitized-tests
 
 .PHONY: unit
-unit: native gpu ## Tests (pytest); ARGS='-k name' runs some
+unit: native ## Tests (pytest); ARGS='-k name' runs some
+	@tools/gpu/build.sh tests
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: runtime-only

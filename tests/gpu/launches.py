@@ -148,12 +148,16 @@ def gemm_plain(
     return y
 
 
-def activate(hidden: Array, rows: str, activation: str) -> Array:
+def activate(hidden: Array, rows: str, activation: str, **which: Any) -> Array:
+    """``ids`` where rows are by assignment, ``offsets`` where they are sorted."""
     y = empty(hidden.shape, ROWS[rows])
     grid = (len(hidden), ceil(hidden.shape[1] / 1024))
-    code = ACTIVATIONS.index(activation)
-    columns = hidden.shape[1]
-    launch(f"activate_rows_{rows}", grid, hidden=hidden, y=y, columns=columns, activation=code)
+    ids, offsets = which.get("ids"), which.get("offsets")
+    launch(
+        f"activate_rows_{rows}", grid, hidden=hidden, ids=ids, offsets=offsets, y=y,
+        columns=hidden.shape[1], num_experts=which["num_experts"],
+        activation=ACTIVATIONS.index(activation), by_id=ids is not None,
+    )  # fmt: skip
     return y
 
 
@@ -204,7 +208,8 @@ class Experts:
         return {"activation": code, "alpha": self.spec.alpha, "limit": self.spec.limit}
 
     def by_expert(self, rows: Array, ids: Array, weights: Array | None, divisor: int) -> Array:
-        order, offsets = dispatch(ids, len(self.down.values))
+        experts = len(self.down.values)
+        order, offsets = dispatch(ids, experts)
         kernel = self.variant("plain", self.down)
         tiles = tile_map(offsets, ids.size, BY_NAME[kernel].constants["BM"])
         if self.up is None:
@@ -226,7 +231,9 @@ class Experts:
             wide = gemm_plain(
                 up, self.up, rows, self.up_bias, None, order, tiles, gather=divisor, scatter=False
             )
-            hidden = activate(wide, self.rows, self.spec.activation)
+            hidden = activate(
+                wide, self.rows, self.spec.activation, offsets=offsets, num_experts=experts
+            )
         return gemm_plain(
             kernel, self.down, hidden, self.down_bias, weights, order, tiles, gather=0, scatter=True
         )
@@ -276,7 +283,13 @@ class Experts:
                 no_weights = {"topk_weights": None, "has_weights": False}
                 wide = empty(shape, np.float32)
                 self.gemv("plain", self.up, rows, self.up_bias, ids, wide, **more, **no_weights)
-                hidden = activate(wide, self.rows, self.spec.activation)
+                hidden = activate(
+                    wide,
+                    self.rows,
+                    self.spec.activation,
+                    ids=ids,
+                    num_experts=len(self.down.values),
+                )
             rows, more = hidden, {"divisor": 1}
         more |= {"topk_weights": weights, "has_weights": weights is not None}
         slots = empty((ids.size, self.down.rows), np.float32)

@@ -123,6 +123,14 @@ class Harness:
             for output in outputs[: count.value]:
                 self._api.trt_free(c_void_p(output.data))
 
+    def seconds(self, node: PluginNode, runs: int) -> float:
+        """Of one enqueue, a mean of ``runs`` in a row."""
+        taken, memory = ctypes.c_double(), _Memory()
+        arguments = memory.node(node, "layers.0", 0)
+        library, asked = c_void_p(self._library), ctypes.byref(arguments)
+        self._call(self._api.trt_time, library, asked, self._memory, runs, ctypes.byref(taken))
+        return taken.value
+
     def types_taken(self, node: PluginNode, position: int) -> set[np.dtype[Any]]:
         """The types that input or output ``position`` takes beside the node's other tensors."""
         bits, memory = ctypes.c_uint32(), _Memory()

@@ -4,6 +4,7 @@
 # of the plugins.  Some minutes once, quick when nothing changed.
 #
 # usage: tools/gpu/build.sh            after tools/setup.sh, which `make gpu` sees to
+#        tools/gpu/build.sh tests      and the kernels for the CPU on which tests run them
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
 
@@ -21,3 +22,10 @@ export PATH=$PWD/.venv/bin:$PATH
 .venv/bin/python tools/gpu/compile_kernels.py --out build/gpu --jobs "${MOE_EXPORT_JOBS:-$(nproc)}"
 tools/gpu/plugin.sh
 cmake --install build/gpu-native --prefix "$PWD" --strip >/dev/null
+if [ "${1:-}" = tests ]; then
+  [ -d build/ptx/shipped ] ||
+    echo "translating the GPU kernels for the CPU (some minutes, once) ..." >&2
+  kernels=$(find build/gpu/ptx -maxdepth 1 -name '*.ptx' ! -name 'sm_*.ptx' | sort)
+  # shellcheck disable=SC2086  # names without spaces
+  .venv/bin/python -m tools.ptx build build/ptx/shipped $kernels >/dev/null
+fi

@@ -62,10 +62,18 @@ struct Call {
 
 GatedEpilogue epilogue(const ExpertsSpec& spec) { return {spec.activation, spec.alpha, spec.limit}; }
 
-const char* activate(const Call& c) {
+// by_id: rows are by assignment, else sorted by expert.
+const char* activate(const Call& c, bool by_id) {
   const bool wide = c.spec.row_format == RowFormat::f32;
   const size_t columns = c.spec.down->columns;
-  const Argument arguments[] = {c.at.hidden, c.at.activated, columns, int32_t(c.spec.activation)};
+  const Argument arguments[] = {c.at.hidden,
+                                c.topk_ids,
+                                c.at.offsets,
+                                c.at.activated,
+                                columns,
+                                c.spec.down->experts,
+                                int32_t(c.spec.activation),
+                                by_id};
   return launch(c.device, wide ? Kernel::activate_rows_fp32 : Kernel::activate_rows_bf16,
                 {c.assignments(), blocks(columns, 1024)}, c.stream, arguments);
 }
@@ -86,7 +94,7 @@ const char* up_by_assignment(const Call& c) {
   const MatrixRow& kernel = kernel_of(c, true, 0);
   if (spec.gated) return launch_gated(c.device, kernel, *spec.up, gemv, epilogue(spec), c.stream);
   if (const char* why = launch_plain(c.device, kernel, *spec.up, gemv, c.stream)) return why;
-  return activate(c);
+  return activate(c, true);
 }
 
 const char* by_assignment(const Call& c) {
@@ -118,7 +126,7 @@ const char* up_by_expert(const Call& c, const MatrixRow& kernel, size_t num_tile
   const PlainGemm plain{c.rows,     spec.up_bias, nullptr,   c.at.order, c.at.tiles,
                         c.at.hidden, num_tiles,    c.divisor, false};
   if (const char* why = launch_plain(c.device, kernel, *spec.up, plain, c.stream)) return why;
-  return activate(c);
+  return activate(c, false);
 }
 
 const char* by_expert(const Call& c) {

@@ -35,10 +35,12 @@ def dot_rows(
         values = tl.load(x + k + column, mask=column < left, other=0.0).to(tl.float32)
         weight = load_tile(tile, row_elements - k // BK * STEP, STORED, BK).to(tl.float32)
         if STORED > INT8_ROW:
-            # Exact: 8 bits of an integer times 8 of a scale.
-            of_block = (k + column) // block_size
-            place = scales + row[:, None] * scale_blocks + of_block[None, :]
-            weight *= tl.load(place, mask=column[None, :] < left, other=0.0).to(tl.float32)
+            # One load for 32 columns, the smallest block.  The product with the weight is exact: 8
+            # bits of an integer times 8 of a scale.
+            first = tl.arange(0, BK // 32) * 32
+            place = scales + row[:, None] * scale_blocks + ((k + first) // block_size)[None, :]
+            scale = tl.load(place, mask=first[None, :] < left, other=0.0).to(tl.float32)
+            weight *= scale[:, :, None].broadcast_to(BN, BK // 32, 32).reshape(BN, BK)
         acc = tl.fma(weight, values[None, :].broadcast_to(weight.shape), acc)
         tile += STEP
     total = tl.sum(acc, 1)

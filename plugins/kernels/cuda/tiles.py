@@ -29,7 +29,8 @@ SHARED_LIMITS = {
     "100a": 227 << 10, "103a": 227 << 10, "110a": 227 << 10, "120a": 99 << 10,
 }  # fmt: skip
 
-LARGE_SHARED = ("90a", "100a", "103a", "110a")
+TENSOR_MEMORY = ("100a", "103a", "110a")  # SMs whose sums lie there, not in registers
+LARGE_SHARED = ("90a", *TENSOR_MEMORY)
 
 
 @dataclass(frozen=True)
@@ -86,20 +87,24 @@ def tile_of(sm: str, stored: str, gated: bool, bm: int) -> Tile:
     """The tile of `bm` rows.  A gated tile has a gate and a value, so half as many features."""
     if stored in ("int8", "int4"):
         # A dot must not cross a block of 32 columns, the smallest that shares a scale.  Beside the
-        # sums there are those of one block: 128 features of 128 rows spill where wgmma holds them.
+        # sums there are those of one block: 128 features of 128 rows spill where wgmma holds them,
+        # and both of a gated tile where they come out of tensor memory.
         narrow = gated or (bm == 128 and sm in LARGE_SHARED)
-        return Tile(bm, 64 if narrow else 128, 32, 8 if bm == 128 else 4, 4)
+        bn = 32 if gated and bm > 16 and sm in TENSOR_MEMORY else 64 if narrow else 128
+        return Tile(bm, bn, 32, 8 if bm == 128 else 4, 4)
     if bm == 16:
         # Bound by reading weights: wide in K, four stages in flight, 72 KiB.
         return Tile(16, 64 if gated else 128, 64, 4, 4)
+    if sm == "120a" and stored == "int8row" and gated:
+        # 64 columns of both matrices on their way to bfloat16 spill there.
+        return Tile(bm, 64, 32, 8 if bm == 128 else 4, 4)
     if bm == 64:
         return Tile(64, 64 if gated else 128, 64, 4, 4 if sm == "80" or sm in LARGE_SHARED else 3)
-    if sm in LARGE_SHARED and stored == "bf16":
+    if sm == "90a" and stored == "bf16":
         # 128 x 256 x 64 with 8 warps is the published best above 128 rows; 192 KiB in four stages.
-        # An int8 that becomes bfloat16 on its way needs registers for that, and spills; so do both
-        # sums of a gated tile that come out of Blackwell's tensor memory at once.
-        wide = 128 if sm == "90a" else 64
-        return Tile(128, wide if gated else 256, 64, 8, 4)
+        # An int8 that becomes bfloat16 on its way needs registers for that, and spills; so do sums
+        # of this size that come out of tensor memory at once.
+        return Tile(128, 128 if gated else 256, 64, 8, 4)
     # 96 KiB (one stage is in registers): SM 8.6, 8.9 and 12.0 have 99, and sm_80's PTX runs there
     # too.
     return Tile(128, 64 if gated else 128, 64, 8, 4)
@@ -233,10 +238,11 @@ def movers() -> list[Kernel]:
         )
         for a, b in both
     ]  # fmt: skip
+    activated = dict.fromkeys(("columns", "num_experts", "activation", "by_id"), "i32")
     found += [
         Kernel(
             f"activate_rows_{b}", "activate_rows", "activate_rows",
-            {"hidden": "*fp32", "y": f"*{b}", "columns": "i32", "activation": "i32"},
+            {"hidden": "*fp32", "ids": "*i32", "offsets": "*i32", "y": f"*{b}"} | activated,
             {"BLOCK": 1024},
         )
         for b in ("bf16", "fp32")

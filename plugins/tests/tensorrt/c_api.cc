@@ -65,6 +65,10 @@ Result guarded(Result failed, char* why, size_t why_size, const Body& body) {
   return failed;
 }
 
+std::unique_ptr<Memory> memory_named(const char* name) {
+  return std::strcmp(name, "driver") == 0 ? driver_memory() : host_memory();
+}
+
 const Library& library_at(void* handle) { return *static_cast<const Library*>(handle); }
 
 }  // namespace
@@ -79,14 +83,26 @@ HARNESS_API void trt_close(void* library) { delete static_cast<Library*>(library
 HARNESS_API int trt_live(void* library, const TrtNode* node, const char* memory, TrtOutput* outputs,
                          int32_t* output_count, size_t* workspace, char* why, size_t why_size) {
   return guarded(1, why, why_size, [&] {
-    const std::unique_ptr<Memory> of =
-        std::strcmp(memory, "driver") == 0 ? driver_memory() : host_memory();
+    const std::unique_ptr<Memory> of = memory_named(memory);
     const Outcome outcome = live(library_at(library), node_of(*node), *of);
     *output_count = static_cast<int32_t>(outcome.outputs.size());
     *workspace = outcome.workspace;
     for (size_t i = 0; i < std::min<size_t>(outcome.outputs.size(), 2); ++i) {
       give(outcome.outputs[i], &outputs[i]);
     }
+    return 0;
+  });
+}
+
+HARNESS_API int trt_time(void* library, const TrtNode* node, const char* memory, int32_t runs,
+                         double* seconds, char* why, size_t why_size) {
+  return guarded(1, why, why_size, [&] {
+    const std::unique_ptr<Memory> of = memory_named(memory);
+    const Node asked = node_of(*node);
+    const Plugin plugin = create(library_at(library), asked);
+    const Outcome built = build(*plugin, asked);
+    const Plugin run = recreate(library_at(library), asked, *plugin);
+    *seconds = timed(*run, asked, built, *of, runs);
     return 0;
   });
 }

@@ -47,6 +47,10 @@ int trt_live(void* library, const TrtNode* node, const char* memory, TrtOutput* 
              int32_t* output_count, size_t* workspace, char* why, size_t why_size);
 void trt_free(void* data);
 
+// Seconds of one enqueue of a plugin that was built for the node, a mean of `runs`.
+int trt_time(void* library, const TrtNode* node, const char* memory, int32_t runs, double* seconds,
+             char* why, size_t why_size);
+
 // One bit for each type that input or output `position` takes; 1 with words in why where the node
 // cannot be built.
 int trt_types_taken(void* library, const TrtNode* node, int32_t position, uint32_t* types, char* why,

@@ -1,5 +1,6 @@
 #include "life.h"
 
+#include <chrono>
 #include <cstring>
 
 #include "expressions.h"
@@ -165,26 +166,46 @@ class Context final : public nvinfer1::IPluginResourceContext {
   nvinfer1::IErrorRecorder* getErrorRecorder() const noexcept override { return nullptr; }
 };
 
+// A plugin of a context with everything that its enqueue is given.
+class Launch {
+ public:
+  Launch(IPluginV3& attached, const Node& node, const Outcome& outcome, Memory& memory)
+      : plugin_(runtime(attached)), memory_(memory), blocks_(node, outcome, memory) {
+    for (const Input& input : node.inputs) in_.push_back(desc_of(input.type, input.dims));
+    for (const Output& output : outcome.outputs) out_.push_back(desc_of(output.type, output.dims));
+    for (const auto& block : blocks_.inputs) inputs_.push_back(block->data());
+    for (const auto& block : blocks_.outputs) outputs_.push_back(block->data());
+    require_ok(plugin_.onShapeChange(in_.data(), count_of(in_.size()), out_.data(),
+                                     count_of(out_.size())),
+               "onShapeChange");
+  }
+
+  void enqueue() {
+    require_ok(plugin_.enqueue(in_.data(), out_.data(), inputs_.data(), outputs_.data(),
+                               blocks_.workspace->data(),
+                               static_cast<cudaStream_t>(memory_.stream())),
+               "enqueue");
+  }
+
+  const Blocks& blocks() const { return blocks_; }
+
+ private:
+  IPluginV3OneRuntime& plugin_;
+  Memory& memory_;
+  const Blocks blocks_;
+  std::vector<PluginTensorDesc> in_, out_;
+  std::vector<const void*> inputs_;
+  std::vector<void*> outputs_;
+};
+
 std::vector<std::vector<uint8_t>> run_once(IPluginV3& plugin, const Node& node,
                                            const Outcome& outcome, Memory& memory) {
-  std::vector<PluginTensorDesc> in, out;
-  for (const Input& input : node.inputs) in.push_back(desc_of(input.type, input.dims));
-  for (const Output& output : outcome.outputs) out.push_back(desc_of(output.type, output.dims));
-  IPluginV3OneRuntime& attached = runtime(plugin);
-  require_ok(attached.onShapeChange(in.data(), count_of(in.size()), out.data(), count_of(out.size())),
-             "onShapeChange");
-  const Blocks blocks(node, outcome, memory);
-  std::vector<const void*> inputs;
-  std::vector<void*> outputs;
-  for (const auto& block : blocks.inputs) inputs.push_back(block->data());
-  for (const auto& block : blocks.outputs) outputs.push_back(block->data());
-  require_ok(attached.enqueue(in.data(), out.data(), inputs.data(), outputs.data(),
-                              blocks.workspace->data(), static_cast<cudaStream_t>(memory.stream())),
-             "enqueue");
+  Launch launch(plugin, node, outcome, memory);
+  launch.enqueue();
   memory.wait();
-  blocks.check(node);
+  launch.blocks().check(node);
   std::vector<std::vector<uint8_t>> results;
-  for (const auto& block : blocks.outputs) results.push_back(block->read());
+  for (const auto& block : launch.blocks().outputs) results.push_back(block->read());
   return results;
 }
 
@@ -271,6 +292,20 @@ void run(IPluginV3& plugin, const Node& node, Memory& memory, Outcome* outcome) 
   require(results == run_once(*second, node, *outcome, memory), "two contexts disagree");
   require(results == run_once(*first, node, *outcome, memory), "a second run differs from the first");
   for (size_t i = 0; i < results.size(); ++i) outcome->outputs[i].bytes = results[i];
+}
+
+double timed(IPluginV3& plugin, const Node& node, const Outcome& built, Memory& memory, int runs) {
+  Context context;
+  const Plugin attached(runtime(plugin).attachToContext(&context));
+  require(attached != nullptr, "attachToContext returned null");
+  Launch launch(*attached, node, built, memory);
+  launch.enqueue();
+  memory.wait();
+  const auto begin = std::chrono::steady_clock::now();
+  for (int i = 0; i < runs; ++i) launch.enqueue();
+  memory.wait();
+  const std::chrono::duration<double> spent = std::chrono::steady_clock::now() - begin;
+  return spent.count() / runs;
 }
 
 Outcome live(const Library& library, const Node& node, Memory& memory) {

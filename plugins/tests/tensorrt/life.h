@@ -71,6 +71,11 @@ Outcome build(nvinfer1::IPluginV3& plugin, const Node& node);
 // Writes the outputs, in two contexts that must agree to the bit.
 void run(nvinfer1::IPluginV3& plugin, const Node& node, Memory& memory, Outcome* outcome);
 
+// Seconds of one enqueue, of `runs` in a row after one that is not counted; the host's clock, read
+// when the stream has nothing left to do.
+double timed(nvinfer1::IPluginV3& plugin, const Node& node, const Outcome& built, Memory& memory,
+             int runs);
+
 // All of it, with a new plugin at each step at which TensorRT may make one.
 Outcome live(const Library& library, const Node& node, Memory& memory);
 

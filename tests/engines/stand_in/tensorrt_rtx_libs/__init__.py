@@ -1,0 +1,1 @@
+"""The libraries of the stand-in: none."""

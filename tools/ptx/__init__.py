@@ -1,0 +1,1 @@
+"""Runs PTX on a CPU, every access checked: see docs/ptx.md."""
