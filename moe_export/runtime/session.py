@@ -256,7 +256,7 @@ def _require_standard_layers(version: str, path: Path) -> None:
     if release < _FIRST_WITH_STANDARD_LAYERS:
         first = ".".join(map(str, _FIRST_WITH_STANDARD_LAYERS))
         raise MissingEnvironmentError(
-            f"MoE layers in standard operators need ONNX Runtime {first}, this is {version}",
+            f"a bundle for the target 'standard' needs ONNX Runtime {first}, this is {version}",
             where=str(path),
             hint=f"pip install 'onnxruntime>={first}', or export with --target ort",
         )
