@@ -223,6 +223,12 @@ void fill_run(OrtApi* api) {
   };
 }
 
+// A library keeps its domain until the process ends.
+std::vector<std::unique_ptr<OrtCustomOpDomain>>& domains() {
+  static std::vector<std::unique_ptr<OrtCustomOpDomain>> all;
+  return all;
+}
+
 const OrtApi* api() {
   static const OrtApi* const made = [] {
     static OrtApi api;
@@ -235,7 +241,8 @@ const OrtApi* api() {
       delete status;
     };
     api.CreateCustomOpDomain = [](const char* domain, OrtCustomOpDomain** out) {
-      *out = new OrtCustomOpDomain{domain, {}};
+      domains().push_back(std::make_unique<OrtCustomOpDomain>(OrtCustomOpDomain{domain, {}}));
+      *out = domains().back().get();
       return static_cast<OrtStatus*>(nullptr);
     };
     api.CustomOpDomain_Add = [](OrtCustomOpDomain* domain, const OrtCustomOp* op) {
@@ -246,7 +253,12 @@ const OrtApi* api() {
       options->domains.push_back(domain);
       return static_cast<OrtStatus*>(nullptr);
     };
-    api.ReleaseCustomOpDomain = [](OrtCustomOpDomain* domain) { delete domain; };
+    api.ReleaseCustomOpDomain = [](OrtCustomOpDomain* domain) {
+      auto& all = domains();
+      all.erase(std::remove_if(all.begin(), all.end(),
+                               [&](const auto& kept) { return kept.get() == domain; }),
+                all.end());
+    };
     fill_values(&api);
     fill_node(&api);
     fill_run(&api);
