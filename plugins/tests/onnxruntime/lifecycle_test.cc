@@ -70,9 +70,11 @@ void check_layer(const Library& library, Memory& memory, size_t tokens) {
     rows.insert(rows.end(), row, row + kWidth);
   }
   const auto products = go({"GroupedMatMul", "d", {},
-                            {{kF32, {dim(tokens * kTopK), dim(kWidth)}, rows.data()}, offsets, weights}});
+                            {{kF32, {dim(tokens * kTopK), dim(kWidth)}, rows.data()}, offsets,
+                             weights}});
   const auto sum = go({"Combine", "e", {},
-                       {{kF32, products[0].dims, products[0].bytes.data()}, sorted_order, topk_weights}});
+                       {{kF32, products[0].dims, products[0].bytes.data()}, sorted_order,
+                        topk_weights}});
 
   const auto ids = numbers<int32_t>(routed[1]);
   const auto shares = numbers<float>(routed[0]), fused = numbers<float>(whole[0]);
