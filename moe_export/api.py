@@ -29,6 +29,7 @@ def export(
     force: bool = False,
     max_memory: int | str | None = None,
     all_logits: bool = False,
+    device: str = "cpu",
     sms: Sequence[int | str] = (),
     max_batch: int | None = None,
     max_tokens: int | None = None,
@@ -44,7 +45,8 @@ def export(
     default every axis does that the model lets vary, batch and sequence must.
 
     ``target`` is ``ort``, ONNX Runtime with this project's kernels, ``standard``, any ONNX
-    runtime, or ``trt-rtx`` or ``trt``, engines of TensorRT.
+    runtime, or ``trt-rtx`` or ``trt``, engines of TensorRT.  ``device`` is ``cpu`` or, for ``ort``,
+    ``cuda``: ONNX Runtime's CUDA provider runs the MoE layers with this project's GPU kernels.
 
     ``precision`` is how experts store their weights and what rows are rounded to before they meet
     them: ``f32`` (the model's own numbers), ``bf16``, ``f16``, ``int8`` or ``int4``, with a block
@@ -82,6 +84,7 @@ def export(
         force=force,
         max_memory=max_memory,
         all_logits=all_logits,
+        device=device,
         sms=sms,
         max_batch=max_batch,
         max_tokens=max_tokens,

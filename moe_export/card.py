@@ -22,6 +22,7 @@ class BundleFacts:
     """What only a bundle has."""
 
     target: str
+    device: str
     precision: str
     dense_precision: str
     rounding: RoundingCost | None
@@ -102,6 +103,7 @@ def bundle_facts(bundle: Bundle) -> BundleFacts:
     files = {path: record.bytes for path, record in manifest.files.items()}
     return BundleFacts(
         target=manifest.target,
+        device=manifest.device,
         precision=str(manifest.precision),
         dense_precision=str(manifest.dense_precision),
         rounding=manifest.rounding,

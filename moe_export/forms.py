@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -308,6 +308,10 @@ class RoundingCost:
             raise ValueError("the cost of rounding has an output at least")
 
 
+Device = Literal["cpu", "cuda"]
+"""Where the MoE layers of a bundle are meant to run, for a target that has a choice."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class KernelNeeds:
     """What a bundle needs of the native library: equal numbers, or it cannot run there."""
@@ -438,6 +442,8 @@ class TargetModel:
     kernels: KernelNeeds | None = None
     """``None`` where any ONNX runtime will do."""
 
+    device: Device = "cpu"
+
 
 @dataclass(frozen=True, kw_only=True)
 class TensorParity:
@@ -567,3 +573,5 @@ class ExportSpec:
 
     engines: EngineSpec | None = None
     """``None`` for a target that runs none."""
+
+    device: Device = "cpu"

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import Any, Literal, Self, get_args
 
 from moe_export.errors import UnsafeInputError
-from moe_export.forms import BlockRecord, KernelNeeds, RoundingCost, Source
+from moe_export.forms import BlockRecord, Device, KernelNeeds, RoundingCost, Source
 from moe_export.moe.quantize import Precision
 from moe_export.strict_json import decode, encode, parse, render
 
@@ -249,11 +249,16 @@ class Manifest:
     files: Mapping[str, FileRecord]
     """Every file of the bundle but the manifest, by path."""
 
+    device: Device = "cpu"
+    """Where the MoE layers are meant to run."""
+
     schema_version: int = SCHEMA_VERSION
 
     def __post_init__(self) -> None:
         if self.verdict not in get_args(Verdict):
             raise ValueError(f"verdict {self.verdict!r} is not one of {get_args(Verdict)}")
+        if self.device not in get_args(Device):
+            raise ValueError(f"device {self.device!r} is not one of {get_args(Device)}")
         if self.parameters < 0:
             raise ValueError("parameters is negative")
         if not self.components:

@@ -64,7 +64,7 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
     Where engines cannot be built here the bundle is written without them, and then
     ``MissingEnvironmentError`` says what to run on the device.
     """
-    if kernels_of(spec.target) is not None:
+    if kernels_of(spec.target, spec.device) is not None:
         kernels.library_path()  # or the bundle could not be validated
     check_replaceable(spec.output, force=spec.force)
     lacking = _lacking(spec)
@@ -73,7 +73,7 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
     with foreseen(_affordable(spec, loaded)):
         marked = stage("rewrite", rewrite, loaded)
         portable = stage("capture", capture, marked, spec.precision, spec.dense_precision)
-        lowered = stage("lower", lower, portable, spec.target)
+        lowered = stage("lower", lower, portable, spec.target, spec.device)
         with staging(spec.output, force=spec.force) as place:
             written = stage("bundle", bundle, lowered, place)
             if spec.engines is not None and lacking is None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from moe_export.errors import MissingEnvironmentError, UnsupportedError, UsageError
-from moe_export.forms import EngineLimits, EngineSpec, ExportSpec
+from moe_export.forms import Device, EngineLimits, EngineSpec, ExportSpec
 from moe_export.moe.quantize import Precision, parse_precision
 
 StrPath = str | os.PathLike[str]
@@ -33,12 +33,19 @@ class Target:
     runs_on: str
     built: bool
     has_engines: bool = False
+    devices: tuple[Device, ...] = ("cpu",)
+    """What may be chosen; engines run on a GPU without being told."""
 
 
 TARGETS: Mapping[str, Target] = {
     target.name: target
     for target in (
-        Target(name="ort", runs_on="ONNX Runtime with this project's kernels", built=True),
+        Target(
+            name="ort",
+            runs_on="ONNX Runtime with this project's kernels",
+            built=True,
+            devices=("cpu", "cuda"),
+        ),
         Target(name="standard", runs_on="any ONNX runtime, through standard ops", built=True),
         Target(
             name="trt",
@@ -81,6 +88,7 @@ def export_spec(
     force: bool = False,
     max_memory: int | str | None = None,
     all_logits: bool = False,
+    device: str = "cpu",
     sms: Sequence[int | str] = (),
     max_batch: int | None = None,
     max_tokens: int | None = None,
@@ -98,8 +106,10 @@ def export_spec(
     known and not built yet, and ``MissingEnvironmentError`` where only bundles can be run.
     """
     source, target = _checked_source(source), _checked_target(target)
-    experts = _rows_for(target, _checked_precision(precision, "--precision"))
-    dense = _rows_for(target, _checked_precision(dense_precision, "--dense-precision"))
+    runs_on = _checked_device(device, target)
+    on_gpu = TARGETS[target].has_engines or runs_on == "cuda"
+    experts = _rows_for(on_gpu, _checked_precision(precision, "--precision"))
+    dense = _rows_for(on_gpu, _checked_precision(dense_precision, "--dense-precision"))
     sizes = {
         "max_batch": max_batch,
         "max_tokens": max_tokens,
@@ -121,6 +131,7 @@ def export_spec(
         max_memory=None if max_memory is None else _checked_size(max_memory, "--max-memory"),
         all_logits=all_logits,
         engines=engines,
+        device=runs_on,
     )
 
 
@@ -170,9 +181,9 @@ def _checked_sm(given: int | str) -> int:
     return int(whole or major + minor)
 
 
-def _rows_for(target: str, precision: Precision) -> Precision:
+def _rows_for(on_gpu: bool, precision: Precision) -> Precision:
     """On a GPU rows that meet integers are rounded to bfloat16, unless they are said to be else."""
-    if not TARGETS[target].has_engines or precision.rows is not None:
+    if not on_gpu or precision.rows is not None:
         return precision
     integers = precision.format in ("int8", "int4")
     return replace(precision, rows="bf16") if integers else precision
@@ -217,6 +228,25 @@ def _checked_target(name: str) -> str:
             f"target {name!r} is not built yet", where="--target", hint="--target standard"
         )
     return target.name
+
+
+def _checked_device(name: str, target: str) -> Device:
+    for device in TARGETS[target].devices:
+        if device == name:
+            return device
+    known = {device for each in TARGETS.values() for device in each.devices}
+    if name not in known:
+        raise UsageError(
+            f"unknown device {name!r}",
+            where="--device",
+            hint=f"devices: {', '.join(sorted(known))}",
+        )
+    having = [each.name for each in TARGETS.values() if name in each.devices]
+    raise UsageError(
+        f"target {target!r} has no choice of device",
+        where=f"--device {name}",
+        hint=f"--target {having[0]} has",
+    )
 
 
 def _checked_precision(text: str, where: str) -> Precision:

@@ -135,6 +135,7 @@ def _manifest(
         source=portable.source,
         target=model.target,
         kernels=model.kernels,
+        device=model.device,
         precision=portable.precision,
         dense_precision=portable.dense_precision,
         rounding=portable.rounding,

@@ -35,6 +35,7 @@ Examples:
     help="Where the bundle runs: ort, ONNX Runtime with this project's kernels, or standard, any "
     "ONNX runtime; trt and trt-rtx, TensorRT's engines with this project's plugins.",
 )
+@options.device
 @options.precision
 @options.dense_precision
 @options.output
@@ -134,7 +135,8 @@ def _kind(bundle: BundleFacts) -> str:
     experts = f", experts in {bundle.precision}" if bundle.precision != "f32" else ""
     dense = bundle.dense_precision
     products = f", other products in {dense}" if dense != "f32" else ""
-    return f"target {bundle.target}{experts}{products}"
+    on = f" on {bundle.device}" if bundle.device != "cpu" else ""
+    return f"target {bundle.target}{on}{experts}{products}"
 
 
 def _facts(exported: Exported, output: Path) -> dict[str, Any]:

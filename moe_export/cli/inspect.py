@@ -197,7 +197,10 @@ def _tell_bundle(console: Console, bundle: BundleFacts) -> None:
 
     console.out()
     rows = [
-        ("target", bundle.target),
+        (
+            "target",
+            bundle.target if bundle.device == "cpu" else f"{bundle.target} on {bundle.device}",
+        ),
         ("precision", bundle.precision),
         ("dense", bundle.dense_precision),
     ]

@@ -57,6 +57,15 @@ example_inputs = click.option(
     help="Example inputs by forward's parameter names, for a model that brings none.",
 )
 
+device = click.option(
+    "--device",
+    default="cpu",
+    show_default=True,
+    metavar="DEVICE",
+    help="What the target ort runs on: cpu, or cuda, an NVIDIA GPU behind ONNX Runtime's CUDA "
+    "provider.",
+)
+
 precision = click.option(
     "--precision",
     default="f32",

@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 
@@ -18,9 +18,10 @@ from moe_export.errors import (
     UnsupportedError,
     UsageError,
 )
-from moe_export.forms import Array, KernelNeeds
+from moe_export.forms import Array, Device, KernelNeeds
 from moe_export.manifest import TensorInfo
 from moe_export.moe.packing import VERSION as PANELS_VERSION
+from moe_export.runtime import cuda_kernels
 from moe_export.runtime.binding import Binding, first_line, is_out_of_memory, name_of, running
 from moe_export.runtime.bundle import Bundle, Graph
 from moe_export.runtime.resident import in_use
@@ -57,8 +58,10 @@ class Session:
 
     ``graph`` is ``main``, ``probe`` (the same with the MoE layers' insides as further outputs) or
     ``experts`` (each experts op alone).  ``providers`` are ONNX Runtime's execution providers, the
-    first that can run an operator taking it.  ``profile`` is the beginning of a path at which ONNX
-    Runtime writes what each operator took, which slows runs down; ``end_profile`` gives the file.
+    first that can run an operator taking it; ``None`` is the CPU's, or, for a bundle made for the
+    device ``cuda``, CUDA's where that and this project's GPU kernels are here.  ``profile`` is the
+    beginning of a path at which ONNX Runtime writes what each operator took, which slows runs down;
+    ``end_profile`` gives the file.
 
     Raises ``MissingEnvironmentError`` where the bundle needs kernels that are not here, or others,
     or a newer ONNX Runtime.
@@ -79,9 +82,11 @@ class Session:
         self.bundle = Bundle.of(bundle)
         self.component = self.bundle.component(component)
         path = self.bundle.graph_path(component, graph)
-        needs = self.bundle.manifest.kernels
+        manifest = self.bundle.manifest
+        runs_on = tuple(providers or _providers(manifest.device))
+        on_gpu = manifest.device == "cuda" and cuda_kernels.PROVIDER in runs_on
         options = partial(_options, threads=threads, profile=profile)
-        session = _load(path, options, tuple(providers or ("CPUExecutionProvider",)), needs)
+        session = _load(path, options, runs_on, "cuda" if on_gpu else manifest.kernels)
         self._session: onnxruntime.InferenceSession | None = session
         self.inputs = tuple(map(_tensor_info, session.get_inputs()))
         self.outputs = tuple(map(_tensor_info, session.get_outputs()))
@@ -194,11 +199,18 @@ def _run(
     return results
 
 
+def _providers(device: Device) -> tuple[str, ...]:
+    """What a bundle for ``device`` runs on where nobody says."""
+    if device == "cuda" and cuda_kernels.why_not() is None:
+        return (cuda_kernels.PROVIDER, "CPUExecutionProvider")
+    return ("CPUExecutionProvider",)
+
+
 def _load(
     path: Path,
     make_options: Callable[[Any], Any],
     providers: tuple[str, ...],
-    needs: KernelNeeds | None,
+    needs: KernelNeeds | Literal["cuda"] | None,
 ) -> onnxruntime.InferenceSession:
     try:
         import onnxruntime
@@ -213,10 +225,14 @@ def _load(
                 f"this ONNX Runtime has no {provider}", hint=f"it has {_listed(available)}"
             )
     options = make_options(onnxruntime)
-    if needs is not None:
+    if needs == "cuda":
+        cuda_kernels.register(options)
+    elif needs is not None:
         _register(options, path, needs)
     else:
         _require_standard_layers(onnxruntime.__version__, path)
+    if needs == "cuda":
+        return _create_on_gpu(onnxruntime, path, options, providers)
     return _create(onnxruntime, path, options, providers)
 
 
@@ -244,6 +260,26 @@ def _require_standard_layers(version: str, path: Path) -> None:
             where=str(path),
             hint=f"pip install 'onnxruntime>={first}', or export with --target ort",
         )
+
+
+def _create_on_gpu(ort: Any, path: Path, options: Any, providers: tuple[str, ...]) -> Any:
+    """A session whose CUDA provider has started, or the words that it has not.
+
+    ONNX Runtime goes on without a provider that does not start.  The MoE ops are known by then and
+    nobody is left to run them.
+    """
+    where, hint = str(path), "its own log says why: it needs the GPU, CUDA and cuDNN of its release"
+    lost = "ONNX Runtime's CUDA provider did not start"
+    errors = ort.capi.onnxruntime_pybind11_state
+    try:
+        session = _create(ort, path, options, providers)
+    except MissingEnvironmentError as error:
+        if isinstance(error.__cause__, errors.NotImplemented):
+            raise MissingEnvironmentError(lost, where=where, hint=hint) from error
+        raise
+    if cuda_kernels.PROVIDER not in session.get_providers():
+        raise MissingEnvironmentError(lost, where=where, hint=hint)
+    return session
 
 
 def _create(ort: Any, path: Path, options: Any, providers: tuple[str, ...]) -> Any:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 
 from moe_export.errors import UnsafeInputError
 from moe_export.forms import ExpertCase, Golden, GoldenCase, Report, RoutingParity, TensorParity
+from moe_export.runtime import cuda_kernels
 from moe_export.runtime.session import Session
 from moe_export.validate.engines import validate_engines
 from moe_export.validate.routing import compare_routing
@@ -30,7 +31,8 @@ def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "go
     and block output, and its routing token by token; and for each layer every expert on synthetic
     tokens, so that an expert no golden token chose is seen too.
 
-    Engines run on the GPU that they were built for; where that is not here they are not run.
+    Engines run on the GPU that they were built for, GPU kernels on any; where that is not here they
+    are not run, and the graph is, through the standard operators that it carries.
 
     A case with an explained routing flip has other numbers behind the flip, so its tensors are
     listed as not run, and its routing still counts.
@@ -59,6 +61,8 @@ def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "go
         if experts:
             with Session(bundle, component=component, graph="experts") as session:
                 tensors += _experts(experts, session)
+    if bundle.manifest.device == "cuda" and (reason := cuda_kernels.why_not()) is not None:
+        not_run["CUDA kernels"] = reason
     of_engines, without_gpu = validate_engines(bundle, golden)
     tensors += of_engines
     not_run |= without_gpu

@@ -15,24 +15,27 @@ Tensor Call::input(size_t index) const {
   return read_tensor(api_, value);
 }
 
-void* Call::output(size_t index, const int64_t* dims, size_t rank) const {
-  OrtValue* value = nullptr;
-  check(api_, api_->KernelContext_GetOutput(context_, index, dims, rank, &value));
-  if (value == nullptr) throw Fault("output " + std::to_string(index) + " has no name");
-  void* data = nullptr;
-  check(api_, api_->GetTensorMutableData(value, &data));
-  return data;
+Call::Output Call::output(size_t index, const int64_t* dims, size_t rank) const {
+  Output output{};
+  check(api_, api_->KernelContext_GetOutput(context_, index, dims, rank, &output.value));
+  if (output.value == nullptr) throw Fault("output " + std::to_string(index) + " has no name");
+  check(api_, api_->GetTensorMutableData(output.value, &output.data));
+  return output;
 }
 
-float* Call::floats(size_t index, const int64_t* dims, size_t rank) const {
-  return static_cast<float*>(output(index, dims, rank));
-}
-
-float* Call::floats(size_t index, std::initializer_list<size_t> dims) const {
+Call::Output Call::output(size_t index, std::initializer_list<size_t> dims) const {
   int64_t wide[kMaxRank] = {};
   size_t rank = 0;
   for (const size_t dim : dims) wide[rank++] = static_cast<int64_t>(dim);
-  return floats(index, wide, rank);
+  return output(index, wide, rank);
+}
+
+float* Call::floats(size_t index, const int64_t* dims, size_t rank) const {
+  return static_cast<float*>(output(index, dims, rank).data);
+}
+
+float* Call::floats(size_t index, std::initializer_list<size_t> dims) const {
+  return static_cast<float*>(output(index, dims).data);
 }
 
 int32_t* Call::ints(size_t index, std::initializer_list<size_t> dims) const {

@@ -16,10 +16,21 @@ class Call {
 
   Tensor input(size_t index) const;
 
-  // The data of an output of this shape, uninitialized.  Null where it has no elements.
+  // An output of this shape, uninitialized, and the value that has it.
+  struct Output {
+    OrtValue* value;
+    void* data;
+  };
+  Output output(size_t index, const int64_t* dims, size_t rank) const;
+  Output output(size_t index, std::initializer_list<size_t> dims) const;
+
+  // Its data.  Null where it has no elements.
   float* floats(size_t index, std::initializer_list<size_t> dims) const;
   int32_t* ints(size_t index, std::initializer_list<size_t> dims) const;
   float* floats(size_t index, const int64_t* dims, size_t rank) const;
+
+  const OrtApi* api() const { return api_; }
+  ort_abi::OrtKernelContext* context() const { return context_; }
 
   // The session's own threads, the calling one among them; tasks are claimed one by one.
   moe::Parallel threads();
@@ -29,7 +40,6 @@ class Call {
 
  private:
   static void run(void* call, size_t count, void (*task)(void*, size_t), void* argument);
-  void* output(size_t index, const int64_t* dims, size_t rank) const;
 
   const OrtApi* api_;
   ort_abi::OrtKernelContext* context_;

@@ -60,8 +60,9 @@ OrtStatus* compute(void* kernel, OrtKernelContext* context) {
 
 void destroy(void* kernel) { delete static_cast<LiveKernel*>(kernel); }
 
-ONNXTensorElementDataType type_of(const Port& port) {
+ONNXTensorElementDataType type_of(const CustomOp& op, const Port& port) {
   switch (port.type) {
+    case PortType::row: return op.row;
     case PortType::int32: return ort_abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_INT32;
     case PortType::boolean: return ort_abi::ONNX_TENSOR_ELEMENT_DATA_TYPE_BOOL;
     // Any: the kernel compares it with the attributes, and has better words for what it finds.
@@ -79,14 +80,15 @@ constexpr int kOpVersion = 1;
 
 }  // namespace
 
-CustomOp::CustomOp(const OpDefinition& its_definition)
-    : OrtCustomOp{}, definition(&its_definition) {
+CustomOp::CustomOp(const OpDefinition& its_definition, const char* its_provider,
+                   ONNXTensorElementDataType its_row)
+    : OrtCustomOp{}, definition(&its_definition), provider(its_provider), row(its_row) {
   version = ort_abi::kApiVersion;
   GetName = [](const OrtCustomOp* op) { return self(op).definition->name; };
-  GetExecutionProviderType = [](const OrtCustomOp*) { return "CPUExecutionProvider"; };
+  GetExecutionProviderType = [](const OrtCustomOp* op) { return self(op).provider; };
   GetInputTypeCount = [](const OrtCustomOp* op) { return self(op).definition->inputs.size(); };
   GetInputType = [](const OrtCustomOp* op, size_t i) {
-    return type_of(self(op).definition->inputs[i]);
+    return type_of(self(op), self(op).definition->inputs[i]);
   };
   GetInputCharacteristic = [](const OrtCustomOp* op, size_t i) {
     return characteristic(self(op).definition->inputs[i]);
@@ -94,7 +96,7 @@ CustomOp::CustomOp(const OpDefinition& its_definition)
   GetInputMemoryType = [](const OrtCustomOp*, size_t) { return ort_abi::OrtMemTypeDefault; };
   GetOutputTypeCount = [](const OrtCustomOp* op) { return self(op).definition->outputs.size(); };
   GetOutputType = [](const OrtCustomOp* op, size_t i) {
-    return type_of(self(op).definition->outputs[i]);
+    return type_of(self(op), self(op).definition->outputs[i]);
   };
   GetOutputCharacteristic = [](const OrtCustomOp* op, size_t i) {
     return characteristic(self(op).definition->outputs[i]);
@@ -108,14 +110,6 @@ CustomOp::CustomOp(const OpDefinition& its_definition)
   KernelDestroy = destroy;
   GetStartVersion = [](const OrtCustomOp*) { return kOpVersion; };
   GetEndVersion = [](const OrtCustomOp*) { return kOpVersion; };
-}
-
-const std::vector<CustomOp>& custom_ops() {
-  static const std::vector<CustomOp> all{CustomOp(router()),         CustomOp(experts()),
-                                         CustomOp(dispatch()),       CustomOp(grouped_matmul()),
-                                         CustomOp(combine()),        CustomOp(linear()),
-                                         CustomOp(cached_attention())};
-  return all;
 }
 
 }  // namespace moe_ort

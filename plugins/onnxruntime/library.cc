@@ -1,10 +1,6 @@
-// What the library exports: ONNX Runtime's entry point, and what Python asks before it uses it.
-#include <map>
-#include <mutex>
-
+// The library of CPU kernels: its ops, and what Python asks before it uses it.
 #include "custom_op.h"
-
-#define MOE_EXPORT_API extern "C" __attribute__((visibility("default")))
+#include "exports.h"
 
 namespace moe_ort {
 
@@ -13,44 +9,18 @@ namespace {
 // Panels version 1 and the attributes of op set version 1: what a graph may hold.
 constexpr uint32_t kAbi = 1;
 
-// A process has one domain for each ONNX Runtime in it, usually one.  Sessions keep pointers to it
-// and to the ops, so it is never released.
-ort_abi::OrtCustomOpDomain* domain(const OrtApi* api) {
-  static std::mutex mutex;
-  static std::map<const OrtApi*, ort_abi::OrtCustomOpDomain*> domains;
-  const std::lock_guard<std::mutex> lock(mutex);
-  ort_abi::OrtCustomOpDomain*& made = domains[api];
-  if (made != nullptr) return made;
-  ort_abi::OrtCustomOpDomain* fresh = nullptr;
-  check(api, api->CreateCustomOpDomain("moe_export", &fresh));
-  try {
-    for (const CustomOp& op : custom_ops()) check(api, api->CustomOpDomain_Add(fresh, &op));
-  } catch (...) {
-    api->ReleaseCustomOpDomain(fresh);
-    throw;
-  }
-  return made = fresh;
-}
-
 }  // namespace
 
-}  // namespace moe_ort
-
-MOE_EXPORT_API ort_abi::OrtStatus* RegisterCustomOps(ort_abi::OrtSessionOptions* options,
-                                                     const ort_abi::OrtApiBase* base) {
-  const ort_abi::OrtApi* api = base->GetApi(ort_abi::kApiVersion);
-  if (api == nullptr) {
-    // Without a table there is no status to make; version 1 has the one function that makes them.
-    api = base->GetApi(1);
-    return api->CreateStatus(ort_abi::ORT_FAIL, "moe_export needs ONNX Runtime 1.17 or newer");
-  }
-  try {
-    moe_ort::check(api, api->AddCustomOpDomain(options, moe_ort::domain(api)));
-    return nullptr;
-  } catch (const std::exception& error) {
-    return api->CreateStatus(ort_abi::ORT_FAIL, error.what());
-  }
+const Library& library() {
+  static const Library cpu{{CustomOp(router()), CustomOp(experts()), CustomOp(dispatch()),
+                            CustomOp(grouped_matmul()), CustomOp(combine()), CustomOp(linear()),
+                            CustomOp(cached_attention())},
+                           ort_abi::kApiVersion,
+                           "moe_export needs ONNX Runtime 1.17 or newer"};
+  return cpu;
 }
+
+}  // namespace moe_ort
 
 MOE_EXPORT_API uint32_t moe_export_ort_abi() { return moe_ort::kAbi; }
 

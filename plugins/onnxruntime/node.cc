@@ -128,11 +128,4 @@ void Node::refuse_attribute(const char* name, const std::string& what) const {
   throw Fault(label_ + ": attribute '" + name + "' " + what);
 }
 
-const moe::Isa* isa_of(const Node& node) {
-  const char* why = nullptr;
-  const moe::Isa* isa = moe::isa_best(&why);
-  if (isa == nullptr) throw Fault(node.label() + ": " + (why ? why : "no kernels for this CPU"));
-  return isa;
-}
-
 }  // namespace moe_ort

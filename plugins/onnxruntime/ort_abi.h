@@ -12,8 +12,10 @@
 
 namespace ort_abi {
 
-// KernelContext_ParallelFor is the newest slot used, and came with this version.
+// KernelContext_ParallelFor is the newest slot that CPU kernels use, and came with this version.
 constexpr uint32_t kApiVersion = 17;
+// The same of KernelContext_GetScratchBuffer and GPU kernels.
+constexpr uint32_t kCudaApiVersion = 18;
 
 struct OrtStatus;
 struct OrtValue;
@@ -23,6 +25,8 @@ struct OrtKernelContext;
 struct OrtCustomOpDomain;
 struct OrtSessionOptions;
 struct OrtShapeInferContext;
+struct OrtMemoryInfo;
+struct OrtAllocator;
 
 enum OrtErrorCode { ORT_FAIL = 1, ORT_INVALID_ARGUMENT = 2, ORT_RUNTIME_EXCEPTION = 6 };
 
@@ -59,7 +63,10 @@ struct OrtApi {
   OrtStatus* (*GetDimensions)(const OrtTensorTypeAndShapeInfo* info, int64_t* dims, size_t count);
   void* gap_63[2];
   OrtStatus* (*GetTensorTypeAndShape)(const OrtValue* value, OrtTensorTypeAndShapeInfo** out);
-  void* gap_66[19];
+  void* gap_66[9];
+  OrtStatus* (*AllocatorAlloc)(OrtAllocator* allocator, size_t size, void** out);
+  OrtStatus* (*AllocatorFree)(OrtAllocator* allocator, void* p);
+  void* gap_77[8];
   OrtStatus* (*KernelInfoGetAttribute_float)(const OrtKernelInfo* info, const char* name, float* out);
   OrtStatus* (*KernelInfoGetAttribute_int64)(const OrtKernelInfo* info, const char* name, int64_t* out);
   OrtStatus* (*KernelInfoGetAttribute_string)(const OrtKernelInfo* info, const char* name, char* out, size_t* size);
@@ -73,7 +80,12 @@ struct OrtApi {
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo* info);
   void* gap_100;
   void (*ReleaseCustomOpDomain)(OrtCustomOpDomain* domain);
-  void* gap_102[128];
+  void* gap_102[30];
+  void (*ReleaseAllocator)(OrtAllocator* allocator);
+  void* gap_133[60];
+  OrtStatus* (*KernelContext_GetGPUComputeStream)(const OrtKernelContext* context, void** out);
+  OrtStatus* (*GetTensorMemoryInfo)(const OrtValue* value, const OrtMemoryInfo** out);
+  void* gap_195[35];
   OrtStatus* (*KernelInfo_GetInputCount)(const OrtKernelInfo* info, size_t* out);
   void* gap_231;
   OrtStatus* (*KernelInfo_GetInputName)(const OrtKernelInfo* info, size_t index, char* out, size_t* size);
@@ -81,8 +93,12 @@ struct OrtApi {
   OrtStatus* (*KernelInfo_GetNodeName)(const OrtKernelInfo* info, char* out, size_t* size);
   void* gap_245[4];
   OrtStatus* (*KernelInfoGetConstantInput_tensor)(const OrtKernelInfo* info, size_t index, int* is_constant, const OrtValue** out);
-  void* gap_250[24];
+  void* gap_250[3];
+  OrtStatus* (*KernelContext_GetAllocator)(const OrtKernelContext* context, const OrtMemoryInfo* memory, OrtAllocator** out);
+  void* gap_254[20];
   OrtStatus* (*KernelContext_ParallelFor)(const OrtKernelContext* context, void (*fn)(void*, size_t), size_t total, size_t num_batch, void* usr_data);
+  void* gap_275[2];
+  OrtStatus* (*KernelContext_GetScratchBuffer)(const OrtKernelContext* context, const OrtMemoryInfo* memory, size_t bytes, void** out);
 };
 
 struct OrtApiBase {

@@ -44,10 +44,10 @@ static_assert(!Alike<OrtStatus*, OrtStatus**>::value);
 SAME_MEMBER(OrtApiBase, GetApi)
 SAME_MEMBER(OrtApiBase, GetVersionString)
 
-static_assert(ort_abi::kApiVersion <= ORT_API_VERSION);
+static_assert(ort_abi::kCudaApiVersion <= ORT_API_VERSION);
 // The table ends behind the newest slot in use.
 static_assert(sizeof(ort_abi::OrtApi) ==
-              offsetof(::OrtApi, KernelContext_ParallelFor) + sizeof(void*));
+              offsetof(::OrtApi, KernelContext_GetScratchBuffer) + sizeof(void*));
 
 // Written by test_abi.py: a SAME_MEMBER for each function of OrtApi and OrtCustomOp, a SAME_VALUE
 // for each name of an enum.

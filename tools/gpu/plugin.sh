@@ -30,4 +30,4 @@ quietly() { "$@" >"$log" 2>&1 || { cat "$log" >&2; return 1; }; }
 quietly cmake -S . -B "$build" -G Ninja -D MOE_EXPORT_TENSORRT=ON \
   -D MOE_EXPORT_TENSORRT_INCLUDE="$headers" "${options[@]}"
 quietly cmake --build "$build" --parallel "${MOE_EXPORT_JOBS:-$(nproc)}"
-ctest --test-dir "$build" --output-on-failure --tests-regex '^trt\.'
+ctest --test-dir "$build" --output-on-failure --tests-regex '^(trt|ort_cuda)\.'
