@@ -15,7 +15,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
-from moe_export.errors import MissingEnvironmentError, UnsupportedError, UsageError
+from moe_export.errors import MissingEnvironmentError, UsageError
 from moe_export.forms import Device, EngineLimits, EngineSpec, ExportSpec
 from moe_export.moe.quantize import Precision, parse_precision
 
@@ -27,11 +27,10 @@ _WORKSHOP = ("torch", "onnx", "onnx_ir", "onnxscript", "jinja2", "ml_dtypes")
 
 @dataclass(frozen=True, kw_only=True)
 class Target:
-    """A place where a bundle can run, and whether this release can make bundles for it."""
+    """A place where a bundle can run."""
 
     name: str
     runs_on: str
-    built: bool
     has_engines: bool = False
     devices: tuple[Device, ...] = ("cpu",)
     """What may be chosen; engines run on a GPU without being told."""
@@ -43,20 +42,17 @@ TARGETS: Mapping[str, Target] = {
         Target(
             name="ort",
             runs_on="ONNX Runtime with this project's kernels",
-            built=True,
             devices=("cpu", "cuda"),
         ),
-        Target(name="standard", runs_on="any ONNX runtime, through standard ops", built=True),
+        Target(name="standard", runs_on="any ONNX runtime, through standard ops"),
         Target(
             name="trt",
             runs_on="TensorRT with this project's plugins",
-            built=True,
             has_engines=True,
         ),
         Target(
             name="trt-rtx",
             runs_on="TensorRT-RTX with this project's plugins",
-            built=True,
             has_engines=True,
         ),
     )
@@ -102,14 +98,14 @@ def export_spec(
     that only look at a model.  Whether a bundle already lies at ``output`` is for the room that
     writes it.
 
-    Raises ``UsageError`` for words that cannot be meant, ``UnsupportedError`` for a target that is
-    known and not built yet, and ``MissingEnvironmentError`` where only bundles can be run.
+    Raises ``UsageError`` for words that cannot be meant, and ``MissingEnvironmentError`` where
+    only bundles can be run.
     """
     source, target = _checked_source(source), _checked_target(target)
     runs_on = _checked_device(device, target)
     on_gpu = TARGETS[target].has_engines or runs_on == "cuda"
-    experts = _rows_for(on_gpu, _checked_precision(precision, "--precision"))
-    dense = _rows_for(on_gpu, _checked_precision(dense_precision, "--dense-precision"))
+    experts = _checked_precision(precision, "--precision", on_gpu=on_gpu)
+    dense = _checked_precision(dense_precision, "--dense-precision", on_gpu=on_gpu)
     sizes = {
         "max_batch": max_batch,
         "max_tokens": max_tokens,
@@ -181,14 +177,6 @@ def _checked_sm(given: int | str) -> int:
     return int(whole or major + minor)
 
 
-def _rows_for(on_gpu: bool, precision: Precision) -> Precision:
-    """On a GPU rows that meet integers are rounded to bfloat16, unless they are said to be else."""
-    if not on_gpu or precision.rows is not None:
-        return precision
-    integers = precision.format in ("int8", "int4")
-    return replace(precision, rows="bf16") if integers else precision
-
-
 def _require_workshop() -> None:
     """Refuse to begin where the packages of the ``export`` extra are not installed."""
     missing = [name for name in _WORKSHOP if importlib.util.find_spec(name) is None]
@@ -223,10 +211,6 @@ def _checked_target(name: str) -> str:
             where="--target",
             hint=f"did you mean {near[0]!r}?" if near else f"targets: {', '.join(TARGETS)}",
         )
-    if not target.built:
-        raise UnsupportedError(
-            f"target {name!r} is not built yet", where="--target", hint="--target standard"
-        )
     return target.name
 
 
@@ -249,13 +233,16 @@ def _checked_device(name: str, target: str) -> Device:
     )
 
 
-def _checked_precision(text: str, where: str) -> Precision:
+def _checked_precision(text: str, where: str, *, on_gpu: bool) -> Precision:
+    """On a GPU rows that meet integers are rounded to bfloat16, unless they are said to be else."""
     try:
-        return parse_precision(text)
+        precision = parse_precision(text)
     except (ValueError, TypeError) as error:
         raise UsageError(
             f"unknown precision {text!r}", where=where, hint=f"precisions: {PRECISIONS}"
         ) from error
+    integers = precision.format in ("int8", "int4")
+    return replace(precision, rows="bf16") if on_gpu and integers and "@" not in text else precision
 
 
 def _checked_size(given: int | str, where: str) -> int:

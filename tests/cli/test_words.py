@@ -20,17 +20,17 @@ def said(result):
 @pytest.mark.parametrize(
     "words",
     [
-        ("--target", "trt", "model.pt"),
-        ("model.pt", "--target", "trt"),
-        ("model.pt", "-o", "b.moe", "--target=trt"),
-        ("export", "model.pt", "--target", "trt"),
-        ("--force", "--target", "trt", "--", "model.pt"),
+        ("--target", "coreml", "model.pt"),
+        ("model.pt", "--target", "coreml"),
+        ("model.pt", "-o", "b.moe", "--target=coreml"),
+        ("export", "model.pt", "--target", "coreml"),
+        ("--force", "--target", "coreml", "--", "model.pt"),
     ],
 )
-def test_a_target_that_is_not_built_is_refused_plainly_wherever_its_option_stands(invoke, words):
+def test_a_target_that_is_unknown_is_refused_plainly_wherever_its_option_stands(invoke, words):
     result = invoke(*words)
-    assert result.exit_code == 3
-    assert said(result)["error"] == "target 'trt' is not built yet"
+    assert result.exit_code == 2
+    assert said(result)["error"] == "unknown target 'coreml'"
 
 
 def test_without_any_word_there_is_help(invoke):
@@ -56,14 +56,14 @@ def test_a_misspelt_command_is_named(invoke, word, command):
 def test_a_file_with_a_misspelt_name_is_a_model(invoke, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "insepct").write_bytes(b"not a model")
-    result = invoke("insepct", "--target", "trt")
-    assert said(result)["error"] == "target 'trt' is not built yet"
+    result = invoke("insepct", "--target", "coreml")
+    assert said(result)["error"] == "unknown target 'coreml'"
 
 
 def test_a_model_called_like_a_command_is_reached_by_its_path(invoke, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "inspect").write_bytes(b"not a model")
-    assert said(invoke("./inspect", "--target", "trt"))["error"] == "target 'trt' is not built yet"
+    assert said(invoke("./inspect", "--target", "coreml"))["error"] == "unknown target 'coreml'"
     refused = invoke("inspect")
     assert refused.exit_code == 2
     assert said(refused)["hint"] == "a model of that name is reached as ./inspect"

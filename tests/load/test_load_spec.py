@@ -7,16 +7,46 @@ from pathlib import Path
 
 import pytest
 
-from moe_export import MissingEnvironmentError, UnsupportedError, UsageError
+from moe_export import MissingEnvironmentError, UsageError
 from moe_export.spec import TARGETS, export_spec
 
 
-@pytest.mark.parametrize("name", ["trt", "trt-rtx"])
-def test_a_target_that_is_not_built_says_so(name, tmp_path):
-    with pytest.raises(UnsupportedError, match=f"target '{name}' is not built yet") as error:
-        export_spec("model.pt", target=name, output=tmp_path / "bundle")
-    assert error.value.exit_code == 3
-    assert error.value.hint == "--target standard"
+@pytest.mark.parametrize("text", ["89", "sm_89", "8.9", 89, "SM89"])
+def test_a_compute_capability_is_written_as_people_do(text):
+    spec = export_spec("model.pt", target="trt-rtx", sms=(text, "120a", "12.0"))
+    assert spec.engines is not None
+    assert spec.engines.sms == (89, 120)
+
+
+@pytest.mark.parametrize(
+    ("words", "where"),
+    [
+        ({"target": "trt-rtx", "sms": ("ada",)}, "--sm"),
+        ({"target": "trt-rtx", "max_batch": 0}, "--max-batch"),
+        ({"target": "trt-rtx", "max_tokens": 1 << 25}, "--max-tokens"),
+        ({"sms": (89,)}, "--sm"),
+        ({"max_image_tokens": 5}, "--max-image-tokens"),
+        ({"target": "standard", "embed_plugins": True}, "--embed-plugins"),
+    ],
+)
+def test_words_for_engines_that_cannot_be_meant_are_refused(words, where):
+    with pytest.raises(UsageError) as error:
+        export_spec("model.pt", **words)
+    assert error.value.where == where
+
+
+@pytest.mark.parametrize(
+    ("target", "precision", "rows"),
+    [
+        ("trt-rtx", "int4", "bf16"),
+        ("trt", "int8:32", "bf16"),
+        ("trt", "int8@int16", "int16"),
+        ("ort", "int4", "int8"),
+        ("trt", "f16", "f32"),
+    ],
+)
+def test_rows_that_meet_integers_are_bfloat16_on_a_gpu(target, precision, rows):
+    assert export_spec("model.pt", target=target, precision=precision).precision.row_format == rows
 
 
 def test_an_unknown_target_lists_those_there_are():
