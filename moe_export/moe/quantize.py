@@ -90,6 +90,8 @@ def parse_precision(text: str) -> Precision:
     ``int8`` has one scale per row, ``int4`` one per 32 columns.  What rows are rounded to may stand
     behind: ``int4@bf16``.  Raises ``ValueError`` for another text.
     """
+    if not isinstance(text, str):
+        raise TypeError(f"a precision is named by a text, not by {text!r}")
     text, at, rows = text.partition("@")
     parts = re.fullmatch(r"(f32|bf16|f16)|(int8|int4)(?::(32|64|128))?(\+zeros)?", text)
     if parts is None:
