@@ -112,7 +112,7 @@ def test_a_graph_for_the_gpu_has_rows_narrow_scales_and_functions(
 @pytest.mark.parametrize(
     ("storage", "words"),
     [
-        ("", "GPU kernels do not round rows to int8"),
+        ("", "weights with rows of int8"),
         (', row_format = "bf16"', "rows of 5 int4 end within a byte"),
     ],
 )
