@@ -37,7 +37,7 @@ class Ability:
 
 
 def examine() -> tuple[Finding, ...]:
-    """Look at this machine; nothing is installed, built or changed, and no GPU is touched."""
+    """Look at this machine; nothing is installed, built or changed, and nothing runs on a GPU."""
     return tuple(_findings())
 
 

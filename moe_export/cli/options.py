@@ -72,7 +72,8 @@ precision = click.option(
     show_default=True,
     metavar="PRECISION",
     help="How experts store weights: f32 (the model's own numbers), bf16, f16, int8 or int4, with "
-    "a block size as in int4:64 and zero points as in int4+zeros.",
+    "a block size as in int4:64 and zero points as in int4+zeros. What rows are rounded to may "
+    "stand behind, as in int4@bf16.",
 )
 
 dense_precision = click.option(

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def ask(flavour: Flavour, request: Request) -> Answer:
     )
 
 
+@cache
 def capabilities(flavour: Flavour) -> tuple[int, ...]:
     """The SMs that it builds engines for where their GPU is not."""
     answer = _run(flavour, json.dumps({"module": flavour.module}), flavour.title)
