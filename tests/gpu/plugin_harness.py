@@ -124,7 +124,7 @@ class Harness:
                 self._api.trt_free(c_void_p(output.data))
 
     def seconds(self, node: PluginNode, runs: int) -> float:
-        """Of one enqueue, a mean of ``runs`` in a row."""
+        """Of one enqueue on the device, a mean of ``runs``; its cache holds nothing of use before."""
         taken, memory = ctypes.c_double(), _Memory()
         arguments = memory.node(node, "layers.0", 0)
         library, asked = c_void_p(self._library), ctypes.byref(arguments)

@@ -27,6 +27,7 @@ from moe_export.runtime.bundle import Bundle
 from moe_export.runtime.session import Session
 from moe_export.validate import validate
 from moe_export.validate.tensors import compare
+from problems import Problem
 
 from .ort_harness import CPU_PROVIDER_LIBRARY, GPU_LIBRARY
 from .plugin_harness import require
@@ -44,13 +45,35 @@ def cpu_provider_library() -> Path:
     return CPU_PROVIDER_LIBRARY
 
 
-def session(model: str | bytes, library: Path | None) -> ort.InferenceSession:
+def session(
+    model: str | bytes, library: Path | None, provider: str = "CPUExecutionProvider"
+) -> ort.InferenceSession:
+    """On that provider alone."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = 1
     if library is not None:
         options.register_custom_ops_library(str(library))
-    return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    if provider != "CPUExecutionProvider":
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return ort.InferenceSession(model, options, providers=[provider])
+
+
+def require_solved(problem: Problem, row_type: str, library: Path, provider: str) -> None:
+    """The problem's node on ``provider`` gives what the op is defined to give."""
+    node = node_of(problem, row_type)
+    made = session(graph_of(node), library, provider)
+    feeds = {
+        value.name: node.inputs[value.name].astype(np.float32)
+        if value.name in ROWS
+        else node.inputs[value.name]
+        for value in made.get_inputs()
+    }
+    got = made.run(None, feeds)
+    if problem.op in ("Experts", "GroupedMatMul", "Combine"):
+        with np.errstate(over="ignore"):
+            got = [got[0].astype(ROW_TYPES[row_type])]  # exact: it was widened from there
+    require_close(problem, got, row_type)
 
 
 def graph_of(node: PluginNode) -> bytes:
@@ -107,19 +130,7 @@ def test_an_op_solves_the_problem_in_onnx_runtime(
     cpu_provider_library: Path, name: str, row_type: str
 ) -> None:
     problem = PROBLEMS[name, row_type]
-    node = node_of(problem, row_type)
-    made = session(graph_of(node), cpu_provider_library)
-    feeds = {
-        value.name: node.inputs[value.name].astype(np.float32)
-        if value.name in ROWS
-        else node.inputs[value.name]
-        for value in made.get_inputs()
-    }
-    got = made.run(None, feeds)
-    if problem.op in ("Experts", "GroupedMatMul", "Combine"):
-        with np.errstate(over="ignore"):
-            got = [got[0].astype(ROW_TYPES[row_type])]  # exact: it was widened from there
-    require_close(problem, got, row_type)
+    require_solved(problem, row_type, cpu_provider_library, "CPUExecutionProvider")
 
 
 @pytest.fixture(scope="module", params=PRECISIONS)

@@ -18,6 +18,7 @@ from moe_export.engines.ask import capabilities
 from moe_export.engines.flavours import FLAVOURS, require
 from moe_export.engines.gpu import Gpu, find_gpu
 from moe_export.errors import MissingEnvironmentError, MoeExportError
+from moe_export.runtime import cuda_kernels
 from tools.gpu_check import timings
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -56,14 +57,37 @@ def machine(_: bool) -> Seen:
     return Seen("passed" if isinstance(find_gpu(), Gpu) else "failed", {"found": findings})
 
 
+# Tests of what ships, not of its twin for the host.
+SHIPPED = "shipped or begin_anywhere or gpu_harness"
+
+
 def plugins(small: bool) -> Seen:
     """The plugin library that ships, driven by the harness, on the shared problems."""
-    wanted = ["-k", "gpu and (even or Router)"] if small else ["-k", "gpu"]
+    return _tested("test_plugin_results.py", SHIPPED, small)
+
+
+def ort_ops(small: bool) -> Seen:
+    """ONNX Runtime's custom ops that ship, driven by their harness, on the shared problems."""
+    return _tested("test_ort_cuda_results.py", SHIPPED, small)
+
+
+def ort_provider(small: bool) -> Seen:
+    """The same ops in the CUDA provider of this machine's ONNX Runtime."""
+    why = cuda_kernels.why_not()
+    if why is not None:
+        return Seen("not run", {"why": why})
+    return _tested("test_ort_cuda_provider.py", "solves", small)
+
+
+def _tested(file: str, wanted: str, small: bool) -> Seen:
+    if small:
+        wanted = f"({wanted}) and (even or Router)"
     with tempfile.TemporaryDirectory() as folder:
-        report = Path(folder) / "plugins.xml"
+        report = Path(folder) / "tests.xml"
         command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", f"--junit-xml={report}"]
+        # The warnings of whatever is installed here are not what is checked.
         done = subprocess.run(
-            [*command, *wanted, "tests/gpu/test_plugin_results.py"],
+            [*command, "-W", "default", "-k", wanted, f"tests/gpu/{file}"],
             cwd=ROOT,
             # A driver that is named is taken as it is, and nothing stands in for it.
             env={"MOE_EXPORT_CUDA_DRIVER": "libcuda.so.1", **os.environ},
@@ -153,6 +177,8 @@ def speed(small: bool) -> Seen:
 STEPS = (
     Step("machine", machine),
     Step("plugins", plugins),
+    Step("ort-ops", ort_ops),
+    Step("ort-provider", ort_provider),
     Step("engines", engines),
     Step("speed", speed),
 )

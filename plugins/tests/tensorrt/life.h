@@ -71,8 +71,8 @@ Outcome build(nvinfer1::IPluginV3& plugin, const Node& node);
 // Writes the outputs, in two contexts that must agree to the bit.
 void run(nvinfer1::IPluginV3& plugin, const Node& node, Memory& memory, Outcome* outcome);
 
-// Seconds of one enqueue, of `runs` in a row after one that is not counted; the host's clock, read
-// when the stream has nothing left to do.
+// Seconds of one enqueue, the mean of `runs` after as many that are not counted, where nothing that it
+// reads is in the device's cache; the host's clock, read when the stream has nothing left to do.
 double timed(nvinfer1::IPluginV3& plugin, const Node& node, const Outcome& built, Memory& memory,
              int runs);
 

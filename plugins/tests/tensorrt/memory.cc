@@ -15,6 +15,8 @@ namespace {
 constexpr uint8_t kGuard = 0xd5;
 // Results that were never written are NaN, or no expert.
 constexpr uint8_t kUnwritten = 0xff;
+// More than the cache of any GPU.
+constexpr size_t kDirt = size_t{256} << 20;
 
 class HostMemory final : public Memory {
  public:
@@ -55,6 +57,7 @@ class DriverMemory final : public Memory {
   }
   // Modules that a library loaded go with the context, so the context stays.
   ~DriverMemory() override {
+    if (dirt_ != nullptr) give(dirt_);
     if (dlsym(driver_, "cuStreamDestroy_v2")) call<void*>("cuStreamDestroy_v2", stream_);
   }
 
@@ -75,6 +78,12 @@ class DriverMemory final : public Memory {
   }
   void* stream() override { return stream_; }
   void wait() override { check("cuStreamSynchronize", call<void*>("cuStreamSynchronize", stream_)); }
+  void evict() override {
+    if (!dlsym(driver_, "cuMemsetD8Async")) return;
+    if (dirt_ == nullptr) dirt_ = take(kDirt);
+    check("cuMemsetD8Async", call<uint64_t, unsigned char, size_t, void*>(
+                                 "cuMemsetD8Async", number(dirt_), uint8_t{0}, kDirt, stream_));
+  }
 
  private:
   static uint64_t number(const void* address) { return reinterpret_cast<uint64_t>(address); }
@@ -91,6 +100,7 @@ class DriverMemory final : public Memory {
   void* driver_;
   int device_ = 0;
   void* stream_ = nullptr;
+  uint8_t* dirt_ = nullptr;
 };
 
 }  // namespace

@@ -20,6 +20,8 @@ class Memory {
   virtual void read(void* to, const uint8_t* from, size_t bytes) = 0;
   virtual void* stream() = 0;
   virtual void wait() = 0;
+  // Asks for nothing that was used before to be in the device's cache, as it is behind other layers.
+  virtual void evict() {}
   // Whether the address sanitizer watches the ends of blocks: then guards would only hide them.
   virtual bool watched() const { return false; }
 };
