@@ -470,6 +470,12 @@ class TensorParity:
     edge_error: float = 0.0
     """The same with rounding edges moved; 0 where rows are not rounded."""
 
+    rewritten_error: float | None = None
+    """That of the rewritten model, its blocks as ops in PyTorch; ``None``: not recorded."""
+
+    replayed_error: float | None = None
+    """The bundle's own where it was given the eager model's routing; ``None`` where it was not."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Flip:
@@ -496,6 +502,99 @@ class RoutingParity:
 
     flips: tuple[Flip, ...]
     passed: bool
+    weight_error: float = 0.0
+    """Largest difference of ``topk_weights`` from the float64 reference, of tokens that agree."""
+
+    weight_tolerance: float = math.inf
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExpertLoad:
+    """Whom one MoE layer of the bundle chose, for the tokens of one modality, over all cases."""
+
+    layer: str
+    modality: str
+    """``image``, ``text`` or another word of the model's, ``any`` where nobody knows."""
+
+    tokens: int
+    choices: tuple[int, ...]
+    """By expert, how many of the tokens chose it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conflict:
+    """Two experts of a layer between which tokens were nearly undecided."""
+
+    layer: str
+    chosen: int
+    runner_up: int
+    tokens: int
+    """Whose margin between the two was small, as ``validate`` says what is small."""
+
+    smallest_margin: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class LogitsParity:
+    """Next-token distributions of the bundle beside the eager model's, for one modality."""
+
+    case: str
+    modality: str
+    positions: int
+    mean_divergence: float
+    """Kullback-Leibler divergence of the bundle's distribution from the eager model's, in nats."""
+
+    largest_divergence: float
+    same_top1: float
+    """Share of positions whose likeliest token is the same."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Candidate:
+    """One token that might come next."""
+
+    token: int
+    text: str | None
+    probability: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Generation:
+    """Greedy continuation of one prompt by both."""
+
+    case: str
+    steps: int
+    agreed: int
+    """Tokens from the first on that are the same."""
+
+    eager: tuple[Candidate, ...] = ()
+    """The five likeliest at the first step that differs; none where none does."""
+
+    bundle: tuple[Candidate, ...] = ()
+    explained: bool = True
+    """Whether the two likeliest were as near as rounding may move them."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Attribution:
+    """The first place where a case left its envelope, and what on the line from eager did it."""
+
+    case: str
+    component: str
+    cause: str
+    """``rewrite``, ``lowering``, ``kernel``, ``router``, ``input`` or ``unknown``."""
+
+    layer: str
+    """The MoE layer or output that is first beyond."""
+
+    module: str
+    """Path of the PyTorch module behind it."""
+
+    source: str | None
+    """``file.py:line`` of that module's class, without machine paths."""
+
+    words: str
+    """One sentence: what was compared, and what it says."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -516,12 +615,24 @@ class Report:
     rounding: RoundingCost | None = None
     """What the precision costs, for information: the eager model compared with is rounded too."""
 
+    loads: tuple[ExpertLoad, ...] = ()
+    conflicts: tuple[Conflict, ...] = ()
+    logits: tuple[LogitsParity, ...] = ()
+    generation: tuple[Generation, ...] = ()
+    attribution: tuple[Attribution, ...] = ()
+    nbytes: Mapping[str, int] = field(default_factory=dict)
+    """Of the bundle on disk, by what they are for: ``weights``, ``graphs``, ``golden`` ..."""
+
+    seconds: Mapping[str, float] = field(default_factory=dict)
+    """What the validation took, by step."""
+
     @property
     def passed(self) -> bool:
         return (
             bool(self.tensors)
             and all(tensor.passed for tensor in self.tensors)
             and all(layer.passed for layer in self.routing)
+            and all(each.explained for each in self.generation)
         )
 
 
