@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import ctypes
 import os
+from contextlib import redirect_stdout
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +61,7 @@ def register(options: onnxruntime.SessionOptions) -> None:
     the library.
     """
     path = library_path()
+    load_cuda()
     try:
         options.register_custom_ops_library(str(path))
     except Exception as error:
@@ -67,6 +70,16 @@ def register(options: onnxruntime.SessionOptions) -> None:
             where=str(path),
             hint=f"pip install --upgrade onnxruntime-gpu, {_HINT}",
         ) from error
+
+
+def load_cuda() -> None:
+    """Load CUDA and cuDNN from Python packages, where they are; a system's are found without this."""
+    import onnxruntime
+
+    preload = getattr(onnxruntime, "preload_dlls", None)
+    if preload is not None:
+        with redirect_stdout(StringIO()):  # it prints what it does not find
+            preload()
 
 
 def why_not() -> str | None:

@@ -16,6 +16,7 @@ from .test_plugin_results import PROBLEMS
 
 if (why := cuda_kernels.why_not()) is not None:
     pytest.skip(why, allow_module_level=True)
+cuda_kernels.load_cuda()
 
 
 @pytest.mark.parametrize(("name", "row_type"), PROBLEMS)

@@ -21,7 +21,7 @@ import numpy as np
 from moe_export.moe.quantize import parse_precision, quantize
 
 ROOT = Path(__file__).resolve().parents[2]
-TOKENS = (1, 4, 16, 64, 128, 512, 1024, 4096)
+TOKENS = (1, 4, 16, 64, 512, 4096)
 ROUNDS, RUNS = 3, 30
 DIRT = 256 << 20  # bytes, more than the cache of any GPU
 
