@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 
 PROVIDER = "CUDAExecutionProvider"
 
+OPTIONS = {PROVIDER: {"use_tf32": "0"}}
+"""What a session asks of a provider: products of float32 keep their bits, where ONNX Runtime's own
+choice would round what enters them to the 10 of TensorFloat-32."""
+
 # Of the ops' attributes and weights in rows: what moe_export_ort_cuda_abi() answers.
 ABI = 1
 

@@ -285,7 +285,8 @@ def _create_on_gpu(ort: Any, path: Path, options: Any, providers: tuple[str, ...
 def _create(ort: Any, path: Path, options: Any, providers: tuple[str, ...]) -> Any:
     errors = ort.capi.onnxruntime_pybind11_state
     # Without fallback: it retries on the CPU and prints its troubles to standard output.
-    make = partial(ort.InferenceSession, providers=list(providers), enable_fallback=False)
+    chosen = [(each, cuda_kernels.OPTIONS.get(each, {})) for each in providers]
+    make = partial(ort.InferenceSession, providers=chosen, enable_fallback=False)
     try:
         return make(str(path), options)
     except errors.NotImplemented as error:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import triton
 import triton.language as tl
 from triton.runtime import interpreter as triton_interpreter
 from triton.runtime.interpreter import TensorHandle, interpreter_builder
@@ -24,6 +25,7 @@ from triton.runtime.interpreter import TensorHandle, interpreter_builder
 KERNELS = Path(__file__).resolve().parents[2] / "plugins/kernels/cuda"
 sys.path.insert(0, str(KERNELS))
 
+import stored  # noqa: E402
 import tiles  # noqa: E402
 
 Array = np.ndarray[Any, Any]
@@ -85,6 +87,19 @@ def patch() -> None:
 
 
 patch()
+
+
+@triton.jit
+def in_fours(packed: Any, ASSEMBLY: tl.constexpr) -> Any:  # noqa: N803, as the kernels have it
+    """What the assembly in stored.py makes of bytes, which the interpreter does not run."""
+    if ASSEMBLY == stored.LOW_INT4_TO_BF16:
+        packed = (packed << 4) >> 4
+    elif ASSEMBLY == stored.HIGH_INT4_TO_BF16:
+        packed = packed >> 4
+    return packed.to(tl.bfloat16)
+
+
+stored.in_fours = in_fours
 
 
 def pointer(array: Array | None, element: str) -> Any:

@@ -40,6 +40,11 @@ class Matrices:
     columns: int
     block_size: int
 
+    @property
+    def apart(self) -> bool:
+        """Whether rows have their even columns first where they meet these."""
+        return self.stored == "int4"
+
     def arguments(self) -> dict[str, Any]:
         blocks = 0 if self.scales is None else self.scales.shape[-1]
         return {
@@ -63,7 +68,7 @@ def matrices(weight: Array, scales: Array | None, block_size: int) -> Matrices:
     if weight.dtype != ml_dtypes.int4:
         stored = "int8" if block_size else "int8row"
         return Matrices(stored, weight, in_bf16, rows, columns, block_size)
-    whole = np.pad(weight.astype(np.int8), ((0, 0), (0, 0), (0, columns % 2)))
+    whole = weight.astype(np.int8)
     packed = (whole[..., 0::2] & 15 | whole[..., 1::2] << 4).astype(np.int8)
     return Matrices("int4", np.ascontiguousarray(packed), in_bf16, rows, columns, block_size)
 
@@ -118,16 +123,16 @@ def tile_map(offsets: Array, rows: int, block_m: int) -> Array:
     return tiles
 
 
-def to_rows(x: Array, rows: str, weights: Array | None, top_k: int) -> Array:
+def to_rows(x: Array, rows: str, weights: Array | None, top_k: int, apart: bool = False) -> Array:
     """Tokens in the type of compute rows; times their weights, one row for each assignment."""
-    if weights is None and TYPES[x.dtype] == rows:
+    if weights is None and TYPES[x.dtype] == rows and not apart:
         return x
     count = len(x) if weights is None else len(x) * top_k
     y = empty((count, x.shape[1]), ROWS[rows])
     launch(
         f"rows_{TYPES[x.dtype]}_{rows}", (count, ceil(x.shape[1] / 1024)), x=x, weights=weights,
         y=y, columns=x.shape[1], divisor=1 if weights is None else top_k,
-        has_weights=weights is not None,
+        has_weights=weights is not None, apart=apart,
     )  # fmt: skip
     return y
 
@@ -148,7 +153,7 @@ def gemm_plain(
     return y
 
 
-def activate(hidden: Array, rows: str, activation: str, **which: Any) -> Array:
+def activate(hidden: Array, rows: str, activation: str, apart: bool, **which: Any) -> Array:
     """``ids`` where rows are by assignment, ``offsets`` where they are sorted."""
     y = empty(hidden.shape, ROWS[rows])
     grid = (len(hidden), ceil(hidden.shape[1] / 1024))
@@ -156,7 +161,7 @@ def activate(hidden: Array, rows: str, activation: str, **which: Any) -> Array:
     launch(
         f"activate_rows_{rows}", grid, hidden=hidden, ids=ids, offsets=offsets, y=y,
         columns=hidden.shape[1], num_experts=which["num_experts"],
-        activation=ACTIVATIONS.index(activation), by_id=ids is not None,
+        activation=ACTIVATIONS.index(activation), by_id=ids is not None, apart=apart,
     )  # fmt: skip
     return y
 
@@ -191,13 +196,15 @@ class Experts:
     def variant(self, kind: str, m: Matrices) -> str:
         name = f"gemv_{kind}_{m.stored}_{self.rows}"
         if self.bm:
-            name = f"gemm_{kind}_{m.stored}_{self.rows}_m{self.bm if self.vector else 32}"
+            wide = "wide" if self.vector and m.block_size and m.block_size % 128 == 0 else ""
+            name = f"gemm_{kind}_{m.stored}{wide}_{self.rows}_m{self.bm if self.vector else 32}"
         return name if self.vector else f"{name}_any"
 
     def __call__(self, x: Array, topk_ids: Array, topk_weights: Array) -> Array:
         on_input = self.spec.weight_on == "input"
         top_k = topk_ids.shape[1]
-        rows = to_rows(x, self.rows, topk_weights if on_input else None, top_k)
+        first = self.up or self.down
+        rows = to_rows(x, self.rows, topk_weights if on_input else None, top_k, first.apart)
         way = self.by_expert if self.bm else self.by_assignment
         slots = way(rows, topk_ids, None if on_input else topk_weights, 1 if on_input else top_k)
         num_experts = len(self.down.values)
@@ -232,7 +239,12 @@ class Experts:
                 up, self.up, rows, self.up_bias, None, order, tiles, gather=divisor, scatter=False
             )
             hidden = activate(
-                wide, self.rows, self.spec.activation, offsets=offsets, num_experts=experts
+                wide,
+                self.rows,
+                self.spec.activation,
+                self.down.apart,
+                offsets=offsets,
+                num_experts=experts,
             )
         return gemm_plain(
             kernel, self.down, hidden, self.down_bias, weights, order, tiles, gather=0, scatter=True
@@ -287,6 +299,7 @@ class Experts:
                     wide,
                     self.rows,
                     self.spec.activation,
+                    self.down.apart,
                     ids=ids,
                     num_experts=len(self.down.values),
                 )
@@ -303,7 +316,7 @@ def grouped_matmul(
         return np.zeros((0, m.rows), x.dtype)
     kernel = f"gemm_plain_{m.stored}_{rows}_m{bm or 32}" + ("" if bm else "_any")
     tiles = tile_map(offsets, len(x), BY_NAME[kernel].constants["BM"])
-    converted = to_rows(x, rows, None, 1)
+    converted = to_rows(x, rows, None, 1, m.apart)
     product = gemm_plain(kernel, m, converted, bias, None, None, tiles, gather=0, scatter=False)
     shape = (len(x), 1)
     return sum_rows(product, x.dtype, shape, offsets=offsets, num_experts=offsets.size - 1)

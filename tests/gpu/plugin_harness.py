@@ -124,7 +124,7 @@ class Harness:
                 self._api.trt_free(c_void_p(output.data))
 
     def seconds(self, node: PluginNode, runs: int) -> float:
-        """Of one enqueue on the device, a mean of ``runs``; its cache holds nothing of use before."""
+        """Of one enqueue on the device, a mean of ``runs``, nothing of use in its cache before."""
         taken, memory = ctypes.c_double(), _Memory()
         arguments = memory.node(node, "layers.0", 0)
         library, asked = c_void_p(self._library), ctypes.byref(arguments)

@@ -55,6 +55,8 @@ def for_gpu(problem: Problem) -> Problem | None:
     stored, block = how.get("weight_format", "f32"), how.get("block_size", 0)
     if any("zeros" in name for name in inputs) or (stored == "int4" and not block):
         return None
+    if any(a.dtype == ml_dtypes.int4 and a.shape[-1] % 2 for a in inputs.values()):
+        return None
     rows = "bf16" if stored in ("int8", "int4") else how.get("row_format", "f32")
     if stored != "bf16" and rows == "bf16" and stored in ("f32", "f16"):
         rows = "f32"
@@ -81,10 +83,11 @@ def of_type(problem: Problem, type_: str) -> Case:
 
 # How weights are stored, with the rows that go with it.
 STORED = [("bf16", 0, "bf16"), ("int8", 0, "bf16"), ("int8", 32, "bf16"), ("int8", 64, "bf16")]
+STORED += [("int8", 128, "bf16")]
 STORED += [("int4", 32, "bf16"), ("int4", 64, "bf16"), ("int4", 128, "bf16")]
 STORED += [(stored, 0, "f32") for stored in ("f32", "f16", "bf16")]
-# Tokens and experts that lead to each tile: rows of 0 (by assignment), 16, 64, 128.
-SIZES = {"few": (2, 9), "m16": (19, 7), "m64": (40, 3), "m128": (70, 2)}
+# Tokens and experts that lead to each tile: rows of 0 (by assignment), 16, 32, 64, 128.
+SIZES = {"few": (2, 9), "m16": (19, 7), "m32": (20, 2), "m64": (40, 3), "m128": (70, 2)}
 
 
 def wide_problems() -> list[Case]:
@@ -113,8 +116,9 @@ def odd_problems() -> list[Case]:
     """A few tokens of sizes that are multiples of nothing: by assignment, element by element."""
     cases = []
     for stored, block, rows in STORED:
+        more = stored == "int4"  # whose rows end with a byte
         spec = ExpertsSpec(
-            num_experts=9, hidden_size=33, intermediate_size=17, output_size=35,
+            num_experts=9, hidden_size=33 + more, intermediate_size=17 + more, output_size=35,
             weight_format=stored, block_size=block, row_format=rows, has_up_bias=True,
         )  # fmt: skip
         name = f"odd-{stored}-block{block}-rows-{rows}"

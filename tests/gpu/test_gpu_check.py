@@ -46,8 +46,8 @@ def test_every_step_runs_on_what_stands_for_a_gpu(tmp_path: Path):
     assert done.returncode == 0, done.stdout + done.stderr
     report = json.loads(out.read_text())
     seen = {step["name"]: step["status"] for step in report["steps"]}
-    # ONNX Runtime has no CUDA provider here, and TensorRT's own runtime does not take the mock for a
-    # GPU: both say so.
+    # ONNX Runtime has no CUDA provider here, and TensorRT does not take the mock for a GPU: both
+    # say so.
     assert seen == {
         "machine": "passed",
         "plugins": "passed",

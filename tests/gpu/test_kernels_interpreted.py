@@ -62,7 +62,7 @@ VECTOR = ExpertsSpec(
     num_experts=5, hidden_size=160, intermediate_size=96, output_size=48, row_format="bf16",
     weight_format="bf16", has_up_bias=True, has_down_bias=True,
 )  # fmt: skip
-PRECISIONS = ("bf16", "int8", "int8:32", "int8:64", "int4:32", "int4:128")
+PRECISIONS = ("bf16", "int8", "int8:32", "int8:64", "int8:128", "int4:32", "int4:128")
 
 
 def rounded(problem: Problem, text: str) -> Problem:
@@ -86,7 +86,10 @@ def vector_problems() -> Iterator[Problem]:
             "block_size": precision.block_size,
         }
         yield rounded(experts_problem(f"vector-{text}", replace(VECTOR, **how)), text)
-        ragged = replace(SMALL, row_format="bf16", **how)
+        more = precision.format == "int4"  # whose rows end with a byte
+        hidden, inner = SMALL.hidden_size + more, SMALL.intermediate_size + more
+        sizes = {"hidden_size": hidden, "intermediate_size": inner}
+        ragged = replace(SMALL, row_format="bf16", **sizes, **how)
         yield rounded(experts_problem(f"any-{text}", ragged), text)
     plain = replace(VECTOR, activation="relu2", gated=False)
     ids = np.array([[0, 4], [-1, 2], [5, 5]])
@@ -120,7 +123,7 @@ def chosen() -> dict[str, tuple[Problem, int]]:
         if problem.name in EXPERTS:
             found |= {f"{problem}-m{bm}": (problem, bm) for bm in (0, 16)}
     for problem in vector_problems():
-        tiles = (0, 16, 64) if problem.name.startswith("vector") else (0, 16)
+        tiles = (0, 16, 32, 64) if problem.name.startswith("vector") else (0, 16)
         found |= {f"{problem}-m{bm}": (problem, bm) for bm in tiles}
     return found
 
@@ -160,7 +163,7 @@ def test_the_kernels_agree_with_the_float64_oracle(
 def test_every_stored_format_meets_every_way() -> None:
     names = " ".join(PROBLEMS)
     for text in PRECISIONS:
-        for bm in (0, 16, 64):
+        for bm in (0, 16, 32, 64):
             assert f"vector-{text}-m{bm}" in names
 
 

@@ -101,7 +101,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[str], str], str]] = {
     ),
     "nibbles-shifted-by-3": (
         "gemm_plain_int4_bf16_m16", gemm("int4", "m16", "linear"),
-        change(r"(shr\.s16\s+%rs\d+, %rs\d+, )4;", r"\g<1>3;", 3), NUMBERS,
+        change(r"(shr\.b32\s+four, %r\d+, )4;", r"\g<1>3;"), NUMBERS,
     ),
 }  # fmt: skip
 

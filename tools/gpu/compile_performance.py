@@ -118,7 +118,7 @@ def page(
         "# GPU kernels: what the compiler says\n",
         "Written by `tools/gpu/compile_performance.py` from `build/gpu`.",
         "**Computed, not timed**: no kernel ran on a GPU for this page.",
-        "How the kernels work is in [gpu.md](gpu.md).\n",
+        "How the kernels work, and how long they took where they ran, is in [gpu.md](gpu.md).\n",
         "## Roofline\n",
         *roofline(),
         "\n## Matrix kernels\n",

@@ -12,7 +12,9 @@ STORED = {
     "f16": "f16",
     "int8row": "int8_row",
     "int8": "int8",
+    "int8wide": "int8_wide",
     "int4": "int4",
+    "int4wide": "int4_wide",
 }
 
 

@@ -44,7 +44,7 @@ def table(small: bool) -> list[dict[str, Any]]:
     shape = SMALL if small else LAYER
     rounds, runs = (1, 1) if small else (ROUNDS, RUNS)
     rows = []
-    for precision in ("bf16", "int8@bf16", "int4@bf16"):
+    for precision in ("bf16", "int8@bf16", "int4@bf16", "int4:128@bf16"):
         weights = _weights(shape, precision)
         for tokens in TOKENS[:2] if small else TOKENS:
             x, ids, topk_weights = _routed(shape, tokens)

@@ -1,17 +1,18 @@
 """Activated rows of hidden rows without a gate: float32 in, the type of compute rows out.
 
 Rows of no expert were never written and are left alone: by assignment those whose id lies outside
-[0, E) (ids), in sorted order those from offsets[E] on.
+[0, E) (ids), in sorted order those from offsets[E] on.  Under `apart` the even columns come first.
 """
 
 import triton
 import triton.language as tl
 from activation import activate_one
+from apart import place_of
 
 
 @triton.jit
 def activate_rows(
-    hidden, ids, offsets, y, columns, num_experts, activation, by_id, BLOCK: tl.constexpr
+    hidden, ids, offsets, y, columns, num_experts, activation, by_id, apart, BLOCK: tl.constexpr
 ):
     program = tl.program_id(0)
     if by_id != 0:
@@ -25,4 +26,5 @@ def activate_rows(
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < columns
     values = activate_one(tl.load(hidden + row * columns + at, mask=inside, other=0.0), activation)
-    tl.store(y + row * columns + at, values.to(y.dtype.element_ty), mask=inside)
+    place = y + row * columns + place_of(at, columns, apart)
+    tl.store(place, values.to(y.dtype.element_ty), mask=inside)

@@ -9,7 +9,12 @@
 namespace moe::cuda {
 namespace {
 
-size_t hidden_size(const ExpertsSpec& spec) { return spec.up ? spec.up->columns : spec.down->columns; }
+// The matrices that tokens meet.
+const Matrices& first_of(const ExpertsSpec& spec) { return spec.up ? *spec.up : *spec.down; }
+
+bool are_rows(const ExpertsSpec& spec) {
+  return !spec.weight_on_input && are_rows(spec.type, spec.row_format, first_of(spec));
+}
 
 // Every region grows with tokens and none is left out for a way of computing, so what T tokens need is
 // enough for fewer.
@@ -28,12 +33,11 @@ struct Layout {
 Layout layout(const ExpertsSpec& spec, size_t tokens, size_t top_k, void* workspace) {
   const size_t assignments = tokens * top_k, experts = spec.down->experts;
   const size_t inner = spec.up ? spec.down->columns : 0;
-  const bool as_they_are = are_rows(spec.type, spec.row_format) && !spec.weight_on_input;
-  const size_t rows = as_they_are ? 0 : spec.weight_on_input ? assignments : tokens;
+  const size_t rows = are_rows(spec) ? 0 : spec.weight_on_input ? assignments : tokens;
   const size_t row_bytes = bytes_of(spec.row_format);
   Regions regions(workspace);
   Layout l;
-  l.rows = regions.take(rows * hidden_size(spec) * row_bytes);
+  l.rows = regions.take(rows * first_of(spec).columns * row_bytes);
   l.order = regions.take<int32_t>(assignments * sizeof(int32_t));
   l.offsets = regions.take<int32_t>((experts + 1) * sizeof(int32_t));
   l.tiles = regions.take<int32_t>(kTileBytes * most_tiles(assignments, experts, kSmallestTile));
@@ -73,7 +77,8 @@ const char* activate(const Call& c, bool by_id) {
                                 columns,
                                 c.spec.down->experts,
                                 int32_t(c.spec.activation),
-                                by_id};
+                                by_id,
+                                wants_apart(*c.spec.down)};
   return launch(c.device, wide ? Kernel::activate_rows_fp32 : Kernel::activate_rows_bf16,
                 {c.assignments(), blocks(columns, 1024)}, c.stream, arguments);
 }
@@ -175,6 +180,8 @@ const char* experts_fault(const ExpertsSpec& spec) {
     return says("Experts: a gate or an up_bias without the matrix up");
   }
   if (const char* why = matrices_fault(*spec.up, spec.row_format, "Experts, up")) return why;
+  if (spec.up->format != spec.down->format)
+    return says("Experts: up and down are stored in two formats");
   if (spec.up->experts != spec.down->experts)
     return says("Experts: up has %zu experts, down %zu", spec.up->experts, spec.down->experts);
   const size_t inner = spec.down->columns, rows = spec.gated ? 2 * inner : inner;
@@ -198,12 +205,13 @@ const char* experts(const Device* device, const ExpertsSpec& spec, const void* x
   const bool on_input = spec.weight_on_input;
   Call call{device, spec,   at,    topk_ids, on_input ? nullptr : topk_weights,
             x,      tokens, top_k, top_k,    stream};
-  if (on_input || !are_rows(spec.type, spec.row_format)) {
+  if (!are_rows(spec)) {
     const size_t count = on_input ? tokens * top_k : tokens;
     const float* weights = on_input ? topk_weights : nullptr;
     const size_t divisor = on_input ? top_k : 1;
     const char* why = convert_rows(device, spec.type, spec.row_format, x, weights, count,
-                                   hidden_size(spec), divisor, at.rows, stream);
+                                   first_of(spec).columns, divisor, wants_apart(first_of(spec)), at.rows,
+                                   stream);
     if (why) return why;
     call.rows = at.rows;
     call.divisor = on_input ? 1 : top_k;

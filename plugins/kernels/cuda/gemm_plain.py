@@ -2,13 +2,13 @@
 
 y [S, N] float32 = weights[e] [N, H] on rows of x [., H], plus bias [E, N], times topk_weights [S].
 Sorted row s reads row order[s] // gather of x (gather 0: row s) and is written to order[s] where
-`scatter` (else to s).
+`scatter` (else to s).  For INT4 the even columns of x come first.
 """
 
 import triton
 import triton.language as tl
 from program_order import tile_of
-from stored import INT8_ROW, multiply, tile_pointers
+from stored import INT4, empty_sums, finished, multiply, tile_pointers
 
 
 @triton.jit
@@ -36,6 +36,7 @@ def gemm_plain(
     BN: tl.constexpr,
     BK: tl.constexpr,
     GROUP_M: tl.constexpr,
+    LEFT: tl.constexpr,
     PRECISION: tl.constexpr,
 ):
     m, n = tile_of(tl.program_id(0), tiles_m, tl.cdiv(features, BN), GROUP_M)
@@ -56,22 +57,28 @@ def gemm_plain(
     source = row
     if gather != 0:
         source = assignment // gather
-    column = tl.arange(0, BK)
+    HALF: tl.constexpr = 2 if STORED == INT4 else 1
+    column = tl.arange(0, BK // HALF)
     x_tile = x + source.to(tl.int64)[:, None] * columns + column[None, :]
     tile = tile_pointers(weights + first * row_elements, matrix_row, row_elements, STORED, BK)
     scale = scales + first * scale_blocks + matrix_row * scale_blocks
-    acc = tl.zeros([BM, BN], tl.float32)
+    acc = empty_sums(LEFT, BM, BN)
     STEP: tl.constexpr = tile.shape[1]
     stored_left = row_elements
     for k in range(0, columns, BK):
-        left = columns - k
-        rows = tl.load(x_tile, mask=holds[:, None] & (column[None, :] < left), other=0.0)
-        acc = multiply(acc, rows, tile, scale + k // block_size, stored_left, STORED, BK, PRECISION)
+        inside = holds[:, None] & (column[None, :] < (columns - k) // HALF)
+        rows = tl.load(x_tile, mask=inside, other=0.0)
+        rows_odd = rows
+        if STORED == INT4:
+            rows_odd = tl.load(x_tile + columns // HALF, mask=inside, other=0.0)
+        acc = multiply(
+            acc, rows, rows_odd, tile, scale + k // block_size, stored_left, STORED, BK, LEFT,
+            PRECISION,
+        )  # fmt: skip
         stored_left -= STEP
-        x_tile += BK
+        x_tile += BK // HALF
         tile += STEP
-    if STORED == INT8_ROW:
-        acc *= tl.load(scale).to(tl.float32)[None, :]
+    acc = finished(acc, scale, STORED, LEFT)
     if has_bias != 0:
         acc += tl.load(bias + first + matrix_row)[None, :]
     target = row

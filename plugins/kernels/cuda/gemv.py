@@ -8,7 +8,8 @@ of BK columns and then across them.  An id outside [0, E) writes nothing.
 import triton
 import triton.language as tl
 from activation import activate_gated
-from stored import INT4, INT8_ROW, load_tile
+from apart import place_of
+from stored import INT4, INT8, INT8_ROW, as_rows, high_halves, load_tile, low_halves
 
 
 @triton.jit
@@ -25,23 +26,36 @@ def dot_rows(
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """[BN] float32: rows `row` of a matrix times the vector x [columns]."""
-    column = tl.arange(0, BK)
-    STEP: tl.constexpr = BK // 2 if STORED == INT4 else BK
-    tile = matrix + row[:, None] * row_elements + tl.arange(0, STEP)[None, :]
-    acc = tl.zeros([BN, BK], tl.float32)
+    """[BN] float32: rows `row` of a matrix times x [columns], even columns first for INT4."""
+    HALF: tl.constexpr = 2 if STORED == INT4 else 1
+    STEP: tl.constexpr = BK // HALF
+    column = tl.arange(0, STEP)
+    tile = matrix + row[:, None] * row_elements + column[None, :]
+    acc = tl.zeros([BN, STEP], tl.float32)
     for k in range(0, columns, BK):
-        left = columns - k
-        values = tl.load(x + k + column, mask=column < left, other=0.0).to(tl.float32)
-        weight = load_tile(tile, row_elements - k // BK * STEP, STORED, BK).to(tl.float32)
+        left = (columns - k) // HALF
+        at = x + k // HALF + column
+        values = tl.load(at, mask=column < left, other=0.0).to(tl.float32)
+        weight = load_tile(tile, row_elements - k // HALF, STORED, BK)
+        if STORED == INT4:
+            odd = tl.load(at + columns // 2, mask=column < left, other=0.0).to(tl.float32)
+            part = low_halves(weight).to(tl.float32) * values[None, :]
+            high = high_halves(weight).to(tl.float32)
+            part = tl.fma(high, odd[None, :].broadcast_to(high.shape), part)
+        elif STORED == INT8:
+            part = as_rows(weight, values, STORED).to(tl.float32) * values[None, :]
+        else:
+            part = values[None, :].broadcast_to(weight.shape)
         if STORED > INT8_ROW:
-            # One load for 32 columns, the smallest block.  The product with the weight is exact: 8
-            # bits of an integer times 8 of a scale.
+            # One load for 32 columns, the smallest block.
             first = tl.arange(0, BK // 32) * 32
             place = scales + row[:, None] * scale_blocks + ((k + first) // block_size)[None, :]
-            scale = tl.load(place, mask=first[None, :] < left, other=0.0).to(tl.float32)
-            weight *= scale[:, :, None].broadcast_to(BN, BK // 32, 32).reshape(BN, BK)
-        acc = tl.fma(weight, values[None, :].broadcast_to(weight.shape), acc)
+            scale = tl.load(place, mask=first[None, :] < columns - k, other=0.0).to(tl.float32)
+            shape: tl.constexpr = (BN, BK // 32, 32 // HALF)
+            factor = scale[:, :, None].broadcast_to(shape).reshape(BN, STEP)
+        else:
+            factor = as_rows(weight, values, STORED).to(tl.float32)
+        acc = tl.fma(part, factor, acc)
         tile += STEP
     total = tl.sum(acc, 1)
     if STORED == INT8_ROW:
@@ -72,7 +86,7 @@ def gemv_gated(
     BN: tl.constexpr,
     BK: tl.constexpr,
 ):
-    """`y` [S, I] by assignment, of x [., H] at assignment // divisor."""
+    """`y` [S, I] by assignment, of x [., H] at assignment // divisor; as gemm_gated has it."""
     assignment = tl.program_id(0)
     expert = tl.load(topk_ids + assignment)
     if (expert < 0) | (expert >= num_experts):
@@ -94,7 +108,7 @@ def gemv_gated(
         gate += tl.load(bias + gates + row)
         value += tl.load(bias + values + row)
     activated = activate_gated(gate, value, activation, alpha, limit)
-    place = y + assignment.to(tl.int64) * features + feature
+    place = y + assignment.to(tl.int64) * features + place_of(feature, features, STORED == INT4)
     tl.store(place, activated.to(y.dtype.element_ty), mask=feature < features)
 
 

@@ -18,7 +18,7 @@ struct Layout {
 Layout layout(const Matrices& weights, RowFormat row_format, Float type, size_t rows, void* workspace) {
   Regions regions(workspace);
   Layout l;
-  l.rows = regions.take(are_rows(type, row_format) ? 0 : rows * weights.columns * bytes_of(row_format));
+  l.rows = regions.take(are_rows(type, row_format, weights) ? 0 : rows * weights.columns * bytes_of(row_format));
   l.tiles = regions.take<int32_t>(kTileBytes * most_tiles(rows, weights.experts, kSmallestTile));
   l.product = regions.take<float>(rows * weights.rows * sizeof(float));
   l.bytes = regions.used();
@@ -44,9 +44,9 @@ const char* grouped_matmul(const Device* device, const Matrices& weights, const 
   if (!rows) return nullptr;
   const Layout l = layout(weights, row_format, type, rows, workspace);
   const void* x = x_sorted;
-  if (!are_rows(type, row_format)) {
+  if (!are_rows(type, row_format, weights)) {
     const char* why = convert_rows(device, type, row_format, x_sorted, nullptr, rows, weights.columns, 1,
-                                   l.rows, stream);
+                                   wants_apart(weights), l.rows, stream);
     if (why) return why;
     x = l.rows;
   }

@@ -29,8 +29,8 @@ struct KernelRow {
 };
 const KernelRow& row_of(Kernel kernel);
 
-// How stored.py tells weights apart.
-enum class Stored : uint32_t { f32, f16, bf16, int8_row, int8, int4 };
+// How tiles.py tells weights apart.
+enum class Stored : uint32_t { f32, f16, bf16, int8_row, int8, int4, int8_wide, int4_wide };
 
 // A variant of a matrix kernel.
 struct MatrixRow {

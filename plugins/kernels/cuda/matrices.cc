@@ -4,6 +4,7 @@
 namespace moe::cuda {
 namespace {
 
+constexpr size_t kWideBlock = 128;  // columns that one product of a wide variant takes
 constexpr size_t kVector = 16;  // bytes of the widest load, and elements that tiles.py's hints name
 
 const char* name_of(Format format) {
@@ -17,6 +18,9 @@ const char* name_of(RowFormat format) {
 }
 
 bool is_integer(Format format) { return format == Format::int8 || format == Format::int4; }
+
+// Weights in blocks, where those are wide.
+Stored wide_of(Stored stored) { return stored == Stored::int8 ? Stored::int8_wide : Stored::int4_wide; }
 
 bool lies_at_vector(const void* pointer) { return reinterpret_cast<uintptr_t>(pointer) % kVector == 0; }
 
@@ -45,6 +49,8 @@ const char* matrices_fault(const Matrices& m, RowFormat row_format, const char* 
                 m.columns, m.experts);
   if (m.format == Format::int4 && !m.block_size)
     return says("%s: int4 weights need a scale for each block of 32, 64 or 128 columns", what);
+  if (m.format == Format::int4 && m.columns % 2)
+    return says("%s: rows of %zu int4 end within a byte", what, m.columns);
   if (is_integer(m.format) && m.block_size % 32)
     return says("%s: a scale for %zu columns; GPU kernels take multiples of 32", what, m.block_size);
   if (!matrix_of(stored_of(m), row_format, false, false, 0))
@@ -54,7 +60,7 @@ const char* matrices_fault(const Matrices& m, RowFormat row_format, const char* 
 }
 
 size_t row_elements(const Matrices& m) {
-  return m.format == Format::int4 ? (m.columns + 1) / 2 : m.columns;
+  return m.format == Format::int4 ? m.columns / 2 : m.columns;
 }
 
 size_t scale_blocks(const Matrices& m) {
@@ -71,18 +77,21 @@ const MatrixRow& variant(const Matrices& m, RowFormat row_format, bool gated, si
                       features % kVector == 0 && lies_at_vector(x) && lies_at_vector(m.values) &&
                       lies_at_vector(bias);
   const Stored stored = stored_of(m);
-  const MatrixRow* row = vector ? matrix_of(stored, row_format, gated, true, block_m) : nullptr;
+  const MatrixRow* row = nullptr;
+  if (vector && m.block_size && m.block_size % kWideBlock == 0)
+    row = matrix_of(wide_of(stored), row_format, gated, true, block_m);
+  if (vector && !row) row = matrix_of(stored, row_format, gated, true, block_m);
   return row ? *row : *matrix_of(stored, row_format, gated, false, block_m);
 }
 
 const char* convert_rows(const Device* device, Float type, RowFormat row_format, const void* x,
-                         const float* weights, size_t count, size_t columns, size_t divisor, void* y,
-                         Stream stream) {
+                         const float* weights, size_t count, size_t columns, size_t divisor, bool apart,
+                         void* y, Stream stream) {
   constexpr Kernel kernels[2][3] = {
       {Kernel::rows_fp32_fp32, Kernel::rows_fp16_fp32, Kernel::rows_bf16_fp32},
       {Kernel::rows_fp32_bf16, Kernel::rows_fp16_bf16, Kernel::rows_bf16_bf16}};
   const Kernel kernel = kernels[row_format == RowFormat::bf16][size_t(type)];
-  const Argument arguments[] = {x, weights, y, columns, divisor, weights != nullptr};
+  const Argument arguments[] = {x, weights, y, columns, divisor, weights != nullptr, apart};
   return launch(device, kernel, {count, blocks(columns, 1024)}, stream, arguments);
 }
 

@@ -42,6 +42,7 @@ class Tile:
     bk: int
     warps: int
     stages: int
+    left: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,55 +60,125 @@ class Kernel:
     row: dict[str, int | str] = field(default_factory=dict)  # what the launcher chooses by
 
 
-# How weights are stored: the code in stored.py, the type of a pointer to them.
+# How weights are stored: the code in stored.py, the type of a pointer to them.  Blocks that share a
+# scale are 32 columns or a multiple of that, wide ones 128 or a multiple.
 STORED = {
     "bf16": (0, "*bf16"),
     "f16": (0, "*fp16"),
     "f32": (0, "*fp32"),
     "int8row": (1, "*i8"),
     "int8": (2, "*i8"),
+    "int8wide": (2, "*i8"),
     "int4": (3, "*i8"),
+    "int4wide": (3, "*i8"),
 }
+IN_BLOCKS, IN_WIDE_BLOCKS = ("int8", "int4"), ("int8wide", "int4wide")
 
 # What a block of a grouped GEMM costs at least is reading its expert's weights, so a few tokens do
 # without it, its dispatch and its tile map, as long as they hardly read a matrix twice: S
-# assignments of at most 1.25 times the experts that random routing would choose.
+# assignments of at most 1.15 times the experts that random routing would choose.  Measured on an
+# H200 for H2048 I768 E128 K8: both ways take the same time at T = 4 in int4 and at T = 8 in bf16,
+# where the two are 1.10 and 1.25 times.
 DECODE_TOKENS = 16
-DECODE_REREADS = 1.25
+DECODE_REREADS = 1.15
 
-# Rows of a tile for the mean number of assignments of an expert, S / E.  vLLM's tuned tables for
-# H2048 I768 E128 K8 on an H100 in bfloat16 take 16 rows up to T = 128 (S / E = 8), 32 at 256, 64 to
-# 1024 and 128 above; on an A100 the same within a step.  128 rows of few assignments would multiply
-# padding.
-ROWS_OF_TILE = {8: 16, 64: 64}
+# Rows of a tile for the mean number of assignments of an expert, S / E; measured as above over T of
+# 16 to 4096 in every format, within 8 % of the best for each.
+ROWS_OF_TILE = {8: 16, 24: 32, 64: 64}
 LARGEST_ROWS = 128
+TILE_ROWS = (*ROWS_OF_TILE.values(), LARGEST_ROWS)
 
 
 def tile_of(sm: str, stored: str, gated: bool, bm: int) -> Tile:
     """The tile of `bm` rows.  A gated tile has a gate and a value, so half as many features."""
-    if stored in ("int8", "int4"):
-        # A dot must not cross a block of 32 columns, the smallest that shares a scale.  Beside the
-        # sums there are those of one block: 128 features of 128 rows spill where wgmma holds them,
-        # and both of a gated tile where they come out of tensor memory.
-        narrow = gated or (bm == 128 and sm in LARGE_SHARED)
-        bn = 32 if gated and bm > 16 and sm in TENSOR_MEMORY else 64 if narrow else 128
-        return Tile(bm, bn, 32, 8 if bm == 128 else 4, 4)
-    if bm == 16:
+    if sm == "90a":
+        return HOPPER[stored, gated][TILE_ROWS.index(bm)]
+    if stored in IN_BLOCKS + IN_WIDE_BLOCKS:
+        return _tile_in_blocks(sm, stored, gated, bm)
+    if bm <= 32:
         # Bound by reading weights: wide in K, four stages in flight, 72 KiB.
-        return Tile(16, 64 if gated else 128, 64, 4, 4)
+        return Tile(bm, 64 if gated else 128, 64, 4, 4)
     if sm == "120a" and stored == "int8row" and gated:
         # 64 columns of both matrices on their way to bfloat16 spill there.
         return Tile(bm, 64, 32, 8 if bm == 128 else 4, 4)
     if bm == 64:
         return Tile(64, 64 if gated else 128, 64, 4, 4 if sm == "80" or sm in LARGE_SHARED else 3)
-    if sm == "90a" and stored == "bf16":
-        # 128 x 256 x 64 with 8 warps is the published best above 128 rows; 192 KiB in four stages.
-        # An int8 that becomes bfloat16 on its way needs registers for that, and spills; so do sums
-        # of this size that come out of tensor memory at once.
-        return Tile(128, 128 if gated else 256, 64, 8, 4)
     # 96 KiB (one stage is in registers): SM 8.6, 8.9 and 12.0 have 99, and sm_80's PTX runs there
     # too.
     return Tile(128, 64 if gated else 128, 64, 8, 4)
+
+
+def _tile_in_blocks(sm: str, stored: str, gated: bool, bm: int) -> Tile:
+    # A dot must not cross a block that shares a scale.  Beside the sums there are those of one
+    # block, which spill where a tile has as many features as one of bfloat16.
+    bn, warps = 64 if gated else 128, 8 if bm == 128 else 4
+    if stored in IN_WIDE_BLOCKS:
+        stages = 2 if bm == 32 and not gated else 3
+        columns = 64 if bm == 64 and gated and sm == "120a" else 128
+        return Tile(bm, bn if bm <= 32 else bn // 2, columns, warps, stages)
+    narrow = bm == 128 if not gated else bm > 16 and sm in TENSOR_MEMORY
+    return Tile(bm, bn // 2 if narrow else bn, 32, warps, 4)
+
+
+# Measured on an H200 for H2048 I768 E128 K8 with random routing, S / E from 1 to 256: of some 700
+# tiles the fastest that spill no register, by the mean over the token counts at which the launcher
+# takes them.  By format and whether there is a gate, for TILE_ROWS in turn.
+HOPPER = {
+    ("bf16", True): (
+        Tile(16, 64, 128, 4, 3), Tile(32, 64, 64, 4, 3), Tile(64, 64, 64, 4, 3),
+        Tile(128, 128, 64, 8, 4),
+    ),
+    ("bf16", False): (
+        Tile(16, 128, 128, 4, 3), Tile(32, 128, 64, 4, 3), Tile(64, 128, 64, 4, 3),
+        Tile(128, 256, 64, 8, 4),
+    ),
+    ("int8row", True): (
+        Tile(16, 64, 128, 4, 3), Tile(32, 64, 128, 4, 3), Tile(64, 64, 64, 4, 3),
+        Tile(128, 64, 64, 4, 3, left=True),
+    ),
+    ("int8row", False): (
+        Tile(16, 128, 128, 4, 3), Tile(32, 128, 64, 4, 3), Tile(64, 128, 64, 4, 3),
+        Tile(128, 128, 64, 4, 3, left=True),
+    ),
+    ("int8", True): (
+        Tile(16, 64, 32, 4, 4), Tile(32, 64, 32, 4, 4), Tile(64, 64, 32, 4, 4, left=True),
+        Tile(128, 32, 32, 4, 4, left=True),
+    ),
+    ("int8", False): (
+        Tile(16, 128, 32, 4, 4), Tile(32, 128, 32, 4, 4), Tile(64, 128, 32, 4, 4),
+        Tile(128, 64, 32, 4, 4, left=True),
+    ),
+    ("int4", True): (
+        Tile(16, 64, 32, 4, 4), Tile(32, 64, 32, 4, 4), Tile(64, 64, 32, 4, 4, left=True),
+        Tile(128, 32, 32, 4, 4, left=True),
+    ),
+    ("int4", False): (
+        Tile(16, 128, 32, 4, 4), Tile(32, 128, 32, 4, 4), Tile(64, 128, 32, 4, 4),
+        Tile(128, 64, 32, 4, 4, left=True),
+    ),
+    ("int8wide", True): (
+        Tile(16, 64, 128, 4, 3), Tile(32, 64, 128, 4, 3), Tile(64, 64, 128, 4, 3, left=True),
+        Tile(128, 64, 128, 8, 3, left=True),
+    ),
+    ("int8wide", False): (
+        Tile(16, 128, 128, 4, 3), Tile(32, 128, 128, 4, 3), Tile(64, 128, 128, 4, 3),
+        Tile(128, 64, 128, 4, 3, left=True),
+    ),
+    ("int4wide", True): (
+        Tile(16, 64, 128, 4, 4), Tile(32, 64, 128, 4, 3, left=True),
+        Tile(64, 64, 128, 4, 3, left=True), Tile(128, 32, 64, 4, 3, left=True),
+    ),
+    ("int4wide", False): (
+        Tile(16, 128, 128, 4, 3), Tile(32, 128, 128, 4, 3), Tile(64, 128, 128, 4, 3),
+        Tile(128, 64, 128, 4, 3, left=True),
+    ),
+}  # fmt: skip
+
+# Features of a gemv's program, measured as above for T from 1 to 16.
+GEMV_ON_HOPPER = {
+    ("bf16", True): 16, ("bf16", False): 8, ("int8row", True): 16, ("int8row", False): 16,
+    ("int8", True): 8, ("int8", False): 16, ("int4", True): 16, ("int4", False): 16,
+}  # fmt: skip
 
 
 GEMM_TYPES = {
@@ -158,7 +229,7 @@ def gemm(sm: str, stored: str, rows: str, gated: bool, bm: int, vector: bool) ->
         types=types,
         constants={
             "STORED": STORED[stored][0], "BM": tile.bm, "BN": tile.bn, "BK": tile.bk,
-            "GROUP_M": 8, "PRECISION": "ieee",
+            "GROUP_M": 8, "LEFT": int(tile.left), "PRECISION": "ieee",
         },
         warps=tile.warps,
         stages=tile.stages,
@@ -170,7 +241,7 @@ def gemm(sm: str, stored: str, rows: str, gated: bool, bm: int, vector: bool) ->
     )  # fmt: skip
 
 
-def gemv(stored: str, rows: str, gated: bool, vector: bool) -> Kernel:
+def gemv(sm: str, stored: str, rows: str, gated: bool, vector: bool) -> Kernel:
     kind = "gated" if gated else "plain"
     types = pointer_types(stored, rows)
     if gated:
@@ -182,6 +253,10 @@ def gemv(stored: str, rows: str, gated: bool, vector: bool) -> Kernel:
     # 8 rows of 512 columns on 4 warps: 32 products a lane, in four or eight loads of 16 bytes.
     # Scalar loads keep an address each, and half as many of them do not spill.
     bn, bk = 8, 512 if vector else 256
+    if sm == "90a" and vector:
+        bn = GEMV_ON_HOPPER[stored, gated]
+    elif stored == "int8" and gated and sm in ("110a", "120a"):
+        bn = 4  # with 8 a register spills there
     return Kernel(
         name=f"gemv_{kind}_{stored}_{rows}" + ("" if vector else "_any"),
         source="gemv",
@@ -230,7 +305,7 @@ def sorters() -> list[Kernel]:
 def movers() -> list[Kernel]:
     """Rows from one type to another: before the matrices, between them and after them."""
     both = [(a, b) for b in ("bf16", "fp32") for a in ("fp32", "fp16", "bf16")]
-    numbers = {"columns": "i32", "divisor": "i32", "has_weights": "i32"}
+    numbers = {"columns": "i32", "divisor": "i32", "has_weights": "i32", "apart": "i32"}
     found = [
         Kernel(
             f"rows_{a}_{b}", "rows", "rows",
@@ -238,7 +313,7 @@ def movers() -> list[Kernel]:
         )
         for a, b in both
     ]  # fmt: skip
-    activated = dict.fromkeys(("columns", "num_experts", "activation", "by_id"), "i32")
+    activated = dict.fromkeys(("columns", "num_experts", "activation", "by_id", "apart"), "i32")
     found += [
         Kernel(
             f"activate_rows_{b}", "activate_rows", "activate_rows",
@@ -265,14 +340,17 @@ def matrices(sm: str) -> list[Kernel]:
     found = []
     for stored in ("bf16", "int8row", "int8", "int4"):
         for gated in (True, False):
-            found += [gemm(sm, stored, "bf16", gated, bm, True) for bm in (16, 64, 128)]
+            found += [gemm(sm, stored, "bf16", gated, bm, True) for bm in TILE_ROWS]
             found += [gemm(sm, stored, "bf16", gated, 32, False)]
-            found += [gemv(stored, "bf16", gated, vector) for vector in (True, False)]
+            found += [gemv(sm, stored, "bf16", gated, vector) for vector in (True, False)]
+    for stored in IN_WIDE_BLOCKS:  # whatever else there is for blocks takes these too
+        for gated in (True, False):
+            found += [gemm(sm, stored, "bf16", gated, bm, True) for bm in TILE_ROWS]
     for stored in ("f32", "f16", "bf16"):
         for gated in (True, False):
             found += [
                 gemm(sm, stored, "fp32", gated, 32, False),
-                gemv(stored, "fp32", gated, False),
+                gemv(sm, stored, "fp32", gated, False),
             ]
     return found
 
