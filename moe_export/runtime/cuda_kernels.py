@@ -77,7 +77,7 @@ def register(options: onnxruntime.SessionOptions) -> None:
 
 
 def load_cuda() -> None:
-    """Load CUDA and cuDNN from Python packages, where they are; a system's are found without this."""
+    """Load CUDA and cuDNN from Python packages, if they are there; a system's need nothing."""
     import onnxruntime
 
     preload = getattr(onnxruntime, "preload_dlls", None)
