@@ -18,7 +18,7 @@ from moe_export.moe.quantize import Precision
 from moe_export.strict_json import decode, encode, parse, render
 
 FILE_NAME = "moe_export.json"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 PIECE_BYTES = 2**26
 """Of a large file; the last of its pieces may be shorter."""
@@ -130,6 +130,9 @@ class ComponentRecord:
     expert_graph: str
     """Each MoE layer's experts op alone."""
 
+    replay_graph: str
+    """The probe graph with the routing of every MoE layer as input."""
+
     engine_graph: str | None
     """The graph that engines are built of; ``None`` where the target runs the graph itself."""
 
@@ -147,6 +150,12 @@ class ComponentRecord:
     probes: Mapping[str, Mapping[str, str]]
     """By MoE layer and role, the value's name in the probe graph."""
 
+    layers: tuple[str, ...]
+    """The MoE layers in the order in which the graph computes them."""
+
+    modules: Mapping[str, str]
+    """By path, the modules that hold MoE layers, and these: ``file.py:line`` of the class."""
+
     dense: tuple[str, ...]
     """Weights in the dense precision, as the source names them."""
 
@@ -161,6 +170,8 @@ class ComponentRecord:
         for output, given in self.in_place.items():
             if output not in made or kinds.get(given) != made[output]:
                 raise ValueError(f"in_place has {output!r} where {given!r} lies")
+        if sorted(self.layers) != sorted(self.probes):
+            raise ValueError("layers and probes are not of the same MoE layers")
         for layer, roles in self.probes.items():
             for role in roles:
                 if role not in get_args(Role):
@@ -168,8 +179,8 @@ class ComponentRecord:
 
     @property
     def graphs(self) -> tuple[str, ...]:
-        made = (self.graph, self.probe_graph, self.expert_graph, self.engine_graph)
-        return tuple(path for path in made if path is not None)
+        made = (self.graph, self.probe_graph, self.expert_graph, self.replay_graph)
+        return (*made, *(() if self.engine_graph is None else (self.engine_graph,)))
 
     @property
     def data_files(self) -> tuple[str, ...]:
