@@ -170,12 +170,12 @@ class ComponentRecord:
         for output, given in self.in_place.items():
             if output not in made or kinds.get(given) != made[output]:
                 raise ValueError(f"in_place has {output!r} where {given!r} lies")
-        if sorted(self.layers) != sorted(self.probes):
-            raise ValueError("layers and probes are not of the same MoE layers")
         for layer, roles in self.probes.items():
             for role in roles:
                 if role not in get_args(Role):
                     raise ValueError(f"layer {layer!r} has a probe {role!r}")
+        if sorted(self.layers) != sorted(self.probes):
+            raise ValueError("layers and probes are not of the same MoE layers")
 
     @property
     def graphs(self) -> tuple[str, ...]:

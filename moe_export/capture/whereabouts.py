@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
 
 from torch import nn
@@ -20,16 +19,12 @@ def whereabouts(module: nn.Module, paths: Iterable[str]) -> dict[str, str]:
     for path in paths:
         parts = path.split(".")
         wanted |= {".".join(parts[:length]) for length in range(1, len(parts) + 1) if path}
-    found: dict[str, str] = {}
-    for path in sorted(wanted):
-        written = _written(type(module.get_submodule(path)))
-        if written is not None:
-            found[path] = written
-    return found
+    kinds = {path: type(module.get_submodule(path)) for path in sorted(wanted)}
+    written = {kind: _written(kind) for kind in set(kinds.values())}
+    return {path: where for path, kind in kinds.items() if (where := written[kind]) is not None}
 
 
-@cache
-def _written(kind: type) -> str | None:
+def _written(kind: type[nn.Module]) -> str | None:
     if kind.__module__.partition(".")[0] == "torch":
         return None
     try:

@@ -1,5 +1,4 @@
-"""Graphs for validation over the same weights: one that shows its insides, one that is told whom to
-choose, one of experts alone."""
+"""Graphs for validation over the same weights: insides shown, a routing replayed, experts alone."""
 
 from __future__ import annotations
 
@@ -49,7 +48,9 @@ def replay_graph(component: Component) -> ir.Model:
     for layer, roles in component.probes.items():
         for role in _ROUTING:
             _replay(model.graph, _made(values[roles[role]]), layer, role)
-    shown = [n for roles in component.probes.values() for r, n in roles.items() if r not in _ROUTING]
+    shown = [
+        n for roles in component.probes.values() for r, n in roles.items() if r not in _ROUTING
+    ]
     _show(model.graph, shown)
     model.graph.name = "replay"
     return model

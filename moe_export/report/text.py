@@ -68,7 +68,8 @@ def rounding(cost: RoundingCost) -> str:
 
 def tables(report: Report) -> str:
     """Tensors by kind, routing by layer, and every comparison that is not as it should be."""
-    parts = [_tensor_table(report), _routing_table(report), _failed(report), _flips(report)]
+    parts = [_tensor_table(report), _routing_table(report), _attribution(report)]
+    parts += [_failed(report), _flips(report)]
     not_run = [f"  {what}: {why}" for what, why in report.not_run.items()]
     parts.append(["not run", *not_run] if not_run else [])
     return "\n\n".join("\n".join(part) for part in parts if part)
@@ -143,18 +144,32 @@ def _routing_table(report: Report) -> list[str]:
     return columns(rows, indent="")
 
 
+def _attribution(report: Report) -> list[str]:
+    """For each case that fails, where it first does and what did it."""
+    lines: list[str] = []
+    for found in report.attribution[:_SHOWN]:
+        module = " ".join(filter(None, (found.module, found.source and f"({found.source})")))
+        where = f"{found.component}, {found.case}: {found.layer or 'the model'}"
+        lines += [f"  {found.cause}  {where}, module {module or 'the model'}", f"    {found.words}"]
+    return ["first to differ", *lines, *_more(report.attribution)] if lines else []
+
+
 def _failed(report: Report) -> list[str]:
     failed = sorted((t for t in report.tensors if not t.passed), key=_used, reverse=True)
     lines = [
         f"  {tensor.name}, {tensor.case}: error {error(tensor.max_error)}, "
-        f"{_used(tensor):.3g} times the tolerance {error(tensor.tolerance)}"
+        f"{_used(tensor):.3g} times the tolerance {error(tensor.tolerance)}{_apart(tensor)}"
         for tensor in failed[:_SHOWN]
     ]
-    lines += [
-        f"  {routing.layer or 'the model'}, {routing.case}: topk_ids has another shape"
-        for routing in report.routing
-        if not routing.passed and not routing.flips
-    ]
+    for routing in report.routing:
+        where = f"  {routing.layer or 'the model'}, {routing.case}"
+        if routing.weight_error > routing.weight_tolerance:
+            lines.append(
+                f"{where}: topk_weights have an error {error(routing.weight_error)}, the tolerance "
+                f"is {error(routing.weight_tolerance)}"
+            )
+        elif not routing.passed and not routing.flips:
+            lines.append(f"{where}: topk_ids has another shape")
     return ["beyond tolerance", *lines, *_more(failed)] if lines else []
 
 
@@ -181,6 +196,17 @@ def _used(tensor: TensorParity) -> float:
     if tensor.tolerance:
         return tensor.max_error / tensor.tolerance
     return float("inf") if tensor.max_error else 0.0
+
+
+def _apart(tensor: TensorParity) -> str:
+    """What the other runs say of a tensor that fails."""
+    words = ""
+    if tensor.replayed_error is not None:
+        words += f"; {error(tensor.replayed_error)} with the eager model's routing"
+    if tensor.rewritten_error is not None:
+        words += f"; the rewritten model's is {error(tensor.rewritten_error)}"
+        words += f", eager's own {error(tensor.eager_error)}"
+    return words
 
 
 def _angle(cosines: Sequence[float]) -> str:

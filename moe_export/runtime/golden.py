@@ -1,7 +1,8 @@
 """Golden tensors as one safetensors file: one owner for its writer and its reader.
 
 Keys: ``cases/<i>/<group>/<name>`` with the groups ``inputs``, ``outputs``, ``outputs_reference``,
-``outputs_edge_error`` and ``outputs_rewritten_error``, ``cases/<i>/layers/<layer>/<field of LayerTensors>`` and
+``outputs_edge_error`` and ``outputs_rewritten_error``,
+``cases/<i>/layers/<layer>/<field of LayerTensors>`` and
 ``experts/<layer>/<field of ExpertCase>``.  The names of the cases are in the metadata, and the
 component that each is a run of.
 """
