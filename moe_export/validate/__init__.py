@@ -19,9 +19,9 @@ from moe_export.forms import (
 )
 from moe_export.runtime import cuda_kernels
 from moe_export.runtime.session import Session
-from moe_export.validate.attribute import Evidence, Places, attribute_case, attribute_experts
+from moe_export.validate.attribute import Evidence, Places, attribute
 from moe_export.validate.engines import validate_engines
-from moe_export.validate.experts import run_experts
+from moe_export.validate.experts import ExpertsRun, run_experts, with_labels
 from moe_export.validate.routing import compare_routing
 from moe_export.validate.runs import Cases, Run
 from moe_export.validate.tensors import compare
@@ -62,21 +62,25 @@ def validate(
     attribution: list[Attribution] = []
     not_run: dict[str, str] = {}
     for component, record in bundle.manifest.components.items():
-        probes, places = record.probes, Places(bundle, component)
+        probes = record.probes
         cases = [case for case in golden.cases if case.component == component]
         with Cases(bundle, component) as runs:
-            for case in cases:
-                evidence = _compared(runs, case, record.layers, replay=replay)
-                tensors += [*evidence.layers.values(), *evidence.outputs.values()]
-                routing += evidence.routing.values()
-                found = attribute_case(evidence, places)
-                attribution += [] if found is None else [found]
-        experts = {layer: case for layer, case in golden.experts.items() if layer in probes}
+            compared = [_compared(runs, case, record.layers, replay=replay) for case in cases]
+            labels = runs.labels
+        for evidence in compared:
+            tensors += [*evidence.layers.values(), *evidence.outputs.values()]
+            routing += evidence.routing.values()
+        experts = {
+            layer: with_labels(case, labels.get(layer))
+            for layer, case in golden.experts.items()
+            if layer in probes
+        }
+        alone: list[ExpertsRun] = []
         if experts:
             with Session(bundle, component=component, graph="experts") as session:
-                made = list(run_experts(experts, _num_experts(bundle), session))
-            tensors += [run.parity for run in made]
-            attribution += attribute_experts(made, places)
+                alone += run_experts(experts, _num_experts(bundle), session)
+        tensors += [run.parity for run in alone]
+        attribution += attribute(compared, alone, Places(bundle, component))
     if bundle.manifest.device == "cuda" and (reason := cuda_kernels.why_not()) is not None:
         not_run["CUDA kernels"] = reason
     of_engines, without_gpu = validate_engines(bundle, golden)
@@ -122,7 +126,7 @@ def _compared(runs: Cases, case: GoldenCase, layers: Iterable[str], *, replay: b
     fits = all(run.chosen(x)[0].shape == case.layers[x].topk_ids.shape for x in routing)
     if not fits or not routing or not (flipped or replay):
         return Evidence(run, _layers(run, None), _outputs(run, None), routing)
-    replayed = runs.replay(case)
+    replayed = runs.replay(run)
     judged = replayed if flipped else run
     behind = list(routing)[list(routing).index(flipped[0]) + 1 :] if flipped else []
     routing |= {layer: _routing(replayed, layer) for layer in behind}

@@ -8,7 +8,7 @@ first that differ were made of numbers that agree.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from moe_export.manifest import ComponentRecord
     from moe_export.runtime.bundle import Bundle
 
+_BESIDE = (
+    "its experts are right on synthetic tokens, so that it is what the graph has beside them, such as "
+    "a shared expert, or what it brings to them"
+)
 _NOT_TOLD_APART = (
     "its experts are no single op that can be checked alone: lowering and kernel are not told apart"
 )
@@ -101,14 +105,27 @@ class Evidence:
     """By layer, the run whose routing was compared, where it is another one."""
 
 
-def attribute_case(evidence: Evidence, places: Places) -> Attribution | None:
-    """The first layer of a golden case that fails, or else the first output; else ``None``."""
+def attribute(
+    compared: Iterable[Evidence], alone: Sequence[ExpertsRun], places: Places
+) -> list[Attribution]:
+    """One attribution for each case that fails: golden cases, then those of experts alone."""
+    wrong = {run.layer for run in alone if not run.parity.passed}
+    right = {run.layer for run in alone} - wrong
+    cases = [_of_case(evidence, places, right) for evidence in compared]
+    return [found for found in cases if found is not None] + _of_experts(alone, places)
+
+
+def _of_case(evidence: Evidence, places: Places, right_alone: Set[str]) -> Attribution | None:
+    """The first layer of a golden case that fails, or else the first output; else ``None``.
+
+    ``right_alone`` are the layers whose experts are right on synthetic tokens.
+    """
     before: str | None = None
     for layer in evidence.routing:
         found = (
             _entered(evidence, places, layer, before)
             or _routed(evidence, places, layer)
-            or _mixed(evidence, places, layer)
+            or _mixed(evidence, places, layer, is_right_alone=layer in right_alone)
         )
         if found is not None:
             return places.attribution(evidence.run.case.name, found)
@@ -120,7 +137,7 @@ def attribute_case(evidence: Evidence, places: Places) -> Attribution | None:
     return None
 
 
-def attribute_experts(runs: Iterable[ExpertsRun], places: Places) -> list[Attribution]:
+def _of_experts(runs: Iterable[ExpertsRun], places: Places) -> list[Attribution]:
     """For each case of experts alone that fails, the first layer that does."""
     order = {layer: number for number, layer in enumerate(places.record.layers)}
     made: dict[str, Attribution] = {}
@@ -159,10 +176,10 @@ def _routed(evidence: Evidence, places: Places, layer: str) -> Finding | None:
     if parity.passed:
         return None
     run = evidence.routed_by.get(layer, evidence.run)
-    logits = run.rows(layer, "router_logits")
-    ids, weights = run.chosen(layer)
-    right = places.of_cases.router_is_right(run.probes[layer]["topk_ids"], logits, ids, weights)
-    error, tolerance = logits_parity(run.case.layers[layer], logits)
+    right = places.of_cases.router_is_right(
+        run.probes[layer]["topk_ids"], run.rows(layer, "router_logits"), *run.decided(layer)
+    )
+    error, tolerance = logits_parity(run.case.layers[layer], run.router_logits(layer))
     if error > tolerance:
         words = f"the router's input agrees and its logits are off by {_share(error, tolerance)}"
     else:
@@ -173,7 +190,9 @@ def _routed(evidence: Evidence, places: Places, layer: str) -> Finding | None:
     return Finding("router", layer, places.block(layer), words)
 
 
-def _mixed(evidence: Evidence, places: Places, layer: str) -> Finding | None:
+def _mixed(
+    evidence: Evidence, places: Places, layer: str, *, is_right_alone: bool
+) -> Finding | None:
     tensor = evidence.layers[f"{layer}/y"]
     if tensor.passed:
         return None
@@ -185,8 +204,10 @@ def _mixed(evidence: Evidence, places: Places, layer: str) -> Finding | None:
     right = places.of_cases.experts_are_right(
         run.probes[layer]["experts_y"], run.rows(layer, "x"), *run.served(layer), experts_y
     )
-    words = f"input and routing agree, the block's output is {_used(tensor)}; {_said(right)}"
-    return Finding(_cause(right), layer, module, words)
+    words = f"input and routing agree, the block's output is {_used(tensor)}; "
+    if is_right_alone and right is not False:
+        return Finding("lowering", layer, module, words + _BESIDE)
+    return Finding(_cause(right), layer, module, words + _said(right))
 
 
 def _left(tensor: TensorParity, before: str | None) -> Finding:

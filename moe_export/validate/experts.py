@@ -60,6 +60,13 @@ def run_experts(
             yield ExpertsRun(name, layer, case, y, _held_to(yardstick, parity))
 
 
+def with_labels(case: ExpertCase, labels: Array | None) -> ExpertCase:
+    """The case by the bundle's numbers of experts, where they are others: see ``labels_of``."""
+    if labels is None:
+        return case
+    return replace(case, topk_ids=labels[case.topk_ids].astype(case.topk_ids.dtype))
+
+
 def _compared(name: str, layer: str, case: ExpertCase, y: Array) -> TensorParity:
     return compare(
         name,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
@@ -12,6 +12,7 @@ import numpy.typing as npt
 
 from moe_export.forms import GoldenCase
 from moe_export.runtime.session import Session
+from moe_export.validate.labels import labels_of
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -32,13 +33,28 @@ class Run:
     is_replay: bool = False
     """Whether the experts were told whom to serve, by what the eager model chose."""
 
+    labels: Mapping[str, Array] = field(default_factory=dict)
+    """By layer whose experts have other numbers in the bundle: see ``labels_of``."""
+
     def rows(self, layer: str, role: str) -> Array:
-        """``x``, ``y``, ``router_logits`` or ``experts_y`` of a layer as ``[T, ..]``."""
+        """``x``, ``y``, ``experts_y`` or the bundle's ``router_logits`` of a layer as ``[T, ..]``."""
         made = self.made[self.probes[layer][role]]
         return np.reshape(made, (-1, made.shape[-1]))
 
+    def router_logits(self, layer: str) -> Array:
+        """``[T, E]`` in the eager model's order of experts."""
+        logits = self.rows(layer, "router_logits")
+        return logits[:, self.labels[layer]] if layer in self.labels else logits
+
     def chosen(self, layer: str) -> tuple[Array, Array]:
-        """``topk_ids`` and ``topk_weights [T, K]`` that the layer's router decided on."""
+        """What the layer's router decided on, by the eager model's numbers of experts."""
+        ids, weights = self.decided(layer)
+        if layer in self.labels:
+            ids = np.argsort(self.labels[layer])[ids].astype(ids.dtype)
+        return ids, weights
+
+    def decided(self, layer: str) -> tuple[Array, Array]:
+        """``topk_ids`` and ``topk_weights [T, K]`` as the layer's router gave them."""
         names = (
             f"routed/{layer}/{role}" if self.is_replay else self.probes[layer][role]
             for role in ("topk_ids", "topk_weights")
@@ -48,10 +64,15 @@ class Run:
 
     def served(self, layer: str) -> tuple[Array, Array]:
         """``topk_ids`` and ``topk_weights [T, K]`` that the layer's experts got."""
-        if not self.is_replay:
-            return self.chosen(layer)
+        return self.given(layer) if self.is_replay else self.decided(layer)
+
+    def given(self, layer: str) -> tuple[Array, Array]:
+        """The eager model's choice and weights, by the bundle's numbers of experts."""
         recorded = self.case.layers[layer]
-        return recorded.topk_ids, recorded.topk_weights
+        ids = recorded.topk_ids
+        if layer in self.labels:
+            ids = self.labels[layer][ids].astype(ids.dtype)
+        return ids, recorded.topk_weights
 
 
 class Cases:
@@ -63,6 +84,8 @@ class Cases:
         self._open = ExitStack()
         self._probe = self._session("probe")
         self._replay: Session | None = None
+        self.labels: dict[str, Array] = {}
+        """By layer, of those whose experts were found under other numbers."""
 
     def _session(self, graph: Any) -> Session:
         session = Session(self._bundle, component=self._component, graph=graph)
@@ -72,19 +95,22 @@ class Cases:
         """As the bundle routes."""
         watched = [name for roles in self._probes.values() for name in roles.values()]
         outputs = list(dict.fromkeys([*case.outputs, *watched]))
-        return Run(case, self._probes, self._probe.run(case.inputs, outputs=outputs))
+        run = Run(case, self._probes, self._probe.run(case.inputs, outputs=outputs))
+        found = {x: labels_of(case.layers[x], run.router_logits(x)) for x in case.layers}
+        self.labels |= {x: labels for x, labels in found.items() if labels is not None}
+        return replace(run, labels=dict(self.labels))
 
-    def replay(self, case: GoldenCase) -> Run:
-        """As the eager model routed; each router decides nevertheless, and is not followed."""
+    def replay(self, run: Run) -> Run:
+        """A case as the eager model routed; each router decides nevertheless, and is not followed."""
         if self._replay is None:
             self._replay = self._session("replay")
         routing = {
-            f"replay/{layer}/{role}": getattr(case.layers[layer], role)
+            f"replay/{layer}/{role}": array
             for layer in self._probes
-            for role in ("topk_ids", "topk_weights")
+            for role, array in zip(("topk_ids", "topk_weights"), run.given(layer), strict=True)
         }
-        made = self._replay.run({**case.inputs, **routing})
-        return Run(case, self._probes, made, is_replay=True)
+        made = self._replay.run({**run.case.inputs, **routing})
+        return replace(run, made=made, is_replay=True)
 
     def __enter__(self) -> Self:
         return self
