@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,6 +20,7 @@ from moe_export.forms import (
 from moe_export.runtime import cuda_kernels
 from moe_export.runtime.session import Session
 from moe_export.validate.attribute import Evidence, Places, attribute
+from moe_export.validate.departures import Departures, departures
 from moe_export.validate.engines import validate_engines
 from moe_export.validate.experts import ExpertsRun, run_experts, with_labels
 from moe_export.validate.routing import compare_routing
@@ -50,10 +51,10 @@ def validate(
     Engines run on the GPU that they were built for, GPU kernels on any; where that is not here they
     are not run, and the graph is, through the standard operators that it carries.
 
-    Behind a routing flip a case has other numbers.  It is run again with the eager model's routing
-    in the place of the bundle's, its tensors are those of that run, and so is the routing of the
-    layers behind the first that flips.  With ``replay`` all cases are run so too, and every tensor
-    has to be within its tolerance either way.
+    Behind a routing flip, or weights that are off, a case has other numbers.  It is run again with
+    the eager model's routing in the place of the bundle's; its tensors are those of that run, and
+    so is the routing of the layers behind the first that differs.  With ``replay`` all cases are
+    run so too, and every tensor has to be within its tolerance either way.
     """
     golden = bundle.golden() if golden is None else golden
     _require_all_run(bundle, golden)
@@ -118,22 +119,23 @@ def _require_all_run(bundle: Bundle, golden: Golden) -> None:
         )
 
 
-def _compared(runs: Cases, case: GoldenCase, layers: Iterable[str], *, replay: bool) -> Evidence:
+def _compared(runs: Cases, case: GoldenCase, layers: Sequence[str], *, replay: bool) -> Evidence:
     """A golden case as the bundle routes it; where that differs or is asked for, as eager did."""
     run = runs.run(case)
+    left = departures(case, layers)
     routing = {layer: _routing(run, layer) for layer in layers}
-    flipped = [layer for layer, parity in routing.items() if parity.flips]
+    odd = [layer for layer, parity in routing.items() if parity.flips or not parity.passed]
     fits = all(run.chosen(x)[0].shape == case.layers[x].topk_ids.shape for x in routing)
-    if not fits or not routing or not (flipped or replay):
-        return Evidence(run, _layers(run, None), _outputs(run, None), routing)
+    if not fits or not routing or not (odd or replay):
+        return Evidence(run, _layers(run, None, left), _outputs(run, None, left), routing)
     replayed = runs.replay(run)
-    judged = replayed if flipped else run
-    behind = list(routing)[list(routing).index(flipped[0]) + 1 :] if flipped else []
+    judged = replayed if odd else run
+    behind = list(routing)[list(routing).index(odd[0]) + 1 :] if odd else []
     routing |= {layer: _routing(replayed, layer) for layer in behind}
     return Evidence(
         run=judged,
-        layers=_layers(judged, replayed),
-        outputs=_outputs(judged, replayed),
+        layers=_layers(judged, replayed, left),
+        outputs=_outputs(judged, replayed, left),
         routing=routing,
         routed_by={layer: run for layer in routing if layer not in behind},
     )
@@ -143,7 +145,7 @@ def _routing(run: Run, layer: str) -> RoutingParity:
     return compare_routing(run.case.name, layer, run.case.layers[layer], *run.chosen(layer))
 
 
-def _layers(run: Run, replayed: Run | None) -> dict[str, TensorParity]:
+def _layers(run: Run, replayed: Run | None, left: Departures) -> dict[str, TensorParity]:
     """What enters each layer's experts and what leaves the layer, by ``<layer>/x`` and ``/y``."""
     return {
         f"{layer}/{role}": compare(
@@ -156,13 +158,14 @@ def _layers(run: Run, replayed: Run | None) -> dict[str, TensorParity]:
             edge_error=float(getattr(recorded, f"{role}_edge_error")),
             rewritten_error=float(getattr(recorded, f"{role}_rewritten_error")),
             replayed=None if replayed is None else replayed.rows(layer, role),
+            has_left=f"{layer}/{role}" in left.layers,
         )
         for layer, recorded in run.case.layers.items()
         for role in ("x", "y")
     }
 
 
-def _outputs(run: Run, replayed: Run | None) -> dict[str, TensorParity]:
+def _outputs(run: Run, replayed: Run | None, left: Departures) -> dict[str, TensorParity]:
     case = run.case
     return {
         name: compare(
@@ -175,6 +178,7 @@ def _outputs(run: Run, replayed: Run | None) -> dict[str, TensorParity]:
             edge_error=float(case.outputs_edge_error[name]),
             rewritten_error=float(case.outputs_rewritten_error.get(name, np.nan)),
             replayed=None if replayed is None else replayed.made[name],
+            has_left=left.outputs,
         )
         for name, eager in case.outputs.items()
     }

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from moe_export.runtime.bundle import Bundle
 
 _BESIDE = (
-    "its experts are right on synthetic tokens, so that it is what the graph has beside them, such as "
-    "a shared expert, or what it brings to them"
+    "its experts are right on synthetic tokens, so it is what the graph has beside them, such as a "
+    "shared expert, or what it brings to them"
 )
 _NOT_TOLD_APART = (
     "its experts are no single op that can be checked alone: lowering and kernel are not told apart"

@@ -38,7 +38,7 @@ def compare_routing(
         return RoutingParity(
             case=case, layer=layer, tokens=tokens, agreement=0.0, flips=(), passed=False
         )
-    noise = 2 * EAGER_FACTOR * float(recorded.noise.max(initial=0.0))
+    noise = _noise(recorded)
     differs = (np.sort(recorded.topk_ids, axis=1) != np.sort(topk_ids, axis=1)).any(axis=1)
     flips = tuple(
         Flip(
@@ -67,6 +67,15 @@ def compare_routing(
         weight_error=weight_error,
         weight_tolerance=weight_tolerance,
     )
+
+
+def is_undecided(recorded: LayerTensors) -> Array:
+    """``[T]``: the tokens whose choice of experts rounding may change."""
+    return np.asarray(recorded.margin <= _noise(recorded))
+
+
+def _noise(recorded: LayerTensors) -> float:
+    return 2 * EAGER_FACTOR * float(recorded.noise.max(initial=0.0))
 
 
 def logits_parity(recorded: LayerTensors, router_logits: Array) -> tuple[float, float]:

@@ -37,7 +37,7 @@ class Run:
     """By layer whose experts have other numbers in the bundle: see ``labels_of``."""
 
     def rows(self, layer: str, role: str) -> Array:
-        """``x``, ``y``, ``experts_y`` or the bundle's ``router_logits`` of a layer as ``[T, ..]``."""
+        """``x``, ``y``, ``experts_y`` or ``router_logits`` of a layer ``[T, ..]``, as they are."""
         made = self.made[self.probes[layer][role]]
         return np.reshape(made, (-1, made.shape[-1]))
 
@@ -67,12 +67,15 @@ class Run:
         return self.given(layer) if self.is_replay else self.decided(layer)
 
     def given(self, layer: str) -> tuple[Array, Array]:
-        """The eager model's choice and weights, by the bundle's numbers of experts."""
+        """The eager model's choice, by the bundle's numbers of experts, and its weights.
+
+        These are the reference's, which go with the numbers that follow from the routing before.
+        """
         recorded = self.case.layers[layer]
         ids = recorded.topk_ids
         if layer in self.labels:
             ids = self.labels[layer][ids].astype(ids.dtype)
-        return ids, recorded.topk_weights
+        return ids, recorded.topk_weights_reference.astype(np.float32)
 
 
 class Cases:
@@ -101,7 +104,7 @@ class Cases:
         return replace(run, labels=dict(self.labels))
 
     def replay(self, run: Run) -> Run:
-        """A case as the eager model routed; each router decides nevertheless, and is not followed."""
+        """A case as eager routed it; each router decides all the same and is not followed."""
         if self._replay is None:
             self._replay = self._session("replay")
         routing = {

@@ -51,6 +51,7 @@ def compare(
     edge_error: float,
     rewritten_error: float | None = None,
     replayed: Array | None = None,
+    has_left: bool = False,
 ) -> TensorParity:
     """Errors of ``bundle`` and ``eager`` against ``reference``, and whether the first is earned.
 
@@ -62,14 +63,16 @@ def compare(
     ``rewritten_error`` is that of the rewritten model, where it is known: neither of the two models
     may be more than ``REWRITTEN_FACTOR`` times as wrong as the other, or as half a unit in the last
     place of the largest value.  ``replayed`` is what the bundle makes of the eager model's routing,
-    and is held to the same.
+    and is held to the same.  Where ``has_left``, the eager model's numbers are of another routing
+    than the recorded one (``departures``): the rewritten model's error is the yardstick instead.
     """
     scale = largest(reference)
     error, eager_error = (largest_error(made, reference) for made in (bundle, eager))
     cosine = _cosine(bundle, reference) if bundle.shape == reference.shape else float("nan")
-    tolerance = earned(eager_error, scale, edge_error)
-    replayed_error = None if replayed is None else largest_error(replayed, reference)
     recorded = None if rewritten_error is None or np.isnan(rewritten_error) else rewritten_error
+    yardstick = recorded if has_left and recorded is not None else eager_error
+    tolerance = earned(yardstick, scale, edge_error)
+    replayed_error = None if replayed is None else largest_error(replayed, reference)
     is_within = max(error, replayed_error or 0.0) <= tolerance
     return TensorParity(
         case=case,
@@ -81,7 +84,7 @@ def compare(
         cosine=cosine,
         eager_error=eager_error,
         tolerance=tolerance,
-        passed=is_within and _are_alike(eager_error, recorded, scale),
+        passed=is_within and (has_left or _are_alike(eager_error, recorded, scale)),
         edge_error=edge_error,
         rewritten_error=recorded,
         replayed_error=replayed_error,
@@ -109,6 +112,11 @@ def _are_alike(eager_error: float, rewritten_error: float | None, scale: float) 
         return True
     less, more = sorted((eager_error, rewritten_error))
     return more <= REWRITTEN_FACTOR * max(less, _EPS / 2 * scale)
+
+
+def rewritten_allows(rewritten_error: float, reference: Array) -> float:
+    """How wrong the eager model may be where the rewritten one is off by ``rewritten_error``."""
+    return REWRITTEN_FACTOR * max(rewritten_error, _EPS / 2 * largest(reference))
 
 
 def largest_error(made: Array, reference: Array) -> float:

@@ -1,4 +1,4 @@
-"""What can go wrong on the way from a model to a bundle, planted one at a time, and what is no harm.
+"""What can go wrong on the way from a model to a bundle, planted one at a time.
 
 A fault changes a copy of the portable model (as a rewrite or a lowering that is wrong would leave
 it) or of the lowered one (as a kernel that is wrong would run it); what follows is the line as it
@@ -112,6 +112,9 @@ def insert(
     node = ir.Node("", op, given, list(attributes), num_outputs=1)
     made = node.outputs[0]
     made.type, made.shape = value.type, value.shape
+    for attribute in attributes:
+        if attribute.name == "to":
+            made.type = ir.TensorType(ir.DataType(attribute.as_int()))
     ir.convenience.replace_all_uses_with(value, made, replace_graph_outputs=True)
     node.replace_input_with(0, value)
     made.name, value.name = value.name, f"{value.name}/before {len(values)}"
