@@ -156,11 +156,7 @@ def _attribution(report: Report) -> list[str]:
 
 def _failed(report: Report) -> list[str]:
     failed = sorted((t for t in report.tensors if not t.passed), key=_used, reverse=True)
-    lines = [
-        f"  {tensor.name}, {tensor.case}: error {error(tensor.max_error)}, "
-        f"{_used(tensor):.3g} times the tolerance {error(tensor.tolerance)}{_apart(tensor)}"
-        for tensor in failed[:_SHOWN]
-    ]
+    lines = [f"  {tensor.name}, {tensor.case}: {_beyond(tensor)}" for tensor in failed[:_SHOWN]]
     for routing in report.routing:
         where = f"  {routing.layer or 'the model'}, {routing.case}"
         if routing.weight_error > routing.weight_tolerance:
@@ -198,15 +194,18 @@ def _used(tensor: TensorParity) -> float:
     return float("inf") if tensor.max_error else 0.0
 
 
-def _apart(tensor: TensorParity) -> str:
-    """What the other runs say of a tensor that fails."""
-    words = ""
-    if tensor.replayed_error is not None:
-        words += f"; {error(tensor.replayed_error)} with the eager model's routing"
-    if tensor.rewritten_error is not None:
-        words += f"; the rewritten model's is {error(tensor.rewritten_error)}"
-        words += f", eager's own {error(tensor.eager_error)}"
-    return words
+def _beyond(tensor: TensorParity) -> str:
+    """How a tensor fails."""
+    if tensor.rewritten_error is not None and tensor.max_error <= tensor.tolerance:
+        return (
+            f"eager's own error {error(tensor.eager_error)} and that of the rewritten model, "
+            f"{error(tensor.rewritten_error)}, are too far apart"
+        )
+    words = f"error {error(tensor.max_error)}, {_used(tensor):.3g} times the tolerance "
+    words += error(tensor.tolerance)
+    if tensor.replayed_error is None:
+        return words
+    return f"{words}; {error(tensor.replayed_error)} with the eager model's routing"
 
 
 def _angle(cosines: Sequence[float]) -> str:
