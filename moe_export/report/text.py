@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from moe_export.forms import Flip, Report, RoundingCost, RoutingParity, TensorParity
+from moe_export.forms import Attribution, Flip, Report, RoundingCost, RoutingParity, TensorParity
 from moe_export.report.figures import columns, error, plural, share
 
 _KINDS = {"output": "outputs", "layer": "MoE layers", "expert": "every expert"}
@@ -145,13 +145,19 @@ def _routing_table(report: Report) -> list[str]:
 
 
 def _attribution(report: Report) -> list[str]:
-    """For each case that fails, where it first does and what did it."""
+    """Where cases first fail and what did it; those of one place and cause together."""
+    places: dict[tuple[str, ...], list[Attribution]] = {}
+    for found in report.attribution:
+        place = (found.cause, found.component, found.layer, found.module, found.source or "")
+        places.setdefault(place, []).append(found)
     lines: list[str] = []
-    for found in report.attribution[:_SHOWN]:
-        module = " ".join(filter(None, (found.module, found.source and f"({found.source})")))
-        where = f"{found.component}, {found.case}: {found.layer or 'the model'}"
-        lines += [f"  {found.cause}  {where}, module {module or 'the model'}", f"    {found.words}"]
-    return ["first to differ", *lines, *_more(report.attribution)] if lines else []
+    for (cause, component, layer, module, source), found_there in list(places.items())[:_SHOWN]:
+        where = f"module {module}" if module else "the model itself"
+        where += f" ({source})" if source else ""
+        lines.append(f"  {cause}: {layer or 'the model'} of {component}, {where}")
+        lines.append(f"    in {', '.join(found.case for found in found_there)}")
+        lines.append(f"    {found_there[0].case}: {found_there[0].words}")
+    return ["first to differ", *lines, *_more(list(places))] if lines else []
 
 
 def _failed(report: Report) -> list[str]:

@@ -8,9 +8,10 @@ import pytest
 from moe_export import Bundle
 from moe_export.bundle import bundle as write_bundle
 from moe_export.capture import capture
-from moe_export.forms import PortableModel, Report
+from moe_export.forms import OWN_NUMBERS, PortableModel, Report
 from moe_export.load import load
 from moe_export.lower import lower
+from moe_export.moe.quantize import Precision
 from moe_export.rewrite import rewrite
 from moe_export.spec import export_spec
 from moe_export.validate import validate
@@ -45,9 +46,9 @@ class Line:
         return write_bundle(lowered, place)
 
 
-def exported(model, example_inputs) -> PortableModel:
+def exported(model, example_inputs, precision: Precision = OWN_NUMBERS) -> PortableModel:
     """A model as it comes out of capture."""
-    return capture(rewrite(load(export_spec(model, example_inputs=example_inputs))))
+    return capture(rewrite(load(export_spec(model, example_inputs=example_inputs))), precision)
 
 
 @pytest.fixture(scope="session")

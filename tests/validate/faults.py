@@ -141,7 +141,7 @@ def node_attribute(node: str, attribute: ir.Attr) -> Callable[[Component], Compo
 def without_input(node: str, place: int, weight_name: str) -> Callable[[Component], Component]:
     def plant(component: Component) -> Component:
         found = next(n for n in component.graph.graph if n.name == node)
-        found.resize_inputs(place)
+        found.replace_input_with(place, None)
         del component.graph.graph.initializers[weight_name]
         weights = {k: w for k, w in component.weights.items() if k != weight_name}
         return replace(component, weights=weights)

@@ -1,4 +1,4 @@
-"""Where the eager model took other experts than were recorded, it is no yardstick; and only there."""
+"""Where eager took other experts than were recorded it is no yardstick, and nowhere else."""
 
 from __future__ import annotations
 

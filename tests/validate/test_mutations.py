@@ -16,6 +16,7 @@ import torch
 import moe_export
 import moe_export.rewrite as rewriting
 from moe_export.forms import Attribution, Component, Golden, GoldenCase, PortableModel, Report
+from moe_export.moe.quantize import Precision
 from moe_export.rewrite.recognise import Recognition
 from moe_export.runtime.session import Session
 from moe_export.validate import runs, validate
@@ -85,6 +86,25 @@ def test_a_fault_is_caught_and_put_down_to_what_did_it(
     found = of_golden_cases(report)
     assert {(each.cause, each.layer) for each in found} == {(fault.cause, fault.layer)}
     assert {each.case for each in report.attribution} == failing_cases(report)
+
+
+@pytest.fixture(scope="module")
+def rounded_line(tmp_path_factory: pytest.TempPathFactory) -> Line:
+    portable = exported(patient.build(), patient.example_inputs(), Precision("int8"))
+    return Line(portable, tmp_path_factory.mktemp("rounded"))
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [fault for fault in FAULTS if fault.in_function is None],
+    ids=lambda fault: fault.name,
+)
+def test_a_fault_is_told_from_rounding_in_a_bundle_that_rounds(
+    rounded_line: Line, fault: Fault
+) -> None:
+    report = rounded_line.report(fault, "ort")
+    found = of_golden_cases(report)
+    assert {(each.cause, each.layer) for each in found} == {(fault.cause, fault.layer)}
 
 
 def test_each_attribution_names_the_module_and_where_it_is_written(outcomes: Outcomes) -> None:
