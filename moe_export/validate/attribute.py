@@ -176,15 +176,17 @@ def _routed(evidence: Evidence, places: Places, layer: str) -> Finding | None:
     if parity.passed:
         return None
     run = evidence.routed_by.get(layer, evidence.run)
-    right = places.of_cases.router_is_right(
-        run.probes[layer]["topk_ids"], run.rows(layer, "router_logits"), *run.decided(layer)
-    )
+    names, logits = run.probes[layer], run.rows(layer, "router_logits")
     error, tolerance = logits_parity(run.case.layers[layer], run.router_logits(layer))
     if error > tolerance:
         words = f"the router's input agrees and its logits are off by {_share(error, tolerance)}"
+        x = run.rows(layer, "x")
+        right = places.of_cases.logits_are_right(names["router_logits"], names["x"], x, logits)
     else:
         words = "the router's logits agree and what it makes of them does not: "
         words += _differing(parity)
+        ids, weights = run.decided(layer)
+        right = places.of_cases.router_is_right(names["topk_ids"], logits, ids, weights)
     if right is False:
         return Finding("kernel", layer, places.block(layer), f"{words}; {_said(right)}")
     return Finding("router", layer, places.block(layer), words)

@@ -14,9 +14,14 @@ import numpy.typing as npt
 
 from moe_export.moe import packing
 from moe_export.moe.layer import AttributeValue, ExpertsSpec, RouterSpec
-from moe_export.moe.reference import experts, route, routing_margin
+from moe_export.moe.reference import experts, linear, route, routing_margin
 from moe_export.moe.schema import DOMAIN, OPS
-from moe_export.moe.tolerance import experts_bound, router_bound, selecting_scores_bound
+from moe_export.moe.tolerance import (
+    experts_bound,
+    linear_bound,
+    router_bound,
+    selecting_scores_bound,
+)
 from moe_export.runtime.nodes import Node, Written
 
 if TYPE_CHECKING:
@@ -30,6 +35,23 @@ class Oracle:
 
     def __init__(self, bundle: Bundle, component: str, graph: Graph) -> None:
         self._written = Written(bundle, component, graph)
+
+    def logits_are_right(
+        self, router_logits: str, x_name: str, x: Array, made: Array
+    ) -> bool | None:
+        """Whether ``made [T, E]`` is the product of ``x [T, H]`` and the router's stored matrix.
+
+        ``None`` where no ``Linear`` op in float32 makes it of ``x`` itself.
+        """
+        node = self._written.maker(router_logits)
+        if node is None or (node.domain, node.op_type) != (DOMAIN, "Linear"):
+            return None
+        given, attributes = self._of(node)
+        if node.inputs[0] != x_name or attributes["weight_format"] != "f32":
+            return None
+        matrix, bias = given["weight"].reshape(made.shape[1], x.shape[1]), given.get("bias")
+        expected = linear(x.astype(np.float64), matrix, bias)
+        return _within(made, expected, linear_bound(x, matrix, bias))
 
     def router_is_right(
         self, topk_ids: str, logits: Array, ids: Array, weights: Array

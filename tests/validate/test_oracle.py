@@ -106,6 +106,19 @@ def test_a_router_is_right_as_it_is_and_wrong_with_another_choice_or_weight(
     assert router_is_right(bundle, run, ids[:, :1], weights[:, :1]) is False
 
 
+def test_a_product_of_logits_is_right_as_it_is_and_wrong_by_a_hair(
+    bundle: Bundle, run: Run
+) -> None:
+    oracle, logits = Oracle(bundle, "model", "probe"), run.rows("1", "router_logits")
+    names, x = run.probes["1"], run.rows("1", "x")
+
+    def right(made: np.ndarray) -> bool | None:
+        return oracle.logits_are_right(names["router_logits"], names["x"], x, made)
+
+    assert right(logits) is True
+    assert right(logits + np.float32(1e-4)) is False
+
+
 def test_the_order_of_equal_experts_is_no_fault(bundle: Bundle, run: Run) -> None:
     ids, weights = (array[:, ::-1] for array in run.decided("1"))
     assert router_is_right(bundle, run, ids, weights) is True
