@@ -225,7 +225,9 @@ class LayerTensors:
     in float64 with the eager model's own choice of experts.  ``margin [T]`` is how far a token is
     from another choice, ``noise [T]`` how far rounding moved its scores from the reference.
     ``*_edge_error []`` is the largest difference from the reference when the edges at which rows
-    are rounded are moved by a hair; 0 where rows are not rounded.
+    are rounded are moved by a hair; 0 where rows are not rounded.  ``*_rewritten_error []`` is that
+    of the rewritten model, its blocks as ops in PyTorch in float32, with the eager model's choice
+    of experts; NaN where the eager model is itself made of such layers, as a rounded one is.
     """
 
     x: Array
@@ -241,6 +243,10 @@ class LayerTensors:
     noise: Array
     x_edge_error: Array
     y_edge_error: Array
+    router_logits_edge_error: Array = field(default_factory=lambda: np.zeros(()))
+    topk_weights_edge_error: Array = field(default_factory=lambda: np.zeros(()))
+    x_rewritten_error: Array = field(default_factory=lambda: np.full((), np.nan))
+    y_rewritten_error: Array = field(default_factory=lambda: np.full((), np.nan))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +264,8 @@ class GoldenCase:
     """As ``LayerTensors`` has it for its tensors."""
 
     layers: Mapping[str, LayerTensors]
+    outputs_rewritten_error: Mapping[str, Array] = field(default_factory=dict)
+    """The same; none: not recorded."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -393,6 +401,10 @@ class Component:
     borrowed: Mapping[str, Place] = field(default_factory=dict)
     """Weights that are not stored for this component, since another stores their bytes."""
 
+    modules: Mapping[str, str] = field(default_factory=dict)
+    """By path, the PyTorch modules that hold MoE layers, and these: ``file.py:line`` of the class.
+    Those whose source nobody has are left out."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class PortableModel:
@@ -429,6 +441,9 @@ class TargetModel:
 
     expert_graphs: Mapping[str, ir.Model]
     """By component: each MoE layer's experts op alone, routing as input."""
+
+    replay_graphs: Mapping[str, ir.Model]
+    """By component: the probe graph with the routing of every MoE layer as input."""
 
     functions: Mapping[str, str]
     """Op and overload to the attributes it was made for, for people who read the graph."""

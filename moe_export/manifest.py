@@ -18,7 +18,7 @@ from moe_export.moe.quantize import Precision
 from moe_export.strict_json import decode, encode, parse, render
 
 FILE_NAME = "moe_export.json"
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 PIECE_BYTES = 2**26
 """Of a large file; the last of its pieces may be shorter."""
@@ -130,6 +130,9 @@ class ComponentRecord:
     expert_graph: str
     """Each MoE layer's experts op alone."""
 
+    replay_graph: str
+    """The probe graph with the routing of every MoE layer as input."""
+
     engine_graph: str | None
     """The graph that engines are built of; ``None`` where the target runs the graph itself."""
 
@@ -146,6 +149,12 @@ class ComponentRecord:
     outputs: tuple[TensorInfo, ...]
     probes: Mapping[str, Mapping[str, str]]
     """By MoE layer and role, the value's name in the probe graph."""
+
+    layers: tuple[str, ...]
+    """The MoE layers in the order in which the graph computes them."""
+
+    modules: Mapping[str, str]
+    """By path, the modules that hold MoE layers, and these: ``file.py:line`` of the class."""
 
     dense: tuple[str, ...]
     """Weights in the dense precision, as the source names them."""
@@ -165,11 +174,13 @@ class ComponentRecord:
             for role in roles:
                 if role not in get_args(Role):
                     raise ValueError(f"layer {layer!r} has a probe {role!r}")
+        if sorted(self.layers) != sorted(self.probes):
+            raise ValueError("layers and probes are not of the same MoE layers")
 
     @property
     def graphs(self) -> tuple[str, ...]:
-        made = (self.graph, self.probe_graph, self.expert_graph, self.engine_graph)
-        return tuple(path for path in made if path is not None)
+        made = (self.graph, self.probe_graph, self.expert_graph, self.replay_graph)
+        return (*made, *(() if self.engine_graph is None else (self.engine_graph,)))
 
     @property
     def data_files(self) -> tuple[str, ...]:

@@ -146,10 +146,15 @@ def _affordable(spec: ExportSpec, loaded: LoadedModel) -> planning.Plan:
 
 
 def run_live(
-    bundle: Bundle, spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None
+    bundle: Bundle,
+    spec: ExportSpec,
+    announce: Callable[[str], None] = lambda stage: None,
+    *,
+    replay: bool = False,
 ) -> Compared:
     """Validate ``bundle`` against the eager model of ``spec``, on inputs that no bundle has seen.
 
+    ``replay`` is that of ``validate``.
     Raises ``UsageError`` for a model whose inputs or MoE layers are not those of the bundle.
     """
     announce("load")
@@ -164,7 +169,7 @@ def run_live(
     announce("validate")
     source = loaded.source
     return Compared(
-        report=validate(bundle, golden, against=f"live {source.description}"),
+        report=validate(bundle, golden, against=f"live {source.description}", replay=replay),
         same_weights=source.fingerprint == bundle.manifest.source.fingerprint,
     )
 

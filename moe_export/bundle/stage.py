@@ -91,6 +91,7 @@ def _write_graphs(
         check_path(f"onnx/{name}.onnx"): component.graph,
         f"onnx/{name}.probe.onnx": model.probe_graphs[name],
         f"onnx/{name}.experts.onnx": model.expert_graphs[name],
+        f"onnx/{name}.replay.onnx": model.replay_graphs[name],
     }
     engine_graph = model.engine_graphs.get(name)
     engine_path = None if engine_graph is None else f"onnx/{name}.engine.onnx"
@@ -99,11 +100,12 @@ def _write_graphs(
     for path, graph in graphs.items():
         content = graph_to_bytes(graph, component.weights, extents[name])
         files[path] = write_file(place, path, content)
-    main, probe, experts, *_ = graphs
+    main, probe, experts, replay, *_ = graphs
     return ComponentRecord(
         graph=main,
         probe_graph=probe,
         expert_graph=experts,
+        replay_graph=replay,
         engine_graph=engine_path,
         plugins=model.plugins.get(name, ()),
         data=_data(name),
@@ -111,6 +113,8 @@ def _write_graphs(
         inputs=signature(component.graph.graph.inputs),
         outputs=signature(component.graph.graph.outputs),
         probes=component.probes,
+        layers=tuple(component.probes),
+        modules=component.modules,
         dense=component.dense,
         in_place=component.in_place,
     )

@@ -13,6 +13,7 @@ from moe_export.capture.precision import DENSE, dense_weights, give_precision, r
 from moe_export.capture.trace import trace
 from moe_export.capture.watch import Rounding
 from moe_export.capture.weights import take_weights
+from moe_export.capture.whereabouts import whereabouts
 from moe_export.forms import (
     MAIN_COMPONENT,
     OWN_NUMBERS,
@@ -94,7 +95,13 @@ def _part(model: MarkedModel, precision: Precision, dense: Precision) -> _Part:
     golden, cost = record(model, inputs, names, rounding)
     return _Part(
         name=loaded.component,
-        component=Component(graph=traced.graph, weights=stored, probes=probes, dense=dense_names),
+        component=Component(
+            graph=traced.graph,
+            weights=stored,
+            probes=probes,
+            dense=dense_names,
+            modules=whereabouts(loaded.module, [block.path for block in model.proven]),
+        ),
         golden=golden,
         rounding=cost,
         read=look.read,

@@ -28,6 +28,7 @@ from moe_export.capture.watch import (
     array_of,
     layer_at,
     layer_spec,
+    rewritten_model,
     run_watched,
     side_by_side,
     tensors_in,
@@ -76,6 +77,11 @@ class _Model:
     def shifts(self) -> tuple[float, ...]:
         """The edges that are tried beside the true ones: none where rows are not rounded."""
         return EDGE_SHIFTS if self.rounding.rounds_rows else ()
+
+    @property
+    def is_rewritten(self) -> bool:
+        """Whether another model than the eager one has the proven blocks as ops in float32."""
+        return bool(self.marked.proven) and self.rounding.is_none
 
     @property
     def paths(self) -> list[str]:
@@ -166,6 +172,7 @@ class _Case:
         self._routed: dict[str, Promise[Seen]] = {path: Promise() for path in model.paths}
         self._exact: Promise[_Replay] = Promise()
         self._moved: dict[float, Promise[_Replay]] = {s: Promise() for s in model.shifts}
+        self._rewritten: Promise[_Replay] | None = Promise() if model.is_rewritten else None
         self._outputs: list[Tensor] = []
         self._layers: dict[str, Seen] = {}
 
@@ -187,14 +194,18 @@ class _Case:
 
     @property
     def replays(self) -> list[Callable[[], None]]:
-        """The float64 run, and those with the edges moved."""
+        """The float64 run, those with the edges moved, and that of the rewritten model."""
         wide = {key: _widened(x) for key, x in self._inputs.items()}
         exact = partial(self._replay, self._model.reference, wide, 0.0, self._exact)
         moved = [
             partial(self._replay, self._model.eager, self._inputs, shift, promise)
             for shift, promise in self._moved.items()
         ]
-        return [exact, *moved]
+        rewritten = [] if self._rewritten is None else [partial(self._rewrite, self._rewritten)]
+        return [exact, *moved, *rewritten]
+
+    def _rewrite(self, promise: Promise[_Replay]) -> None:
+        self._replay(rewritten_model(self._model.marked), self._inputs, 0.0, promise)
 
     def _replay(
         self, module: nn.Module, inputs: Inputs, shift: float, promise: Promise[_Replay]
@@ -223,6 +234,7 @@ class _Case:
     def golden(self, names: list[str]) -> GoldenCase:
         """What the runs gave, when all are over."""
         exact, moved = self._exact.get(), [promise.get() for promise in self._moved.values()]
+        rewritten = None if self._rewritten is None else self._rewritten.get()
         return GoldenCase(
             name=self._name,
             component=self._model.marked.loaded.component,
@@ -233,6 +245,10 @@ class _Case:
                 key: _edge_error(reference, [run.outputs[place] for run in moved])
                 for place, (key, reference) in enumerate(zip(names, exact.outputs, strict=True))
             },
+            outputs_rewritten_error={
+                key: _error(reference, None if rewritten is None else rewritten.outputs[place])
+                for place, (key, reference) in enumerate(zip(names, exact.outputs, strict=True))
+            },
             layers={
                 block.name: _layer_tensors(
                     block,
@@ -240,6 +256,7 @@ class _Case:
                     exact.seen[block.path],
                     layer_at(self._model.reference, block.path).correction_bias,
                     [run.seen[block.path] for run in moved],
+                    {} if rewritten is None else rewritten.seen[block.path],
                 )
                 for block in self._model.marked.proven
             },
@@ -252,6 +269,7 @@ def _layer_tensors(
     exact: Seen,
     correction_bias: Tensor | None,
     moved: Sequence[Seen],
+    rewritten: Seen,
 ) -> LayerTensors:
     bias = None if correction_bias is None else array_of(correction_bias)
     router = layer_spec(block).router
@@ -268,8 +286,11 @@ def _layer_tensors(
         y_reference=array_of(exact["y"]),
         router_logits_reference=array_of(exact["router_logits"]),
         topk_weights_reference=array_of(exact["topk_weights"]),
-        x_edge_error=_edge_error(exact["x"], [run["x"] for run in moved]),
-        y_edge_error=_edge_error(exact["y"], [run["y"] for run in moved]),
+        **{
+            f"{role}_edge_error": _edge_error(exact[role], [run[role] for run in moved])
+            for role in ("x", "y", "router_logits", "topk_weights")
+        },
+        **{f"{role}_rewritten_error": _error(exact[role], rewritten.get(role)) for role in "xy"},
     )
 
 
@@ -351,6 +372,19 @@ def _edge_error(exact: Tensor, moved: Sequence[Tensor]) -> Array:
     """``[]``: the largest difference from the exact tensor where both are numbers."""
     off = [(run.double() - exact.double()).abs().nan_to_num(0, 0) for run in moved]
     return np.asarray(max((float(each.max()) for each in off if each.numel()), default=0.0))
+
+
+def _error(exact: Tensor, run: Tensor | None) -> Array:
+    """``[]``: the largest difference from the exact tensor; NaN where there was no run.
+
+    Infinite where one has a number and the other has none.
+    """
+    if run is None:
+        return np.full((), np.nan)
+    exact, run = exact.double(), run.double()
+    alike = (exact == run) | (exact.isnan() & run.isnan())
+    off = torch.where(alike, 0, (run - exact).abs()).nan_to_num(torch.inf, torch.inf)
+    return np.asarray(float(off.max()) if off.numel() else 0.0)
 
 
 def _by_name(names: list[str], tensors: list[Tensor]) -> dict[str, Array]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar, cast
 
 import numpy as np
@@ -69,6 +70,45 @@ def with_layers(model: MarkedModel, dtype: torch.dtype, rounding: Rounding) -> n
         if not block.path:
             return layer
         twin.set_submodule(block.path, layer)
+    return twin
+
+
+class _Passing(nn.Module):
+    """A proven block as ops, built when it runs and forgotten: it holds no weights.
+
+    For one thread.  It can replay, and tells what it saw, as a ``MoELayer`` does.
+    """
+
+    replayed: Callable[[], Tensor] | None = None
+    edge_shift: float = 0.0
+
+    def __init__(self, build: Callable[[], MoELayer]) -> None:
+        super().__init__()
+        self._build = build
+        self.seen: dict[str, Tensor] = {}
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        layer = self._build()
+        layer.replayed = self.replayed
+        made = layer(*args, **kwargs)
+        self.seen = dict(layer.seen)
+        return made
+
+
+def rewritten_model(model: MarkedModel) -> nn.Module:
+    """The eager model in its own numbers with each proven block as ops, for one run at a time.
+
+    It shares all tensors with the eager model and has the stacked ones of one block while that
+    runs.
+    """
+    module = model.loaded.module
+    twin = twin_of(module)
+    for block in model.proven:
+        source = module.get_submodule(block.path)
+        build = partial(model.real_layer, block.path, source, torch.float32, OWN_NUMBERS)
+        if not block.path:
+            return _Passing(build)
+        twin.set_submodule(block.path, _Passing(build))
     return twin
 
 

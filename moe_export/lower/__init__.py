@@ -7,7 +7,7 @@ from moe_export.forms import Device, KernelNeeds, PortableModel, TargetModel
 from moe_export.lower import ort, ort_cuda, standard, trt
 from moe_export.lower.once import store_once
 from moe_export.lower.tables import read_in_panels
-from moe_export.lower.watching import expert_graph, probe_graph
+from moe_export.lower.watching import expert_graph, probe_graph, replay_graph
 
 _TARGETS = {
     "standard": standard.lower_component,
@@ -49,6 +49,7 @@ def lower(model: PortableModel, target: str, device: Device = "cpu") -> TargetMo
         components=components,
         probe_graphs={name: probe_graph(part) for name, part in components.items()},
         expert_graphs={name: expert_graph(part) for name, part in components.items()},
+        replay_graphs={name: replay_graph(part) for name, part in components.items()},
         functions={
             key: words for part in lowered.values() for key, words in part.functions.items()
         },

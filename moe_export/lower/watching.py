@@ -1,29 +1,86 @@
-"""Graphs for validation over the same weights: one that shows its insides, one of experts alone."""
+"""Graphs for validation over the same weights: insides shown, a routing replayed, experts alone."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 
 import onnx_ir as ir
 
 from moe_export.forms import Component
 
-_ROUTED = ("x", "topk_ids", "topk_weights")
+_ROUTING = ("topk_ids", "topk_weights")
+_ROUTED = ("x", *_ROUTING)
 
 
 def probe_graph(component: Component) -> ir.Model:
     """The component's graph with every watched value as a further output."""
     model = component.graph.clone()
-    values = {str(v.name): v for node in model.graph for v in node.outputs}
-    values |= {str(v.name): v for v in model.graph.inputs}
-    outputs = {str(value.name) for value in model.graph.outputs}
-    for roles in component.probes.values():
-        for name in roles.values():
-            if name not in outputs:
-                model.graph.outputs.append(values[name])
-                outputs.add(name)
+    _show(model.graph, [name for roles in component.probes.values() for name in roles.values()])
     model.graph.name = "probe"
     return model
+
+
+def _show(graph: ir.Graph, names: Iterable[str]) -> None:
+    """Make outputs of those values that are none."""
+    values = _values(graph)
+    outputs = {str(value.name) for value in graph.outputs}
+    for name in names:
+        if name not in outputs:
+            graph.outputs.append(values[name])
+            outputs.add(name)
+
+
+def _values(graph: ir.Graph) -> dict[str, ir.Value]:
+    values = {str(v.name): v for node in graph for v in node.outputs}
+    return values | {str(v.name): v for v in graph.inputs}
+
+
+def replay_graph(component: Component) -> ir.Model:
+    """The probe graph, told whom to choose.
+
+    Inputs ``replay/<layer>/topk_ids`` and ``replay/<layer>/topk_weights`` stand wherever a router's
+    outputs stood, outputs of the model included; what the router itself chooses is given as
+    ``routed/<layer>/topk_ids`` and ``routed/<layer>/topk_weights``.  So each router decides about
+    the numbers that follow from the choice before it, and no decision reaches another.
+    """
+    model = component.graph.clone()
+    values = _values(model.graph)
+    for layer, roles in component.probes.items():
+        for role in _ROUTING:
+            _replay(model.graph, _made(values[roles[role]]), layer, role)
+    shown = [
+        n for roles in component.probes.values() for r, n in roles.items() if r not in _ROUTING
+    ]
+    _show(model.graph, shown)
+    model.graph.name = "replay"
+    return model
+
+
+def _made(value: ir.Value) -> ir.Value:
+    """The value itself, where this is a copy of it under another name."""
+    node = value.producer()
+    while node is not None and node.op_type == "Identity" and node.inputs[0] is not None:
+        value = node.inputs[0]
+        node = value.producer()
+    return value
+
+
+def _replay(graph: ir.Graph, own: ir.Value, layer: str, role: str) -> None:
+    """Put an input in the place of a router's output, and show that output under its own name."""
+    if own.shape is None:
+        raise AssertionError(f"{role} of {layer} has no known shape")
+    shape = ir.Shape([f"{layer}/tokens", *own.shape[1:]])
+    given = ir.Value(name=f"replay/{layer}/{role}", type=own.type, shape=shape)
+    graph.inputs.append(given)
+    ir.convenience.replace_all_uses_with(own, given)
+    if own.is_graph_output():
+        shown = ir.Node("", "Identity", [given], num_outputs=1, name=f"replay/{layer}/{role}")
+        shown.outputs[0].type, shown.outputs[0].shape = own.type, own.shape
+        shown.outputs[0].name, own.name = own.name, None
+        graph.outputs[graph.outputs.index(own)] = shown.outputs[0]
+        graph.append(shown)
+    own.name = f"routed/{layer}/{role}"
+    graph.outputs.append(own)
 
 
 def expert_graph(component: Component) -> ir.Model:
@@ -33,8 +90,7 @@ def expert_graph(component: Component) -> ir.Model:
     ``<layer>/experts_y``.
     """
     whole = component.graph
-    values = {str(v.name): v for node in whole.graph for v in node.outputs}
-    values |= {str(v.name): v for v in whole.graph.inputs}
+    values = _values(whole.graph)
     initializers: dict[str, ir.Value] = {}
     layers = [_Layer(layer, roles, values, initializers) for layer, roles in _routed(component)]
     graph = ir.Graph(

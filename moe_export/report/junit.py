@@ -43,6 +43,11 @@ def _test(
 def _wrong_tensor(tensor: TensorParity) -> str | None:
     if tensor.passed:
         return None
+    if tensor.rewritten_error is not None and tensor.max_error <= tensor.tolerance:
+        return (
+            f"eager's own error {tensor.eager_error:.3g} and that of the rewritten model, "
+            f"{tensor.rewritten_error:.3g}, are too far apart to be rounding"
+        )
     return (
         f"error {tensor.max_error:.3g} exceeds the tolerance {tensor.tolerance:.3g} "
         f"(eager's own error is {tensor.eager_error:.3g})"
@@ -53,6 +58,11 @@ def _wrong_routing(routing: RoutingParity) -> str | None:
     if routing.passed:
         return None
     unexplained = [flip for flip in routing.flips if not flip.explained]
+    if not unexplained and routing.weight_error > routing.weight_tolerance:
+        return (
+            f"topk_weights have an error {routing.weight_error:.3g}, which exceeds the tolerance "
+            f"{routing.weight_tolerance:.3g}"
+        )
     return (
         f"{len(unexplained)} of {routing.tokens} tokens choose other experts although rounding "
         "cannot explain it"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 
-from moe_export.forms import Flip, Report, RoundingCost, RoutingParity, TensorParity
+from moe_export.forms import Attribution, Flip, Report, RoundingCost, RoutingParity, TensorParity
 from moe_export.report.figures import columns, error, plural, share
 
 _KINDS = {"output": "outputs", "layer": "MoE layers", "expert": "every expert"}
@@ -68,7 +68,8 @@ def rounding(cost: RoundingCost) -> str:
 
 def tables(report: Report) -> str:
     """Tensors by kind, routing by layer, and every comparison that is not as it should be."""
-    parts = [_tensor_table(report), _routing_table(report), _failed(report), _flips(report)]
+    parts = [_tensor_table(report), _routing_table(report), _attribution(report)]
+    parts += [_failed(report), _flips(report)]
     not_run = [f"  {what}: {why}" for what, why in report.not_run.items()]
     parts.append(["not run", *not_run] if not_run else [])
     return "\n\n".join("\n".join(part) for part in parts if part)
@@ -143,18 +144,34 @@ def _routing_table(report: Report) -> list[str]:
     return columns(rows, indent="")
 
 
+def _attribution(report: Report) -> list[str]:
+    """Where cases first fail and what did it; those of one place and cause together."""
+    places: dict[tuple[str, ...], list[Attribution]] = {}
+    for found in report.attribution:
+        place = (found.cause, found.component, found.layer, found.module, found.source or "")
+        places.setdefault(place, []).append(found)
+    lines: list[str] = []
+    for (cause, component, layer, module, source), found_there in list(places.items())[:_SHOWN]:
+        where = f"module {module}" if module else "the model itself"
+        where += f" ({source})" if source else ""
+        lines.append(f"  {cause}: {layer or 'the model'} of {component}, {where}")
+        lines.append(f"    in {', '.join(found.case for found in found_there)}")
+        lines.append(f"    {found_there[0].case}: {found_there[0].words}")
+    return ["first to differ", *lines, *_more(list(places))] if lines else []
+
+
 def _failed(report: Report) -> list[str]:
     failed = sorted((t for t in report.tensors if not t.passed), key=_used, reverse=True)
-    lines = [
-        f"  {tensor.name}, {tensor.case}: error {error(tensor.max_error)}, "
-        f"{_used(tensor):.3g} times the tolerance {error(tensor.tolerance)}"
-        for tensor in failed[:_SHOWN]
-    ]
-    lines += [
-        f"  {routing.layer or 'the model'}, {routing.case}: topk_ids has another shape"
-        for routing in report.routing
-        if not routing.passed and not routing.flips
-    ]
+    lines = [f"  {tensor.name}, {tensor.case}: {_beyond(tensor)}" for tensor in failed[:_SHOWN]]
+    for routing in report.routing:
+        where = f"  {routing.layer or 'the model'}, {routing.case}"
+        if routing.weight_error > routing.weight_tolerance:
+            lines.append(
+                f"{where}: topk_weights have an error {error(routing.weight_error)}, the tolerance "
+                f"is {error(routing.weight_tolerance)}"
+            )
+        elif not routing.passed and not routing.flips:
+            lines.append(f"{where}: topk_ids has another shape")
     return ["beyond tolerance", *lines, *_more(failed)] if lines else []
 
 
@@ -181,6 +198,20 @@ def _used(tensor: TensorParity) -> float:
     if tensor.tolerance:
         return tensor.max_error / tensor.tolerance
     return float("inf") if tensor.max_error else 0.0
+
+
+def _beyond(tensor: TensorParity) -> str:
+    """How a tensor fails."""
+    if tensor.rewritten_error is not None and tensor.max_error <= tensor.tolerance:
+        return (
+            f"eager's own error {error(tensor.eager_error)} and that of the rewritten model, "
+            f"{error(tensor.rewritten_error)}, are too far apart"
+        )
+    words = f"error {error(tensor.max_error)}, {_used(tensor):.3g} times the tolerance "
+    words += error(tensor.tolerance)
+    if tensor.replayed_error is None:
+        return words
+    return f"{words}; {error(tensor.replayed_error)} with the eager model's routing"
 
 
 def _angle(cosines: Sequence[float]) -> str:

@@ -20,7 +20,7 @@ from moe_export.runtime.verify import (
     read_manifest,
 )
 
-Graph = Literal["main", "probe", "experts"]
+Graph = Literal["main", "probe", "experts", "replay"]
 
 
 @dataclass(frozen=True)
@@ -102,7 +102,12 @@ class Bundle:
     def graph_path(self, component: str = "model", graph: Graph = "main") -> Path:
         """Where the ONNX file of a component's graph lies."""
         record = self.component(component)
-        paths = {"main": record.graph, "probe": record.probe_graph, "experts": record.expert_graph}
+        paths = {
+            "main": record.graph,
+            "probe": record.probe_graph,
+            "experts": record.expert_graph,
+            "replay": record.replay_graph,
+        }
         if graph not in paths:
             raise UsageError(f"no graph {graph!r}", hint=f"the graphs are {', '.join(paths)}")
         return self.path / paths[graph]

@@ -1,7 +1,8 @@
 """Golden tensors as one safetensors file: one owner for its writer and its reader.
 
-Keys: ``cases/<i>/<group>/<name>`` with the groups ``inputs``, ``outputs``, ``outputs_reference``
-and ``outputs_edge_error``, ``cases/<i>/layers/<layer>/<field of LayerTensors>`` and
+Keys: ``cases/<i>/<group>/<name>`` with the groups ``inputs``, ``outputs``, ``outputs_reference``,
+``outputs_edge_error`` and ``outputs_rewritten_error``,
+``cases/<i>/layers/<layer>/<field of LayerTensors>`` and
 ``experts/<layer>/<field of ExpertCase>``.  The names of the cases are in the metadata, and the
 component that each is a run of.
 """
@@ -27,7 +28,8 @@ from moe_export.strict_json import decode, parse
 _METADATA = "moe_export.golden"
 # As the library: a header of more than 100 MB is an attack.
 _MAX_HEADER = 100_000_000
-_TENSOR_GROUPS = ("inputs", "outputs", "outputs_reference", "outputs_edge_error")
+_ERRORS = ("outputs_edge_error", "outputs_rewritten_error")
+_TENSOR_GROUPS = ("inputs", "outputs", "outputs_reference", *_ERRORS)
 
 T = TypeVar("T", LayerTensors, ExpertCase)
 
@@ -130,13 +132,15 @@ def _unflatten(facts: _Metadata, tensors: Mapping[str, Array]) -> Golden:
 
 
 def _check_outputs(case: GoldenCase) -> None:
-    """Every output has its reference and its edge error."""
-    for group in (case.outputs_reference, case.outputs_edge_error):
+    """Every output has its reference and its errors."""
+    errors = [getattr(case, group) for group in _ERRORS]
+    for group in (case.outputs_reference, *errors):
         if group.keys() != case.outputs.keys():
             odd = sorted(group.keys() ^ case.outputs.keys())
             raise ValueError(f"case {case.name[:200]!r} has outputs {odd} in part only"[:400])
-    for name, error in case.outputs_edge_error.items():
-        _check_scalar(name, error)
+    for group in errors:
+        for name, error in group.items():
+            _check_scalar(name, error)
 
 
 def _case_key(key: str, rest: str, cases: int) -> tuple[int, str, str]:
@@ -154,7 +158,7 @@ def _record(kind: type[T], tensors: Mapping[str, Array], layer: str) -> T:
         odd = sorted(tensors.keys() ^ expected)
         raise ValueError(f"golden layer {layer[:200]!r} has missing or unknown tensors {odd}"[:400])
     for name, tensor in tensors.items():
-        if name.endswith("_edge_error"):
+        if name.endswith("_error"):
             _check_scalar(f"{layer}/{name}", tensor)
     values: dict[str, Any] = dict(tensors)
     return kind(**values)

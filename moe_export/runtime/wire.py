@@ -49,7 +49,7 @@ def external_data(model: bytes) -> Iterator[ExternalData]:
     its data begins and ends.
     """
     for tensor in _tensors(memoryview(model), "Model", 0):
-        reference = _reference(tensor)
+        reference = reference_of(tensor)
         if reference is not None:
             yield reference
 
@@ -66,7 +66,8 @@ def _tensors(message: memoryview, kind: str, depth: int) -> Iterator[memoryview]
             yield from _tensors(value, children[number], depth + 1)
 
 
-def _reference(tensor: memoryview) -> ExternalData | None:
+def reference_of(tensor: memoryview) -> ExternalData | None:
+    """Where a ``TensorProto`` keeps its data, if that is outside itself."""
     name, external, entries = "", False, {}
     for number, value in _fields(tensor):
         if number == _TENSOR_NAME and isinstance(value, memoryview):
@@ -103,30 +104,40 @@ def _number(text: str) -> int:
 
 
 def _fields(message: memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Numbers and what has a length; a number of fixed size leads to no tensor."""
+    for number, wire_type, value in fields(message):
+        if wire_type in (_VARINT, _BYTES):
+            yield number, value
+
+
+def fields(message: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
+    """Field number, wire type and value of every field; all but varints as their bytes.
+
+    Raises ``ValueError`` where the bytes are no message.
+    """
     position = 0
     while position < len(message):
-        tag, position = _varint(message, position)
+        tag, position = varint(message, position)
         number, wire_type = tag >> 3, tag & 7
         if not number:
             raise ValueError("a field has the number 0")
         if wire_type == _VARINT:
-            value, position = _varint(message, position)
-            yield number, value
+            value, position = varint(message, position)
+            yield number, wire_type, value
             continue
         if wire_type == _BYTES:
-            size, position = _varint(message, position)
+            size, position = varint(message, position)
         elif wire_type in (_FIXED64, _FIXED32):
             size = 8 if wire_type == _FIXED64 else 4
         else:
             raise ValueError(f"field {number} has the wire type {wire_type}")
         if size > len(message) - position:
             raise ValueError(f"field {number} reaches past the end")
-        if wire_type == _BYTES:
-            yield number, message[position : position + size]
+        yield number, wire_type, message[position : position + size]
         position += size
 
 
-def _varint(message: memoryview, position: int) -> tuple[int, int]:
+def varint(message: memoryview, position: int) -> tuple[int, int]:
     """Seven bits a byte, least first; at most ten bytes."""
     value = 0
     for shift in range(0, 70, 7):

@@ -2,65 +2,86 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from moe_export.errors import UnsafeInputError
-from moe_export.forms import ExpertCase, Golden, GoldenCase, Report, RoutingParity, TensorParity
+from moe_export.forms import (
+    Attribution,
+    Golden,
+    GoldenCase,
+    Report,
+    RoutingParity,
+    TensorParity,
+)
 from moe_export.runtime import cuda_kernels
 from moe_export.runtime.session import Session
+from moe_export.validate.attribute import Evidence, Places, attribute
+from moe_export.validate.departures import Departures, departures
 from moe_export.validate.engines import validate_engines
+from moe_export.validate.experts import ExpertsRun, run_experts, with_labels
 from moe_export.validate.routing import compare_routing
+from moe_export.validate.runs import Cases, Run
 from moe_export.validate.tensors import compare
 
 if TYPE_CHECKING:
     from moe_export.runtime.bundle import Bundle
 
 Array = npt.NDArray[Any]
-Probes = Mapping[str, Mapping[str, str]]
 
 
-def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "golden") -> Report:
+def validate(
+    bundle: Bundle,
+    golden: Golden | None = None,
+    *,
+    against: str = "golden",
+    replay: bool = False,
+) -> Report:
     """Run the bundle on golden inputs and compare all that was recorded.
 
     ``golden`` defaults to what the bundle carries, and then nothing but NumPy and the bundle's
     runtime is needed.  Compared are, for each case, every output, each MoE layer's experts input
     and block output, and its routing token by token; and for each layer every expert on synthetic
-    tokens, so that an expert no golden token chose is seen too.
+    tokens, so that an expert no golden token chose is seen too.  For each case that fails the
+    report says where it first leaves its envelope, and what did it.
 
     Engines run on the GPU that they were built for, GPU kernels on any; where that is not here they
     are not run, and the graph is, through the standard operators that it carries.
 
-    A case with an explained routing flip has other numbers behind the flip, so its tensors are
-    listed as not run, and its routing still counts.
+    Behind a routing flip, or weights that are off, a case has other numbers.  It is run again with
+    the eager model's routing in the place of the bundle's; its tensors are those of that run, and
+    so is the routing of the layers behind the first that differs.  With ``replay`` all cases are
+    run so too, and every tensor has to be within its tolerance either way.
     """
     golden = bundle.golden() if golden is None else golden
     _require_all_run(bundle, golden)
     tensors: list[TensorParity] = []
     routing: list[RoutingParity] = []
+    attribution: list[Attribution] = []
     not_run: dict[str, str] = {}
     for component, record in bundle.manifest.components.items():
         probes = record.probes
         cases = [case for case in golden.cases if case.component == component]
-        with Session(bundle, component=component, graph="probe") as session:
-            for case in cases:
-                made = session.run(case.inputs, outputs=_outputs(case, probes))
-                routed = list(_routing(case, made, probes))
-                routing += routed
-                flips = [f"{each.layer}, token {f.token}" for each in routed for f in each.flips]
-                if flips and all(parity.passed for parity in routed):
-                    not_run[f"tensors of case {case.name!r}"] = (
-                        f"explained flips: {'; '.join(flips)}"
-                    )
-                    continue
-                tensors += _tensors(case, made, probes)
-        experts = {layer: case for layer, case in golden.experts.items() if layer in probes}
+        with Cases(bundle, component) as runs:
+            compared = [_compared(runs, case, record.layers, replay=replay) for case in cases]
+            labels = runs.labels
+        for evidence in compared:
+            tensors += [*evidence.layers.values(), *evidence.outputs.values()]
+            routing += evidence.routing.values()
+        experts = {
+            layer: with_labels(case, labels.get(layer))
+            for layer, case in golden.experts.items()
+            if layer in probes
+        }
+        alone: list[ExpertsRun] = []
         if experts:
             with Session(bundle, component=component, graph="experts") as session:
-                tensors += _experts(experts, session)
+                alone += run_experts(experts, _num_experts(bundle), session)
+        tensors += [run.parity for run in alone]
+        attribution += attribute(compared, alone, Places(bundle, component))
     if bundle.manifest.device == "cuda" and (reason := cuda_kernels.why_not()) is not None:
         not_run["CUDA kernels"] = reason
     of_engines, without_gpu = validate_engines(bundle, golden)
@@ -75,6 +96,7 @@ def validate(bundle: Bundle, golden: Golden | None = None, *, against: str = "go
         not_run=not_run,
         precision=str(bundle.manifest.precision),
         rounding=bundle.manifest.rounding,
+        attribution=tuple(attribution),
     )
 
 
@@ -97,60 +119,75 @@ def _require_all_run(bundle: Bundle, golden: Golden) -> None:
         )
 
 
-def _outputs(case: GoldenCase, probes: Probes) -> list[str]:
-    watched = [name for roles in probes.values() for name in roles.values()]
-    return list(dict.fromkeys([*case.outputs, *watched]))
+def _compared(runs: Cases, case: GoldenCase, layers: Sequence[str], *, replay: bool) -> Evidence:
+    """A golden case as the bundle routes it; where that differs or is asked for, as eager did."""
+    run = runs.run(case)
+    left = departures(case, layers)
+    routing = {layer: _routing(run, layer) for layer in layers}
+    odd = [layer for layer, parity in routing.items() if parity.flips or not parity.passed]
+    fits = all(run.chosen(x)[0].shape == case.layers[x].topk_ids.shape for x in routing)
+    if not fits or not routing or not (odd or replay):
+        return Evidence(run, _layers(run, None, left), _outputs(run, None, left), routing)
+    replayed = runs.replay(run)
+    judged = replayed if odd else run
+    behind = list(routing)[list(routing).index(odd[0]) + 1 :] if odd else []
+    routing |= {layer: _routing(replayed, layer) for layer in behind}
+    return Evidence(
+        run=judged,
+        layers=_layers(judged, replayed, left),
+        outputs=_outputs(judged, replayed, left),
+        routing=routing,
+        routed_by={layer: run for layer in routing if layer not in behind},
+    )
 
 
-def _routing(
-    case: GoldenCase, made: Mapping[str, Array], probes: Probes
-) -> Iterator[RoutingParity]:
-    for layer, recorded in case.layers.items():
-        yield compare_routing(case.name, layer, recorded, made[probes[layer]["topk_ids"]])
+def _routing(run: Run, layer: str) -> RoutingParity:
+    return compare_routing(run.case.name, layer, run.case.layers[layer], *run.chosen(layer))
 
 
-def _tensors(case: GoldenCase, made: Mapping[str, Array], probes: Probes) -> Iterator[TensorParity]:
-    for layer, recorded in case.layers.items():
-        for role in ("x", "y"):
-            yield compare(
-                case.name,
-                f"{layer}/{role}",
-                "layer",
-                bundle=_rows(made[probes[layer][role]]),
-                eager=_rows(getattr(recorded, role)),
-                reference=_rows(getattr(recorded, f"{role}_reference")),
-                edge_error=float(getattr(recorded, f"{role}_edge_error")),
-            )
-    for name, eager in case.outputs.items():
-        reference = case.outputs_reference[name]
-        yield compare(
+def _layers(run: Run, replayed: Run | None, left: Departures) -> dict[str, TensorParity]:
+    """What enters each layer's experts and what leaves the layer, by ``<layer>/x`` and ``/y``."""
+    return {
+        f"{layer}/{role}": compare(
+            run.case.name,
+            f"{layer}/{role}",
+            "layer",
+            bundle=run.rows(layer, role),
+            eager=_rows(getattr(recorded, role)),
+            reference=_rows(getattr(recorded, f"{role}_reference")),
+            edge_error=float(getattr(recorded, f"{role}_edge_error")),
+            rewritten_error=float(getattr(recorded, f"{role}_rewritten_error")),
+            replayed=None if replayed is None else replayed.rows(layer, role),
+            has_left=f"{layer}/{role}" in left.layers,
+        )
+        for layer, recorded in run.case.layers.items()
+        for role in ("x", "y")
+    }
+
+
+def _outputs(run: Run, replayed: Run | None, left: Departures) -> dict[str, TensorParity]:
+    case = run.case
+    return {
+        name: compare(
             case.name,
             name,
             "output",
-            bundle=made[name],
+            bundle=run.made[name],
             eager=eager,
-            reference=reference,
+            reference=case.outputs_reference[name],
             edge_error=float(case.outputs_edge_error[name]),
+            rewritten_error=float(case.outputs_rewritten_error.get(name, np.nan)),
+            replayed=None if replayed is None else replayed.made[name],
+            has_left=left.outputs,
         )
-
-
-def _experts(cases: Mapping[str, ExpertCase], session: Session) -> Iterator[TensorParity]:
-    inputs = {
-        f"{layer}/{role}": getattr(case, role)
-        for layer, case in cases.items()
-        for role in ("x", "topk_ids", "topk_weights")
+        for name, eager in case.outputs.items()
     }
-    made = session.run(inputs)
-    for layer, case in cases.items():
-        yield compare(
-            "every expert",
-            f"{layer}/experts",
-            "expert",
-            bundle=made[f"{layer}/experts_y"],
-            eager=case.y,
-            reference=case.y_reference,
-            edge_error=float(case.y_edge_error),
-        )
+
+
+def _num_experts(bundle: Bundle) -> dict[str, int]:
+    """By MoE layer, E."""
+    blocks = bundle.manifest.blocks
+    return {b.name: b.layer.experts.num_experts for b in blocks if b.layer is not None}
 
 
 def _rows(array: Array) -> Array:

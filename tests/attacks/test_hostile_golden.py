@@ -72,6 +72,7 @@ ATTACKS = {
                 "cases/0/outputs/y": np.zeros(2),
                 "cases/0/outputs_reference/y": np.zeros(2),
                 "cases/0/outputs_edge_error/y": np.zeros(2),
+                "cases/0/outputs_rewritten_error/y": np.zeros(()),
             }
         ),
         "not one number",

@@ -31,6 +31,7 @@ def manifest(**changes) -> Manifest:
         graph="onnx/model.onnx",
         probe_graph="onnx/model.probe.onnx",
         expert_graph="onnx/model.experts.onnx",
+        replay_graph="onnx/model.replay.onnx",
         engine_graph=None,
         plugins=(),
         data="onnx/model.onnx.data",
@@ -38,6 +39,8 @@ def manifest(**changes) -> Manifest:
         inputs=(TensorInfo(name="tokens", dtype="int64", shape=("batch", None, 8)),),
         outputs=(),
         probes={"layers.0": {"x": "value_3"}},
+        layers=("layers.0",),
+        modules={"layers.0": "model.py:12"},
         dense=("head.weight",),
         in_place={},
     )

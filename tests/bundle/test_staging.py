@@ -23,7 +23,7 @@ OTHER = {"other": np.ones(3, np.float32)}
 
 
 def is_other(path) -> bool:
-    return len(Bundle.open(path).component().graphs) == 3 and (
+    return len(Bundle.open(path).component().graphs) == 4 and (
         Bundle.open(path).manifest.files["onnx/model.onnx.data"].bytes > 4096
     )
 

@@ -104,6 +104,7 @@ def target_model(
         components={"model": component},
         probe_graphs={"model": probe},
         expert_graphs={"model": experts},
+        replay_graphs={"model": probe},
         functions={"Router": "top_k=2"},
     )
 
@@ -120,6 +121,7 @@ def borrowing_model() -> TargetModel:
         components=components,
         probe_graphs=dict.fromkeys(components, made.probe_graphs["model"]),
         expert_graphs=dict.fromkeys(components, made.expert_graphs["model"]),
+        replay_graphs=dict.fromkeys(components, made.replay_graphs["model"]),
     )
 
 
@@ -152,6 +154,7 @@ def golden() -> Golden:
         outputs={"y": y, "heads/0/scale": np.array(2.0, np.float32)},
         outputs_reference={"y": y.astype(np.float64), "heads/0/scale": np.array(2.5)},
         outputs_edge_error={"y": np.zeros(()), "heads/0/scale": np.ones(())},
+        outputs_rewritten_error={"y": np.ones(()), "heads/0/scale": np.full((), np.nan)},
         layers={"": layer, "layers.0.moe": layer},
     )
     empty = GoldenCase(
@@ -160,6 +163,7 @@ def golden() -> Golden:
         outputs={"y": y[:0]},
         outputs_reference={"y": y[:0].astype(np.float64)},
         outputs_edge_error={"y": np.zeros(())},
+        outputs_rewritten_error={"y": np.zeros(())},
         layers={},
     )
     return Golden(cases=(case, empty), experts={"": _filled(ExpertCase, x)})
@@ -170,7 +174,7 @@ def _filled(kind: type, x: Array) -> object:
     arrays = {field.name: x + number for number, field in enumerate(fields(kind))}
     ids = np.array([[0, 1], [3, 2]], np.int32)
     doubles = {name: y.astype(np.float64) for name, y in arrays.items() if "reference" in name}
-    single = {name: np.array(y.max(), np.float64) for name, y in arrays.items() if "edge" in name}
+    single = {name: np.array(y.max(), np.float64) for name, y in arrays.items() if "error" in name}
     return kind(**arrays | doubles | single | {"topk_ids": ids})
 
 

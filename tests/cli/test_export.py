@@ -33,7 +33,7 @@ def test_the_bare_form_makes_a_bundle_named_after_the_model(exported):
     assert said["bundle"].endswith("target ort")
     assert "rounding" not in said
     assert said["routing"].startswith("100 % of ")
-    assert "22 of 22 tensors within tolerance" in said["numbers"]
+    assert "28 of 28 tensors within tolerance" in said["numbers"]
     assert said["blocks"] == "2 of 3 MoE blocks proven and fused"
     assert said["unused"] == "1 tensor of the source in no graph"
     assert said["reports"] == "tiny.moe/reports/junit.xml, tiny.moe/reports/parity.json"

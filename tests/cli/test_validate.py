@@ -33,6 +33,30 @@ def test_a_changed_weight_fails_with_4_and_says_where(invoke, spoiled, tmp_path)
     assert (tmp_path / "parity.xml").read_text().count("<failure ") == _failures(report)
 
 
+def test_what_fails_is_put_down_to_a_module_and_the_line_of_its_class(invoke, spoiled):
+    report = json.loads(invoke("validate", spoiled, "--json").stdout)
+    failing = (*report["tensors"], *report["routing"])
+    assert report["attribution"]
+    assert {found["case"] for found in report["attribution"]} == {
+        part["case"] for part in failing if not part["passed"]
+    }
+    shown = invoke("validate", spoiled).stdout
+    assert "first to differ\n" in shown
+    for found in report["attribution"]:
+        assert f"({found['source']})" in shown
+        assert "/" not in found["source"]
+
+
+def test_replay_gives_each_tensor_a_second_error(invoke, bundle):
+    plain, replayed = (
+        json.loads(invoke("validate", bundle, "--json", *also).stdout)
+        for also in ((), ("--replay",))
+    )
+    assert {t["replayed_error"] for t in plain["tensors"]} == {None}
+    for tensor in replayed["tensors"]:
+        assert (tensor["replayed_error"] is None) == (tensor["kind"] == "expert")
+
+
 def _failures(report):
     assert report["passed"] is False
     return sum(not part["passed"] for part in (*report["tensors"], *report["routing"]))

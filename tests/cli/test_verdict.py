@@ -6,8 +6,9 @@ from dataclasses import replace
 
 import pytest
 
-from moe_export.forms import Flip, Report, RoutingParity, TensorParity
+from moe_export.forms import Attribution, Flip, Report, RoutingParity, TensorParity
 from moe_export.report import figures, text
+from moe_export.report.junit import to_junit
 
 TENSOR = TensorParity(
     case="example",
@@ -89,9 +90,56 @@ def test_routing_of_another_shape_is_said_to_be_that():
 
 
 def test_what_was_not_run_is_said_to_be_not_run():
-    made = report(not_run={"tensors of case 'x'": "explained flips: a, token 3"})
-    assert ("not run", "tensors of case 'x': explained flips: a, token 3") in text.summary(made)
-    assert "not run\n  tensors of case 'x'" in text.tables(made)
+    made = report(not_run={"CUDA kernels": "there is no GPU"})
+    assert ("not run", "CUDA kernels: there is no GPU") in text.summary(made)
+    assert "not run\n  CUDA kernels: there is no GPU" in text.tables(made)
+
+
+def test_weights_beyond_their_tolerance_are_said_to_be_that():
+    off = replace(ROUTING, passed=False, weight_error=2e-3, weight_tolerance=1e-5)
+    words = "a, example: topk_weights have an error 2.0e-03, the tolerance is 1.0e-05"
+    assert words in text.tables(report(routing=(off,)))
+    assert b"topk_weights have an error 0.002" in to_junit(report(routing=(off,)))
+
+
+def test_a_tensor_that_shows_a_wrong_rewrite_is_not_called_beyond_its_tolerance():
+    odd = replace(TENSOR, passed=False, eager_error=0.5, rewritten_error=1e-6, tolerance=4.0)
+    assert "eager's own error 5.0e-01 and that of the rewritten model, 1.0e-06" in text.tables(
+        report(tensors=(odd,))
+    )
+    assert b"too far apart to be rounding" in to_junit(report(tensors=(odd,)))
+
+
+def test_what_was_replayed_is_said_beside_what_was_not():
+    apart = replace(WRONG, replayed_error=3e-7)
+    assert "8.0e-07; 3.0e-07 with the eager model's routing" in text.tables(
+        report(tensors=(apart,))
+    )
+
+
+def test_cases_that_differ_first_at_one_place_are_told_together():
+    found = Attribution(
+        case="example",
+        component="model",
+        cause="kernel",
+        layer="layers.0.moe",
+        module="layers.0.moe",
+        source="model.py:12",
+        words="the op does not compute what the graph says",
+    )
+    other = replace(found, case="larger")
+    elsewhere = replace(found, case="single", cause="lowering", layer="logits", module="")
+    made = replace(report(tensors=(WRONG,)), attribution=(found, other, elsewhere))
+    lines = text.tables(made).split("\n")
+    start = lines.index("first to differ")
+    assert lines[start + 1 : start + 6] == [
+        "  kernel: layers.0.moe of model, module layers.0.moe (model.py:12)",
+        "    in example, larger",
+        "    example: the op does not compute what the graph says",
+        "  lowering: logits of model, the model itself (model.py:12)",
+        "    in single",
+    ]
+    assert "first to differ" not in text.tables(report())
 
 
 def test_the_nearest_tensor_is_the_one_with_the_least_room():

@@ -17,6 +17,7 @@ def record(**inputs: tuple[int | str | None, ...]) -> ComponentRecord:
         graph="g",
         probe_graph="p",
         expert_graph="e",
+        replay_graph="r",
         engine_graph="t",
         plugins=(),
         data="d",
@@ -24,6 +25,8 @@ def record(**inputs: tuple[int | str | None, ...]) -> ComponentRecord:
         inputs=tuple(TensorInfo(name=n, dtype="float32", shape=s) for n, s in inputs.items()),
         outputs=(),
         probes={},
+        layers=(),
+        modules={},
         dense=(),
         in_place={},
     )
