@@ -50,6 +50,32 @@ class Source:
 MAIN_COMPONENT = "model"
 """What the graph of a model is called that is one graph."""
 
+MODALITIES = ("any", "text", "image", "padding")
+"""What a token may be of; where tensors say it, by its place here.  ``any``: nobody knows."""
+
+ANY, TEXT, IMAGE, PADDING = range(len(MODALITIES))
+
+
+def _no_codes() -> Array:
+    return np.zeros((0, 0), np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A prompt as the components of a Transformers model take it."""
+
+    ids: Array
+    """``[1, S]``, int64."""
+
+    positions: Array
+    """``[1, S]`` or, for three kinds of them, ``[3, 1, S]``, int64."""
+
+    modality: Array
+    """``[1, S]``, uint8: what each token is of, as ``MODALITIES`` counts."""
+
+    images: Mapping[str, Array] = field(default_factory=dict)
+    """What ``vision`` takes, by name; nothing where the prompt has no image."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
@@ -84,6 +110,13 @@ class LoadedModel:
     narrow_block: Callable[[str], torch.nn.Module | None] = lambda _: None
     """By path, a block of the same code with narrower experts and other weights, if there is one:
     what is shown of the code may be shown there."""
+
+    modality: Mapping[str, Array] = field(default_factory=dict)
+    """Of the tokens ``[B, S]`` of a case, as ``MODALITIES`` counts; the example's by ``example``.
+    None where the source cannot say."""
+
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    """Prompts that the model goes on from, by what to call them; for the first of several parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -241,6 +274,8 @@ class LayerTensors:
     noise: Array
     x_edge_error: Array
     y_edge_error: Array
+    rivals: Array = field(default_factory=lambda: np.zeros((0, 2), np.int32))
+    modality: Array = field(default_factory=lambda: np.zeros(0, np.uint8))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,6 +293,30 @@ class GoldenCase:
     """As ``LayerTensors`` has it for its tensors."""
 
     layers: Mapping[str, LayerTensors]
+    modality: Array = field(default_factory=_no_codes)
+    """``[B, S]``: of the tokens that a decoder was given, as ``MODALITIES`` counts; empty where
+    nobody knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """What the eager model says behind a prompt: the likeliest token, and again behind that."""
+
+    name: str
+    asked: Asked
+    likeliest: Array
+    """``[N, 5]``, int64: the likeliest tokens of each step; the first of them is the one said."""
+
+    log_probabilities: Array
+    """``[N, 5]``, float64: theirs, in nats."""
+
+    margins: Mapping[str, Array]
+    """By MoE layer ``[N]``: the smallest routing margin of the tokens that each step ran on."""
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """What it says."""
+        return tuple(int(token) for token in self.likeliest[:, 0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +341,7 @@ class Golden:
 
     cases: tuple[GoldenCase, ...]
     experts: Mapping[str, ExpertCase] = field(default_factory=dict)
+    continuations: tuple[Continuation, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -514,7 +574,7 @@ class ExpertLoad:
 
     layer: str
     modality: str
-    """``image``, ``text`` or another word of the model's, ``any`` where nobody knows."""
+    """``image`` or ``text``, ``any`` where nobody knows.  Padding is nobody's load."""
 
     tokens: int
     choices: tuple[int, ...]
