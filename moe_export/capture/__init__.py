@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from moe_export.capture.clean import clean, name_nodes, take_probes
 from moe_export.capture.completeness import unused_tensors
+from moe_export.capture.continuation import continuations
+from moe_export.capture.eager import eager_parts
 from moe_export.capture.golden import fresh_inputs, golden_inputs, record
 from moe_export.capture.look import look_at
 from moe_export.capture.precision import DENSE, dense_weights, give_precision, router_weights
@@ -16,7 +18,9 @@ from moe_export.capture.weights import take_weights
 from moe_export.forms import (
     MAIN_COMPONENT,
     OWN_NUMBERS,
+    Asked,
     Component,
+    Continuation,
     Golden,
     MarkedModel,
     PortableModel,
@@ -46,13 +50,14 @@ def capture(
     """
     with cores_for(model.loaded.module):
         parts = [_part(part, precision, dense_precision) for part in model.parts]
+        said = _continuations(model, parts, model.loaded.asked)
     blocks = tuple(block for part in model.parts for block in part.blocks)
     weights = [weight for part in parts for weight in part.component.weights.values()]
     read = {name for part in parts for name in part.read}
     loaded = model.loaded
     return PortableModel(
         components={part.name: part.component for part in parts},
-        golden=_together([part.golden for part in parts]),
+        golden=_together([part.golden for part in parts], said),
         blocks=blocks,
         unused={**unused_tensors(loaded, weights, blocks, read), **loaded.left_out},
         parameters=sum(parameter.numel() for parameter in loaded.module.parameters()),
@@ -71,6 +76,10 @@ class _Part:
     golden: Golden
     rounding: RoundingCost | None
     read: set[str]
+    names: list[str]
+    """Of the outputs."""
+
+    rounded: Rounding
 
 
 def _part(model: MarkedModel, precision: Precision, dense: Precision) -> _Part:
@@ -91,18 +100,32 @@ def _part(model: MarkedModel, precision: Precision, dense: Precision) -> _Part:
         experts=precision if model.proven else OWN_NUMBERS, dense=dense, dense_names=dense_names
     )
     inputs = golden_inputs(model, traced.axes)
-    golden, cost = record(model, inputs, names, rounding)
+    golden, cost = record(model, inputs, names, rounding, loaded.modality)
     return _Part(
         name=loaded.component,
         component=Component(graph=traced.graph, weights=stored, probes=probes, dense=dense_names),
         golden=golden,
         rounding=cost,
         read=look.read,
+        names=names,
+        rounded=rounding,
     )
 
 
-def _together(goldens: list[Golden]) -> Golden:
+def _continuations(
+    model: MarkedModel, parts: list[_Part], asked: Mapping[str, Asked]
+) -> tuple[Continuation, ...]:
+    """What the eager parts, rounded as they are, say behind prompts."""
+    if not asked:
+        return ()
+    roundings = {part.name: part.rounded for part in parts}
+    names = {part.name: part.names for part in parts}
+    return continuations(eager_parts(model, roundings, names), asked)
+
+
+def _together(goldens: list[Golden], said: tuple[Continuation, ...] = ()) -> Golden:
     return Golden(
+        continuations=said,
         cases=tuple(case for golden in goldens for case in golden.cases),
         experts={name: case for golden in goldens for name, case in golden.experts.items()},
     )

@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_export.capture.axes import Axes, other_sizes, resized
+from moe_export.capture.modality import modality_of_case, modality_of_layer
 from moe_export.capture.rounding import OwnRun, rounding_cost
 from moe_export.capture.watch import (
     Rounding,
@@ -45,7 +46,7 @@ from moe_export.forms import (
     RoundingCost,
 )
 from moe_export.lazy import Promise
-from moe_export.moe.reference import routing_margin, selecting_scores
+from moe_export.moe.reference import rivals, routing_margin, selecting_scores
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Tensor]
@@ -83,11 +84,16 @@ class _Model:
 
 
 def record(
-    model: MarkedModel, inputs: Mapping[str, Inputs], names: list[str], rounding: Rounding
+    model: MarkedModel,
+    inputs: Mapping[str, Inputs],
+    names: list[str],
+    rounding: Rounding,
+    modality: Mapping[str, Array] | None = None,
 ) -> tuple[Golden, RoundingCost | None]:
     """Golden tensors of the eager model on each set of inputs, and of each layer's experts.
 
-    Beside them what rounding costs, for a model that is rounded.
+    Beside them what rounding costs, for a model that is rounded.  ``modality`` is what a source
+    knows of the tokens of each case.
     """
     pair = _Model(
         marked=model,
@@ -95,7 +101,11 @@ def record(
         reference=with_layers(model, _EXACT, rounding),
         rounding=rounding,
     )
-    cases = [_Case(pair, name, given) for name, given in inputs.items()]
+    said = modality or {}
+    cases = [
+        _Case(pair, name, given, modality_of_case(model, given, said.get(name)))
+        for name, given in inputs.items()
+    ]
     experts = _Experts(pair, beside=cases[0])
     own = [] if rounding.is_none else [OwnRun(model, given) for given in inputs.values()]
     # The eager runs come first: the others are told what these chose.
@@ -161,8 +171,9 @@ class _Replay:
 class _Case:
     """The runs that make one golden case."""
 
-    def __init__(self, model: _Model, name: str, inputs: Inputs) -> None:
+    def __init__(self, model: _Model, name: str, inputs: Inputs, modality: Array) -> None:
         self._model, self._name, self._inputs = model, name, inputs
+        self._modality = modality
         self._routed: dict[str, Promise[Seen]] = {path: Promise() for path in model.paths}
         self._exact: Promise[_Replay] = Promise()
         self._moved: dict[float, Promise[_Replay]] = {s: Promise() for s in model.shifts}
@@ -240,10 +251,16 @@ class _Case:
                     exact.seen[block.path],
                     layer_at(self._model.reference, block.path).correction_bias,
                     [run.seen[block.path] for run in moved],
+                    self._modality_of(block),
                 )
                 for block in self._model.marked.proven
             },
+            modality=self._modality,
         )
+
+    def _modality_of(self, block: BlockRecord) -> Array:
+        rows = self._layers[block.path]["x"].shape[0]
+        return modality_of_layer(self._model.marked, block.path, self._modality, rows)
 
 
 def _layer_tensors(
@@ -252,12 +269,15 @@ def _layer_tensors(
     exact: Seen,
     correction_bias: Tensor | None,
     moved: Sequence[Seen],
+    modality: Array,
 ) -> LayerTensors:
     bias = None if correction_bias is None else array_of(correction_bias)
     router = layer_spec(block).router
     logits = array_of(eager["router_logits"])
     return LayerTensors(
         margin=routing_margin(logits, router, correction_bias=bias),
+        rivals=rivals(logits, router, correction_bias=bias),
+        modality=modality,
         noise=_noise(block, [eager, *moved], exact, bias),
         x=array_of(eager["x"]),
         y=array_of(eager["y"]),
