@@ -23,7 +23,7 @@ from moe_export.errors import MissingEnvironmentError, ParityError, UsageError
 from moe_export.forms import EngineSpec, ExportSpec, LoadedModel, MarkedModel, Report
 from moe_export.load import load
 from moe_export.lower import kernels_of, lower
-from moe_export.manifest import TensorInfo
+from moe_export.manifest import TensorInfo, Verdict
 from moe_export.needs import foreseen, require_disk, require_memory
 from moe_export.report import files
 from moe_export.report.text import failure
@@ -80,7 +80,8 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
                 written = stage("engines", _with_engines, written, spec.engines)
             with trimmed(place, limit_within(spec.max_memory)):
                 report = stage("validate", validate, written)
-            seal(place, reports=files(report), verdict="passed" if report.passed else "failed")
+            verdict: Verdict = "passed" if report.passed else "failed"
+            seal(place, reports=files(_without_times(report)), verdict=verdict)
             if not report.passed:
                 _reject(place, spec.output, report)
             publish(place, spec.output, force=spec.force)
@@ -108,9 +109,14 @@ def build(bundle: Bundle, wish: EngineSpec) -> Bundle:
                 where=str(bundle.path),
                 hint="the bundle is as it was before",
             )
-        seal(place, reports=files(report), verdict="passed")
+        seal(place, reports=files(_without_times(report)), verdict="passed")
         publish(place, bundle.path, force=True)
     return Bundle.open(bundle.path)
+
+
+def _without_times(report: Report) -> Report:
+    """As it goes into a bundle: equal models give equal bundles."""
+    return replace(report, seconds={})
 
 
 def _with_engines(written: Bundle, wish: EngineSpec) -> Bundle:

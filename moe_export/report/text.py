@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from moe_export.forms import Flip, Report, RoundingCost, RoutingParity, TensorParity
+from moe_export.report import behaviour
 from moe_export.report.figures import columns, error, plural, share
 
 _KINDS = {"output": "outputs", "layer": "MoE layers", "expert": "every expert"}
@@ -28,10 +29,12 @@ def failure(report: Report) -> str:
         return "no tensor could be compared"
     tensors = sum(not tensor.passed for tensor in report.tensors)
     routings = sum(not routing.passed for routing in report.routing)
-    return (
+    words = (
         f"{tensors} of {plural(len(report.tensors), 'tensor')} and "
         f"{routings} of {plural(len(report.routing), 'routing')} differ"
     )
+    said = sum(not each.explained for each in report.generation)
+    return f"{words}, and {plural(said, 'continuation')}" if said else words
 
 
 def agreement(report: Report) -> float | None:
@@ -67,8 +70,9 @@ def rounding(cost: RoundingCost) -> str:
 
 
 def tables(report: Report) -> str:
-    """Tensors by kind, routing by layer, and every comparison that is not as it should be."""
+    """Tensors by kind, routing by layer, what is not as it should be, and what the bundle does."""
     parts = [_tensor_table(report), _routing_table(report), _failed(report), _flips(report)]
+    parts += behaviour.sections(report)
     not_run = [f"  {what}: {why}" for what, why in report.not_run.items()]
     parts.append(["not run", *not_run] if not_run else [])
     return "\n\n".join("\n".join(part) for part in parts if part)

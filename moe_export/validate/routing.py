@@ -13,6 +13,11 @@ from moe_export.validate.tensors import EAGER_FACTOR
 Array = npt.NDArray[Any]
 
 
+def routing_noise(recorded: LayerTensors) -> float:
+    """What rounding may move a layer's margin by: ``EAGER_FACTOR`` times both scores' noise."""
+    return 2 * EAGER_FACTOR * float(recorded.noise.max(initial=0.0))
+
+
 def compare_routing(
     case: str, layer: str, recorded: LayerTensors, topk_ids: Array
 ) -> RoutingParity:
@@ -26,7 +31,7 @@ def compare_routing(
         return RoutingParity(
             case=case, layer=layer, tokens=tokens, agreement=0.0, flips=(), passed=False
         )
-    noise = 2 * EAGER_FACTOR * float(recorded.noise.max(initial=0.0))
+    noise = routing_noise(recorded)
     differs = (np.sort(recorded.topk_ids, axis=1) != np.sort(topk_ids, axis=1)).any(axis=1)
     flips = tuple(
         Flip(

@@ -20,7 +20,9 @@ def test_the_verdict_comes_first_then_tensors_and_routing(invoke, bundle):
 
 def test_json_is_the_whole_report(invoke, bundle):
     result = invoke("validate", bundle, "--json")
-    assert result.stdout == to_json(validate(Bundle.open(bundle)))
+    told, made = json.loads(result.stdout), json.loads(to_json(validate(Bundle.open(bundle))))
+    assert told["seconds"].keys() == made["seconds"].keys()
+    assert told | {"seconds": None} == made | {"seconds": None}
 
 
 def test_a_changed_weight_fails_with_4_and_says_where(invoke, spoiled, tmp_path):
