@@ -78,6 +78,17 @@ class Asked:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a user has a model and its bundle compared on: arrays, or questions."""
+
+    arrays: Mapping[str, Mapping[str, Mapping[str, Array]]] = field(default_factory=dict)
+    """By component, by what to call the case, by input."""
+
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    """By what to call the case: each is a case of every component that it goes through."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class LoadedModel:
     """An eager model in eval mode on the CPU, with inputs that it accepts.
 
@@ -664,7 +675,7 @@ class Report:
     source: str
     target: str
     against: str
-    """``golden``, or ``live`` with the source's name."""
+    """``golden``, or ``live`` with the source's name and whose inputs: fresh or given ones."""
 
     tensors: tuple[TensorParity, ...]
     routing: tuple[RoutingParity, ...]

@@ -20,7 +20,7 @@ from moe_export.bundle.staging import (
 )
 from moe_export.capture import Rounding, capture, capture_live
 from moe_export.errors import MissingEnvironmentError, ParityError, UsageError
-from moe_export.forms import EngineSpec, ExportSpec, LoadedModel, MarkedModel, Report
+from moe_export.forms import EngineSpec, ExportSpec, Given, LoadedModel, MarkedModel, Report
 from moe_export.load import load
 from moe_export.lower import kernels_of, lower
 from moe_export.manifest import TensorInfo, Verdict
@@ -152,25 +152,38 @@ def _affordable(spec: ExportSpec, loaded: LoadedModel) -> planning.Plan:
 
 
 def run_live(
-    bundle: Bundle, spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None
+    bundle: Bundle,
+    spec: ExportSpec,
+    announce: Callable[[str], None] = lambda stage: None,
+    given: Given | None = None,
 ) -> Compared:
     """Validate ``bundle`` against the eager model of ``spec``, on inputs that no bundle has seen.
 
-    Raises ``UsageError`` for a model whose inputs or MoE layers are not those of the bundle.
+    Those are ``given``, or made of the model's examples.  Each stage stays within
+    ``spec.max_memory``, as in an export.  Raises ``UsageError`` for a model whose inputs or MoE
+    layers are not those of the bundle.
     """
-    announce("load")
-    loaded = load(replace(spec, all_logits=bundle.has_all_logits))
+    stage = Stages(spec.max_memory, announce)
+    loaded = stage("load", load, replace(spec, all_logits=bundle.has_all_logits))
     for part in (loaded, *loaded.beside):
         _require_same_inputs(bundle, part)
-    announce("rewrite")
-    marked = rewrite(loaded)
+    marked = stage("rewrite", rewrite, loaded)
     _require_same_layers(bundle, marked)
-    announce("capture")
-    golden = capture_live(marked, _roundings(bundle))
-    announce("validate")
+    golden = stage("capture", capture_live, marked, _roundings(bundle), given)
     source = loaded.source
+    run = {case.component for case in golden.cases}
+    unseen = dict.fromkeys(bundle.manifest.components.keys() - run, "no inputs were given for it")
+    with trimmed(bundle.path, limit_within(spec.max_memory)):
+        report = stage(
+            "validate",
+            validate,
+            bundle,
+            golden,
+            against=f"live {source.description}, {'fresh' if given is None else 'given'} inputs",
+            left_out=dict(sorted(unseen.items())),
+        )
     return Compared(
-        report=validate(bundle, golden, against=f"live {source.description}"),
+        report=report,
         same_weights=source.fingerprint == bundle.manifest.source.fingerprint,
     )
 

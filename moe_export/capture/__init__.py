@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
+
+import torch
 
 from moe_export.capture.clean import clean, name_nodes, take_probes
 from moe_export.capture.completeness import unused_tensors
 from moe_export.capture.continuation import continuations
-from moe_export.capture.eager import eager_parts
-from moe_export.capture.golden import fresh_inputs, golden_inputs, record
+from moe_export.capture.eager import DECODER, EagerParts, eager_parts
+from moe_export.capture.golden import EXAMPLE_CASE, fresh_inputs, golden_inputs, record
 from moe_export.capture.look import look_at
 from moe_export.capture.precision import DENSE, dense_weights, give_precision, router_weights
 from moe_export.capture.trace import trace
@@ -18,9 +21,11 @@ from moe_export.capture.weights import take_weights
 from moe_export.forms import (
     MAIN_COMPONENT,
     OWN_NUMBERS,
+    Array,
     Asked,
     Component,
     Continuation,
+    Given,
     Golden,
     MarkedModel,
     PortableModel,
@@ -67,6 +72,14 @@ def capture(
         dense_precision=dense_precision,
         rounding=_all_costs([part.rounding for part in parts if part.rounding is not None]),
     )
+
+
+@dataclass(frozen=True)
+class _LiveCase:
+    """Inputs of one run of a part, and what its tokens are of, where that is known."""
+
+    inputs: Mapping[str, torch.Tensor]
+    modality: Array | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,20 +155,73 @@ def _all_costs(costs: list[RoundingCost]) -> RoundingCost | None:
 
 
 def capture_live(
-    model: MarkedModel, roundings: Mapping[str, Rounding], *, seeds: tuple[int, ...] = (1, 2)
+    model: MarkedModel,
+    roundings: Mapping[str, Rounding],
+    given: Given | None = None,
+    *,
+    seeds: tuple[int, ...] = (1, 2),
 ) -> Golden:
-    """Golden tensors of the eager model on inputs that no bundle has seen.
+    """Golden tensors of the eager model on inputs that no bundle has seen, or on those ``given``.
 
-    ``roundings`` says by component what the bundle has been rounded to.
+    ``roundings`` says by component what the bundle has been rounded to.  Components for which
+    there is no input are not run.
     """
     with cores_for(model.loaded.module):
-        made = [_live(part, roundings[part.loaded.component], seeds) for part in model.parts]
-    return _together(made)
+        names = {part.loaded.component: look_at(part).names for part in model.parts}
+        asked = model.loaded.asked if given is None else given.asked
+        eager = eager_parts(model, roundings, names) if asked else None
+        live = _fresh(model, seeds) if given is None else _brought(given, eager)
+        made = [
+            _live(part, live[part.loaded.component], roundings, names)
+            for part in model.parts
+            if part.loaded.component in live
+        ]
+        said = () if eager is None else continuations(eager, asked)
+    return _together(made, said)
 
 
-def _live(model: MarkedModel, rounding: Rounding, seeds: tuple[int, ...]) -> Golden:
-    loaded = model.loaded
-    prefix = "" if loaded.component == MAIN_COMPONENT else f"{loaded.component}, "
-    inputs = {f"{prefix}fresh {seed}": fresh_inputs(model, seed) for seed in seeds}
-    golden, _ = record(model, inputs, look_at(model).names, rounding)
+def _live(
+    model: MarkedModel,
+    cases: Mapping[str, _LiveCase],
+    roundings: Mapping[str, Rounding],
+    names: Mapping[str, list[str]],
+) -> Golden:
+    component = model.loaded.component
+    prefix = "" if component == MAIN_COMPONENT else f"{component}, "
+    golden, _ = record(
+        model,
+        {prefix + name: case.inputs for name, case in cases.items()},
+        names[component],
+        roundings[component],
+        {prefix + name: case.modality for name, case in cases.items() if case.modality is not None},
+    )
     return golden
+
+
+def _fresh(model: MarkedModel, seeds: tuple[int, ...]) -> dict[str, dict[str, _LiveCase]]:
+    """Inputs as the example's for each part: its tokens are of what those of the example are."""
+    return {
+        part.loaded.component: {
+            f"fresh {seed}": _LiveCase(
+                fresh_inputs(part, seed), part.loaded.modality.get(EXAMPLE_CASE)
+            )
+            for seed in seeds
+        }
+        for part in model.parts
+    }
+
+
+def _brought(given: Given, eager: EagerParts | None) -> dict[str, dict[str, _LiveCase]]:
+    """What a user brought, by component and case; what each part gives to the next is eager's."""
+    made: dict[str, dict[str, _LiveCase]] = defaultdict(dict)
+    for component, cases in given.arrays.items():
+        for name, arrays in cases.items():
+            inputs = {key: torch.from_numpy(array) for key, array in arrays.items()}
+            made[component][name] = _LiveCase(inputs)
+    if eager is None:
+        return made
+    for name, asked in given.asked.items():
+        for component, taken in eager.inputs(asked).items():
+            modality = asked.modality if component == DECODER else None
+            made[component][name] = _LiveCase(taken, modality)
+    return made

@@ -54,6 +54,9 @@ Seen = Mapping[str, Tensor]
 
 _EXACT = torch.float64
 
+EXAMPLE_CASE = "example"
+"""What the case of the example inputs is called."""
+
 EDGE_SHIFTS = (2.0**-17, -(2.0**-17))
 """How far rounding edges are moved, in parts of the largest number of a row or block.
 
@@ -131,8 +134,8 @@ def golden_inputs(model: MarkedModel, axes: Axes) -> dict[str, Inputs]:
     """The example, and inputs of other sizes than the example's in every varying axis."""
     example = model.loaded.example_inputs
     if model.loaded.cases:
-        return {"example": example, **model.loaded.cases}
-    inputs: dict[str, Inputs] = {"example": example}
+        return {EXAMPLE_CASE: example, **model.loaded.cases}
+    inputs: dict[str, Inputs] = {EXAMPLE_CASE: example}
     for name, sizes in other_sizes(example, axes):
         inputs[name] = resized(example, axes, sizes)
     return inputs

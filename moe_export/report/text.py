@@ -16,8 +16,7 @@ _SHOWN = 10
 
 def verdict(report: Report) -> str:
     """The verdict in one line, without the word for it."""
-    golden = report.against == "golden"
-    where = "golden tensors" if golden else f"{report.against}, fresh inputs"
+    where = "golden tensors" if report.against == "golden" else report.against
     if report.passed:
         return f"the bundle reproduces the eager model ({where})"
     return f"the bundle does not reproduce the eager model ({where}): {failure(report)}"

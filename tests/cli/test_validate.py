@@ -50,7 +50,7 @@ def test_the_live_model_is_matched_on_fresh_inputs(invoke, bundle, checkpoint, p
     result = invoke("validate", bundle, "--source", checkpoint, *python_path, "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     report = json.loads(result.stdout)
-    assert report["against"] == "live tiny.pt"
+    assert report["against"] == "live tiny.pt, fresh inputs"
     assert {tensor["case"] for tensor in report["tensors"]} >= {"fresh 1", "fresh 2"}
 
 
