@@ -72,9 +72,11 @@ def compare_logits(
 
 def _codes(case: GoldenCase, text: str | None, shape: tuple[int, ...]) -> Array:
     """``[B, S]``: what the tokens are of that the logits follow."""
-    if text is not None and text in case.inputs and case.inputs[text].shape == shape:
+    known = case.modality
+    if text is None:
+        known = known[:, -shape[1] :]
+    elif text in case.inputs and case.inputs[text].shape == shape:
         return np.full(shape, TEXT, np.uint8)
-    known = case.modality[:, -shape[1] :]
     return known if known.shape == shape else np.full(shape, ANY, np.uint8)
 
 
