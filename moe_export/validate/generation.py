@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from moe_export.errors import UnsafeInputError
 from moe_export.forms import Array, Candidate, Continuation, Generation, Golden
 from moe_export.runtime.cache import LOGITS, Cache
 from moe_export.runtime.greedy import greedy, no_features
@@ -68,9 +69,13 @@ class Rounding:
 
 
 def compare_generation(bundle: Bundle, golden: Golden) -> list[Generation]:
-    """Each recorded continuation beside the bundle's own, of as many tokens."""
+    """Each recorded continuation beside the bundle's own, of as many tokens.
+
+    Raises ``UnsafeInputError`` where the bundle has no components to say them.
+    """
     if not golden.continuations:
         return []
+    _require_components(bundle, golden)
     rounding, text = Rounding.of(golden), _texts(bundle)
     with ExitStack() as stack:
         opened = {
@@ -79,6 +84,17 @@ def compare_generation(bundle: Bundle, golden: Golden) -> list[Generation]:
             if name in bundle.manifest.components
         }
         return [_compared(opened, each, rounding, text) for each in golden.continuations]
+
+
+def _require_components(bundle: Bundle, golden: Golden) -> None:
+    needed = {_DECODER, _EMBED}
+    needed |= {_VISION for each in golden.continuations if each.asked.images}
+    missing = sorted(needed - bundle.manifest.components.keys())
+    if missing:
+        raise UnsafeInputError(
+            f"the golden tensors hold a continuation, and the bundle has no {missing[0]!r}",
+            where=str(bundle.path),
+        )
 
 
 def _compared(

@@ -12,6 +12,7 @@ import pytest
 import torch
 from PIL import Image
 
+from moe_export.errors import UnsafeInputError
 from moe_export.forms import IMAGE, PADDING, TEXT, Golden
 from moe_export.runtime import Bundle
 from moe_export.runtime.given import given_images
@@ -113,6 +114,16 @@ def test_a_continuation_that_rounding_cannot_explain_fails_with_both_rankings(
     assert [c.token for c in first.bundle] == text.likeliest[3].tolist()
     assert first.bundle[0].probability == pytest.approx(np.exp(text.log_probabilities[3, 0]))
     assert first.bundle[0].text
+
+
+def test_a_continuation_that_no_component_can_say_is_refused(
+    bundle: Bundle, golden: Golden
+) -> None:
+    components = {n: c for n, c in bundle.manifest.components.items() if n != "vision"}
+    blind = replace(bundle, manifest=replace(bundle.manifest, components=components))
+    cases = tuple(case for case in golden.cases if case.component != "vision")
+    with pytest.raises(UnsafeInputError, match="a continuation, and the bundle has no 'vision'"):
+        validate(blind, replace(golden, cases=cases))
 
 
 def test_the_program_says_which_token_it_was(
