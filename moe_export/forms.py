@@ -305,8 +305,8 @@ class GoldenCase:
 
     layers: Mapping[str, LayerTensors]
     modality: Array = field(default_factory=_no_codes)
-    """``[B, S]``, as ``MODALITIES`` counts: of the tokens that a decoder was given, or the rows of a
-    model of one graph; empty where nobody knows."""
+    """``[B, S]``, as ``MODALITIES`` counts: of a decoder's tokens, or of the rows of a model of one
+    graph; empty where nobody knows."""
 
 
 @dataclass(frozen=True, kw_only=True)
