@@ -87,7 +87,7 @@ def test_a_margin_among_the_smallest_tenth_is_small_and_no_other() -> None:
 
 def test_what_rounding_may_flip_is_small_however_many_there_are() -> None:
     loads = Loads((block(),))
-    margins = [0.1] * 8 + [1.0] * 2
+    margins = [0.1 + 0.01 * n for n in range(8)] + [1.0] * 2
     loads.add("moe", recorded([TEXT] * 10, margins), np.zeros((10, 2), np.int32), noise=0.2)
     (conflict,) = loads.conflicts()
     assert conflict.tokens == 8
@@ -95,8 +95,9 @@ def test_what_rounding_may_flip_is_small_however_many_there_are() -> None:
 
 def test_a_token_with_no_other_choice_and_padding_are_in_no_conflict() -> None:
     loads = Loads((block(),))
-    made = recorded([TEXT, PADDING], [np.inf, 0.0], [(1, -1), (0, 1)])
-    loads.add("moe", made, np.zeros((2, 2), np.int32), 1.0)
+    # The second's nearest other choice is of another group, which is no pair of experts.
+    made = recorded([TEXT, TEXT, PADDING], [np.inf, 0.1, 0.0], [(1, 2), (1, -1), (0, 1)])
+    loads.add("moe", made, np.zeros((3, 2), np.int32), 1.0)
     assert loads.conflicts() == ()
 
 
