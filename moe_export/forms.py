@@ -50,6 +50,43 @@ class Source:
 MAIN_COMPONENT = "model"
 """What the graph of a model is called that is one graph."""
 
+MODALITIES = ("any", "text", "image", "padding")
+"""What a token may be of; where tensors say it, by its place here.  ``any``: nobody knows."""
+
+ANY, TEXT, IMAGE, PADDING = range(len(MODALITIES))
+
+
+def _no_codes() -> Array:
+    return np.zeros((0, 0), np.uint8)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Asked:
+    """A prompt as the components of a Transformers model take it."""
+
+    ids: Array
+    """``[1, S]``, int64."""
+
+    positions: Array
+    """``[1, S]`` or, for three kinds of them, ``[3, 1, S]``, int64."""
+
+    modality: Array
+    """``[1, S]``, uint8: what each token is of, as ``MODALITIES`` counts."""
+
+    images: Mapping[str, Array] = field(default_factory=dict)
+    """What ``vision`` takes, by name; nothing where the prompt has no image."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Given:
+    """What a user has a model and its bundle compared on: arrays, or questions."""
+
+    arrays: Mapping[str, Mapping[str, Mapping[str, Array]]] = field(default_factory=dict)
+    """By component, by what to call the case, by input."""
+
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    """By what to call the case: each is a case of every component that it goes through."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class LoadedModel:
@@ -84,6 +121,13 @@ class LoadedModel:
     narrow_block: Callable[[str], torch.nn.Module | None] = lambda _: None
     """By path, a block of the same code with narrower experts and other weights, if there is one:
     what is shown of the code may be shown there."""
+
+    modality: Mapping[str, Array] = field(default_factory=dict)
+    """Of the tokens ``[B, S]`` of a case, as ``MODALITIES`` counts; the example's by ``example``.
+    None where the source cannot say."""
+
+    asked: Mapping[str, Asked] = field(default_factory=dict)
+    """Prompts that the model goes on from, by what to call them; for the first of several parts."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -247,6 +291,8 @@ class LayerTensors:
     topk_weights_edge_error: Array = field(default_factory=lambda: np.zeros(()))
     x_rewritten_error: Array = field(default_factory=lambda: np.full((), np.nan))
     y_rewritten_error: Array = field(default_factory=lambda: np.full((), np.nan))
+    rivals: Array = field(default_factory=lambda: np.zeros((0, 2), np.int32))
+    modality: Array = field(default_factory=lambda: np.zeros(0, np.uint8))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -266,6 +312,30 @@ class GoldenCase:
     layers: Mapping[str, LayerTensors]
     outputs_rewritten_error: Mapping[str, Array] = field(default_factory=dict)
     """The same; none: not recorded."""
+    modality: Array = field(default_factory=_no_codes)
+    """``[B, S]``, as ``MODALITIES`` counts: of a decoder's tokens, or of the rows of a model of one
+    graph; empty where nobody knows."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Continuation:
+    """What the eager model says behind a prompt: the likeliest token, and again behind that."""
+
+    name: str
+    asked: Asked
+    likeliest: Array
+    """``[N, 5]``, int64: the likeliest tokens of each step; the first of them is the one said."""
+
+    log_probabilities: Array
+    """``[N, 5]``, float64: theirs, in nats."""
+
+    margins: Mapping[str, Array]
+    """By MoE layer ``[N]``: the smallest routing margin of the tokens that each step ran on."""
+
+    @property
+    def tokens(self) -> tuple[int, ...]:
+        """What it says."""
+        return tuple(int(token) for token in self.likeliest[:, 0])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -290,6 +360,7 @@ class Golden:
 
     cases: tuple[GoldenCase, ...]
     experts: Mapping[str, ExpertCase] = field(default_factory=dict)
+    continuations: tuple[Continuation, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -529,7 +600,7 @@ class ExpertLoad:
 
     layer: str
     modality: str
-    """``image``, ``text`` or another word of the model's, ``any`` where nobody knows."""
+    """``image`` or ``text``, ``any`` where nobody knows.  Padding is nobody's load."""
 
     tokens: int
     choices: tuple[int, ...]
@@ -619,7 +690,7 @@ class Report:
     source: str
     target: str
     against: str
-    """``golden``, or ``live`` with the source's name."""
+    """``golden``, or ``live`` with the source's name and whose inputs: fresh or given ones."""
 
     tensors: tuple[TensorParity, ...]
     routing: tuple[RoutingParity, ...]

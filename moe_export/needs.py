@@ -13,6 +13,7 @@ from moe_export.errors import DiskFullError, MemoryBudgetError
 from moe_export.report.figures import size
 
 if TYPE_CHECKING:
+    from moe_export.forms import Golden, GoldenCase
     from moe_export.plan import Plan, Range
 
 
@@ -25,6 +26,28 @@ def require_memory(made: Plan, max_memory: int | None) -> None:
             where="--max-memory",
             hint=f"{size(made.own_bytes.high)} should be enough",
         )
+
+
+def require_memory_to_validate(golden: Golden, in_use: int, max_memory: int | None) -> None:
+    """Raise ``MemoryBudgetError`` where no run of the largest golden case fits the budget.
+
+    What is ``in_use`` stays so, and a run has its inputs and its outputs in memory.
+    """
+    if max_memory is None:
+        return
+    least = in_use + max((_run_bytes(case) for case in golden.cases), default=0)
+    if least > max_memory:
+        raise MemoryBudgetError(
+            f"the validation needs at least {size(least)} of memory, "
+            f"--max-memory allows {size(max_memory)}",
+            where="--max-memory",
+            hint="allow more",
+        )
+
+
+def _run_bytes(case: GoldenCase) -> int:
+    """Of inputs and outputs, one of which is in memory here."""
+    return sum(x.nbytes for group in (case.inputs, case.outputs) for x in group.values())
 
 
 def enough_memory(made: Plan, max_memory: int) -> Literal["yes", "perhaps", "no"]:

@@ -20,10 +20,10 @@ from moe_export.bundle.staging import (
 )
 from moe_export.capture import Rounding, capture, capture_live
 from moe_export.errors import MissingEnvironmentError, ParityError, UsageError
-from moe_export.forms import EngineSpec, ExportSpec, LoadedModel, MarkedModel, Report
+from moe_export.forms import EngineSpec, ExportSpec, Given, LoadedModel, MarkedModel, Report
 from moe_export.load import load
 from moe_export.lower import kernels_of, lower
-from moe_export.manifest import TensorInfo
+from moe_export.manifest import TensorInfo, Verdict
 from moe_export.needs import foreseen, require_disk, require_memory
 from moe_export.report import files
 from moe_export.report.text import failure
@@ -80,7 +80,8 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
                 written = stage("engines", _with_engines, written, spec.engines)
             with trimmed(place, limit_within(spec.max_memory)):
                 report = stage("validate", validate, written)
-            seal(place, reports=files(report), verdict="passed" if report.passed else "failed")
+            verdict: Verdict = "passed" if report.passed else "failed"
+            seal(place, reports=files(_without_times(report)), verdict=verdict)
             if not report.passed:
                 _reject(place, spec.output, report)
             publish(place, spec.output, force=spec.force)
@@ -108,9 +109,14 @@ def build(bundle: Bundle, wish: EngineSpec) -> Bundle:
                 where=str(bundle.path),
                 hint="the bundle is as it was before",
             )
-        seal(place, reports=files(report), verdict="passed")
+        seal(place, reports=files(_without_times(report)), verdict="passed")
         publish(place, bundle.path, force=True)
     return Bundle.open(bundle.path)
+
+
+def _without_times(report: Report) -> Report:
+    """As it goes into a bundle: equal models give equal bundles."""
+    return replace(report, seconds={})
 
 
 def _with_engines(written: Bundle, wish: EngineSpec) -> Bundle:
@@ -149,27 +155,38 @@ def run_live(
     bundle: Bundle,
     spec: ExportSpec,
     announce: Callable[[str], None] = lambda stage: None,
+    given: Given | None = None,
     *,
     replay: bool = False,
 ) -> Compared:
     """Validate ``bundle`` against the eager model of ``spec``, on inputs that no bundle has seen.
 
-    ``replay`` is that of ``validate``.
-    Raises ``UsageError`` for a model whose inputs or MoE layers are not those of the bundle.
+    Those are ``given``, or made of the model's examples; ``replay`` is that of ``validate``.  Each
+    stage stays within ``spec.max_memory``, as in an export.  Raises ``UsageError`` for a model
+    whose inputs or MoE layers are not those of the bundle.
     """
-    announce("load")
-    loaded = load(replace(spec, all_logits=bundle.has_all_logits))
+    stage = Stages(spec.max_memory, announce)
+    loaded = stage("load", load, replace(spec, all_logits=bundle.has_all_logits))
     for part in (loaded, *loaded.beside):
         _require_same_inputs(bundle, part)
-    announce("rewrite")
-    marked = rewrite(loaded)
+    marked = stage("rewrite", rewrite, loaded)
     _require_same_layers(bundle, marked)
-    announce("capture")
-    golden = capture_live(marked, _roundings(bundle))
-    announce("validate")
+    golden = stage("capture", capture_live, marked, _roundings(bundle), given)
     source = loaded.source
+    run = {case.component for case in golden.cases}
+    unseen = dict.fromkeys(bundle.manifest.components.keys() - run, "no inputs were given for it")
+    with trimmed(bundle.path, limit_within(spec.max_memory)):
+        report = stage(
+            "validate",
+            validate,
+            bundle,
+            golden,
+            against=f"live {source.description}, {'fresh' if given is None else 'given'} inputs",
+            left_out=dict(sorted(unseen.items())),
+            replay=replay,
+        )
     return Compared(
-        report=validate(bundle, golden, against=f"live {source.description}", replay=replay),
+        report=report,
         same_weights=source.fingerprint == bundle.manifest.source.fingerprint,
     )
 

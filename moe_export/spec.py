@@ -124,7 +124,7 @@ def export_spec(
         python_path=tuple(_checked_folder(folder) for folder in _as_folders(python_path)),
         trust_pickle=trust_pickle,
         force=force,
-        max_memory=None if max_memory is None else _checked_size(max_memory, "--max-memory"),
+        max_memory=None if max_memory is None else memory_size(max_memory),
         all_logits=all_logits,
         engines=engines,
         device=runs_on,
@@ -245,8 +245,8 @@ def _checked_precision(text: str, where: str, *, on_gpu: bool) -> Precision:
     return replace(precision, rows="bf16") if on_gpu and integers and "@" not in text else precision
 
 
-def _checked_size(given: int | str, where: str) -> int:
-    """Bytes of ``4GiB``, ``3.5G``, ``800MB`` or a whole number of bytes.
+def memory_size(given: int | str) -> int:
+    """Bytes of ``--max-memory``: ``4GiB``, ``3.5G``, ``800MB`` or a whole number of bytes.
 
     As GNU's tools have it, ``G`` and ``GiB`` are 1024 ** 3, and ``GB`` is 1000 ** 3.
     """
@@ -260,7 +260,7 @@ def _checked_size(given: int | str, where: str) -> int:
             return bytes_
     raise UsageError(
         f"{given!r} is no size of memory",
-        where=where,
+        where="--max-memory",
         hint="for example 4GiB, 3.5G, 800MiB, or a number of bytes",
     )
 

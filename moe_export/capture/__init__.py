@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from moe_export.capture.clean import clean, name_nodes, take_probes
 from moe_export.capture.completeness import unused_tensors
-from moe_export.capture.golden import fresh_inputs, golden_inputs, record
+from moe_export.capture.continuation import continuations
+from moe_export.capture.eager import DECODER, EagerParts, eager_parts
+from moe_export.capture.golden import EXAMPLE_CASE, fresh_inputs, golden_inputs, record
 from moe_export.capture.look import look_at
 from moe_export.capture.precision import DENSE, dense_weights, give_precision, router_weights
 from moe_export.capture.trace import trace
@@ -17,7 +22,11 @@ from moe_export.capture.whereabouts import whereabouts
 from moe_export.forms import (
     MAIN_COMPONENT,
     OWN_NUMBERS,
+    Array,
+    Asked,
     Component,
+    Continuation,
+    Given,
     Golden,
     MarkedModel,
     PortableModel,
@@ -47,13 +56,14 @@ def capture(
     """
     with cores_for(model.loaded.module):
         parts = [_part(part, precision, dense_precision) for part in model.parts]
+        said = _continuations(model, parts, model.loaded.asked)
     blocks = tuple(block for part in model.parts for block in part.blocks)
     weights = [weight for part in parts for weight in part.component.weights.values()]
     read = {name for part in parts for name in part.read}
     loaded = model.loaded
     return PortableModel(
         components={part.name: part.component for part in parts},
-        golden=_together([part.golden for part in parts]),
+        golden=_together([part.golden for part in parts], said),
         blocks=blocks,
         unused={**unused_tensors(loaded, weights, blocks, read), **loaded.left_out},
         parameters=sum(parameter.numel() for parameter in loaded.module.parameters()),
@@ -65,6 +75,14 @@ def capture(
     )
 
 
+@dataclass(frozen=True)
+class _LiveCase:
+    """Inputs of one run of a part, and what its tokens are of, where that is known."""
+
+    inputs: Mapping[str, torch.Tensor]
+    modality: Array | None = None
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Part:
     name: str
@@ -72,6 +90,10 @@ class _Part:
     golden: Golden
     rounding: RoundingCost | None
     read: set[str]
+    names: list[str]
+    """Of the outputs."""
+
+    rounded: Rounding
 
 
 def _part(model: MarkedModel, precision: Precision, dense: Precision) -> _Part:
@@ -92,7 +114,7 @@ def _part(model: MarkedModel, precision: Precision, dense: Precision) -> _Part:
         experts=precision if model.proven else OWN_NUMBERS, dense=dense, dense_names=dense_names
     )
     inputs = golden_inputs(model, traced.axes)
-    golden, cost = record(model, inputs, names, rounding)
+    golden, cost = record(model, inputs, names, rounding, loaded.modality)
     return _Part(
         name=loaded.component,
         component=Component(
@@ -105,11 +127,25 @@ def _part(model: MarkedModel, precision: Precision, dense: Precision) -> _Part:
         golden=golden,
         rounding=cost,
         read=look.read,
+        names=names,
+        rounded=rounding,
     )
 
 
-def _together(goldens: list[Golden]) -> Golden:
+def _continuations(
+    model: MarkedModel, parts: list[_Part], asked: Mapping[str, Asked]
+) -> tuple[Continuation, ...]:
+    """What the eager parts, rounded as they are, say behind prompts."""
+    if not asked:
+        return ()
+    roundings = {part.name: part.rounded for part in parts}
+    names = {part.name: part.names for part in parts}
+    return continuations(eager_parts(model, roundings, names), asked)
+
+
+def _together(goldens: list[Golden], said: tuple[Continuation, ...] = ()) -> Golden:
     return Golden(
+        continuations=said,
         cases=tuple(case for golden in goldens for case in golden.cases),
         experts={name: case for golden in goldens for name, case in golden.experts.items()},
     )
@@ -126,20 +162,73 @@ def _all_costs(costs: list[RoundingCost]) -> RoundingCost | None:
 
 
 def capture_live(
-    model: MarkedModel, roundings: Mapping[str, Rounding], *, seeds: tuple[int, ...] = (1, 2)
+    model: MarkedModel,
+    roundings: Mapping[str, Rounding],
+    given: Given | None = None,
+    *,
+    seeds: tuple[int, ...] = (1, 2),
 ) -> Golden:
-    """Golden tensors of the eager model on inputs that no bundle has seen.
+    """Golden tensors of the eager model on inputs that no bundle has seen, or on those ``given``.
 
-    ``roundings`` says by component what the bundle has been rounded to.
+    ``roundings`` says by component what the bundle has been rounded to.  Components for which
+    there is no input are not run.
     """
     with cores_for(model.loaded.module):
-        made = [_live(part, roundings[part.loaded.component], seeds) for part in model.parts]
-    return _together(made)
+        names = {part.loaded.component: look_at(part).names for part in model.parts}
+        asked = model.loaded.asked if given is None else given.asked
+        eager = eager_parts(model, roundings, names) if asked else None
+        live = _fresh(model, seeds) if given is None else _brought(given, eager)
+        made = [
+            _live(part, live[part.loaded.component], roundings, names)
+            for part in model.parts
+            if part.loaded.component in live
+        ]
+        said = () if eager is None else continuations(eager, asked)
+    return _together(made, said)
 
 
-def _live(model: MarkedModel, rounding: Rounding, seeds: tuple[int, ...]) -> Golden:
-    loaded = model.loaded
-    prefix = "" if loaded.component == MAIN_COMPONENT else f"{loaded.component}, "
-    inputs = {f"{prefix}fresh {seed}": fresh_inputs(model, seed) for seed in seeds}
-    golden, _ = record(model, inputs, look_at(model).names, rounding)
+def _live(
+    model: MarkedModel,
+    cases: Mapping[str, _LiveCase],
+    roundings: Mapping[str, Rounding],
+    names: Mapping[str, list[str]],
+) -> Golden:
+    component = model.loaded.component
+    prefix = "" if component == MAIN_COMPONENT else f"{component}, "
+    golden, _ = record(
+        model,
+        {prefix + name: case.inputs for name, case in cases.items()},
+        names[component],
+        roundings[component],
+        {prefix + name: case.modality for name, case in cases.items() if case.modality is not None},
+    )
     return golden
+
+
+def _fresh(model: MarkedModel, seeds: tuple[int, ...]) -> dict[str, dict[str, _LiveCase]]:
+    """Inputs as the example's for each part: its tokens are of what those of the example are."""
+    return {
+        part.loaded.component: {
+            f"fresh {seed}": _LiveCase(
+                fresh_inputs(part, seed), part.loaded.modality.get(EXAMPLE_CASE)
+            )
+            for seed in seeds
+        }
+        for part in model.parts
+    }
+
+
+def _brought(given: Given, eager: EagerParts | None) -> dict[str, dict[str, _LiveCase]]:
+    """What a user brought, by component and case; what each part gives to the next is eager's."""
+    made: dict[str, dict[str, _LiveCase]] = defaultdict(dict)
+    for component, cases in given.arrays.items():
+        for name, arrays in cases.items():
+            inputs = {key: torch.from_numpy(array) for key, array in arrays.items()}
+            made[component][name] = _LiveCase(inputs)
+    if eager is None:
+        return made
+    for name, asked in given.asked.items():
+        for component, taken in eager.inputs(asked).items():
+            modality = asked.modality if component == DECODER else None
+            made[component][name] = _LiveCase(taken, modality)
+    return made

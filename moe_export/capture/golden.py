@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_export.capture.axes import Axes, other_sizes, resized
+from moe_export.capture.modality import modality_of_case, modality_of_layer
 from moe_export.capture.rounding import OwnRun, rounding_cost
 from moe_export.capture.watch import (
     Rounding,
@@ -46,13 +47,16 @@ from moe_export.forms import (
     RoundingCost,
 )
 from moe_export.lazy import Promise
-from moe_export.moe.reference import routing_margin, selecting_scores
+from moe_export.moe.reference import rivals, routing_margin, selecting_scores
 
 Array = npt.NDArray[Any]
 Inputs = Mapping[str, Tensor]
 Seen = Mapping[str, Tensor]
 
 _EXACT = torch.float64
+
+EXAMPLE_CASE = "example"
+"""What the case of the example inputs is called."""
 
 EDGE_SHIFTS = (2.0**-17, -(2.0**-17))
 """How far rounding edges are moved, in parts of the largest number of a row or block.
@@ -89,11 +93,16 @@ class _Model:
 
 
 def record(
-    model: MarkedModel, inputs: Mapping[str, Inputs], names: list[str], rounding: Rounding
+    model: MarkedModel,
+    inputs: Mapping[str, Inputs],
+    names: list[str],
+    rounding: Rounding,
+    modality: Mapping[str, Array] | None = None,
 ) -> tuple[Golden, RoundingCost | None]:
     """Golden tensors of the eager model on each set of inputs, and of each layer's experts.
 
-    Beside them what rounding costs, for a model that is rounded.
+    Beside them what rounding costs, for a model that is rounded.  ``modality`` is what a source
+    knows of the tokens of each case.
     """
     pair = _Model(
         marked=model,
@@ -101,7 +110,11 @@ def record(
         reference=with_layers(model, _EXACT, rounding),
         rounding=rounding,
     )
-    cases = [_Case(pair, name, given) for name, given in inputs.items()]
+    said = modality or {}
+    cases = [
+        _Case(pair, name, given, modality_of_case(model, given, said.get(name)))
+        for name, given in inputs.items()
+    ]
     experts = _Experts(pair, beside=cases[0])
     own = [] if rounding.is_none else [OwnRun(model, given) for given in inputs.values()]
     # The eager runs come first: the others are told what these chose.
@@ -127,8 +140,8 @@ def golden_inputs(model: MarkedModel, axes: Axes) -> dict[str, Inputs]:
     """The example, and inputs of other sizes than the example's in every varying axis."""
     example = model.loaded.example_inputs
     if model.loaded.cases:
-        return {"example": example, **model.loaded.cases}
-    inputs: dict[str, Inputs] = {"example": example}
+        return {EXAMPLE_CASE: example, **model.loaded.cases}
+    inputs: dict[str, Inputs] = {EXAMPLE_CASE: example}
     for name, sizes in other_sizes(example, axes):
         inputs[name] = resized(example, axes, sizes)
     return inputs
@@ -167,8 +180,9 @@ class _Replay:
 class _Case:
     """The runs that make one golden case."""
 
-    def __init__(self, model: _Model, name: str, inputs: Inputs) -> None:
+    def __init__(self, model: _Model, name: str, inputs: Inputs, modality: Array) -> None:
         self._model, self._name, self._inputs = model, name, inputs
+        self._modality = modality
         self._routed: dict[str, Promise[Seen]] = {path: Promise() for path in model.paths}
         self._exact: Promise[_Replay] = Promise()
         self._moved: dict[float, Promise[_Replay]] = {s: Promise() for s in model.shifts}
@@ -257,10 +271,16 @@ class _Case:
                     layer_at(self._model.reference, block.path).correction_bias,
                     [run.seen[block.path] for run in moved],
                     {} if rewritten is None else rewritten.seen[block.path],
+                    self._modality_of(block),
                 )
                 for block in self._model.marked.proven
             },
+            modality=self._modality,
         )
+
+    def _modality_of(self, block: BlockRecord) -> Array:
+        rows = self._layers[block.path]["x"].shape[0]
+        return modality_of_layer(self._model.marked, block.path, self._modality, rows)
 
 
 def _layer_tensors(
@@ -270,12 +290,15 @@ def _layer_tensors(
     correction_bias: Tensor | None,
     moved: Sequence[Seen],
     rewritten: Seen,
+    modality: Array,
 ) -> LayerTensors:
     bias = None if correction_bias is None else array_of(correction_bias)
     router = layer_spec(block).router
     logits = array_of(eager["router_logits"])
     return LayerTensors(
         margin=routing_margin(logits, router, correction_bias=bias),
+        rivals=rivals(logits, router, correction_bias=bias),
+        modality=modality,
         noise=_noise(block, [eager, *moved], exact, bias),
         x=array_of(eager["x"]),
         y=array_of(eager["y"]),

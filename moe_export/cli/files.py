@@ -66,6 +66,31 @@ def read_arrays(path: str) -> dict[str, Array]:
         ) from error
 
 
+def read_cases(path: str) -> dict[str, dict[str, Array]]:
+    """The arrays of an ``.npz`` file, or of all in a folder, by the file's name without ``.npz``.
+
+    Raises what ``read_arrays`` does, and ``UsageError`` for a folder without any.
+    """
+    folder = Path(path)
+    if not folder.is_dir():
+        return {folder.stem: read_arrays(path)}
+    found = sorted(folder.glob("*.npz"))
+    if not found:
+        raise UsageError("the folder holds no .npz file", where=path, hint=_HOW_TO_WRITE)
+    return {file.stem: read_arrays(str(file)) for file in found}
+
+
+def files_in(path: str) -> list[Path]:
+    """The files of a folder in order of name, hidden ones aside; ``UsageError`` for none."""
+    folder = Path(path)
+    if not folder.is_dir():
+        raise UsageError("there is no such folder", where=path)
+    found = sorted(file for file in folder.iterdir() if not file.name.startswith("."))
+    if not found:
+        raise UsageError("the folder is empty", where=path)
+    return found
+
+
 def _words(error: Exception) -> str:
     text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
     return text.strip().partition("\n")[0] or type(error).__name__

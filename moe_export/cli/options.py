@@ -94,8 +94,8 @@ all_logits = click.option(
 max_memory = click.option(
     "--max-memory",
     metavar="SIZE",
-    help="The memory that the export may have in use, pages of files aside: 4GiB, 3.5G, 800MiB or "
-    "a number of bytes. One that needs more ends with exit code 6.",
+    help="The memory that may be in use, pages of files aside: 4GiB, 3.5G, 800MiB or a number of "
+    "bytes. What needs more ends with exit code 6.",
 )
 
 _ENGINE = (

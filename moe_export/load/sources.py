@@ -139,6 +139,7 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
         NarrowBlocks,
         assemble,
         dialogue_assets,
+        questions,
         read_directory,
     )
 
@@ -170,10 +171,11 @@ def _load_pretrained(spec: ExportSpec) -> LoadedModel:
             cases=part.inputs.cases,
             spool_folder=beside_output,
             narrow_block=NarrowBlocks(found.model, part.module),
+            modality=part.inputs.modality,
         )
         for part in parts
     ]
-    return replace(decoder, beside=tuple(others))
+    return replace(decoder, beside=tuple(others), asked=questions(found, assets))
 
 
 def _from_folder(spec: ExportSpec) -> _Found:

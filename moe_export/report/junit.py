@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from xml.etree import ElementTree
 
-from moe_export.forms import Report, RoutingParity, TensorParity
+from moe_export.forms import Generation, Report, RoutingParity, TensorParity
 
 
 def to_junit(report: Report) -> bytes:
     """A ``testsuite``: a failure for each comparison that failed, a skip for what did not run."""
     failures = sum(not tensor.passed for tensor in report.tensors)
     failures += sum(not routing.passed for routing in report.routing)
-    total = len(report.tensors) + len(report.routing) + len(report.not_run)
+    failures += sum(not said.explained for said in report.generation)
+    compared = (*report.tensors, *report.routing, *report.generation)
+    total = len(compared) + len(report.not_run)
     suite = ElementTree.Element(
         "testsuite",
         name=f"parity of {report.source} ({report.target}) against {report.against}",
@@ -24,6 +26,8 @@ def to_junit(report: Report) -> bytes:
         _test(suite, f"{tensor.kind} {tensor.name}", tensor.case, _wrong_tensor(tensor))
     for routing in report.routing:
         _test(suite, f"routing {routing.layer}", routing.case, _wrong_routing(routing))
+    for said in report.generation:
+        _test(suite, "continuation", said.case, _wrong_generation(said))
     for name, reason in report.not_run.items():
         ElementTree.SubElement(_test(suite, name, "not run", None), "skipped", message=reason)
     ElementTree.indent(suite)
@@ -67,3 +71,9 @@ def _wrong_routing(routing: RoutingParity) -> str | None:
         f"{len(unexplained)} of {routing.tokens} tokens choose other experts although rounding "
         "cannot explain it"
     )
+
+
+def _wrong_generation(said: Generation) -> str | None:
+    if said.explained:
+        return None
+    return f"rounding cannot explain token {said.agreed + 1} of {said.steps}, which is another one"

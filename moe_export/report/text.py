@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterable, Sequence
 
 from moe_export.forms import Attribution, Flip, Report, RoundingCost, RoutingParity, TensorParity
+from moe_export.report import behaviour
 from moe_export.report.figures import columns, error, plural, share
 
 _KINDS = {"output": "outputs", "layer": "MoE layers", "expert": "every expert"}
@@ -15,8 +16,7 @@ _SHOWN = 10
 
 def verdict(report: Report) -> str:
     """The verdict in one line, without the word for it."""
-    golden = report.against == "golden"
-    where = "golden tensors" if golden else f"{report.against}, fresh inputs"
+    where = "golden tensors" if report.against == "golden" else report.against
     if report.passed:
         return f"the bundle reproduces the eager model ({where})"
     return f"the bundle does not reproduce the eager model ({where}): {failure(report)}"
@@ -28,10 +28,12 @@ def failure(report: Report) -> str:
         return "no tensor could be compared"
     tensors = sum(not tensor.passed for tensor in report.tensors)
     routings = sum(not routing.passed for routing in report.routing)
-    return (
+    words = (
         f"{tensors} of {plural(len(report.tensors), 'tensor')} and "
         f"{routings} of {plural(len(report.routing), 'routing')} differ"
     )
+    said = sum(not each.explained for each in report.generation)
+    return f"{words}, and {plural(said, 'continuation')}" if said else words
 
 
 def agreement(report: Report) -> float | None:
@@ -67,9 +69,9 @@ def rounding(cost: RoundingCost) -> str:
 
 
 def tables(report: Report) -> str:
-    """Tensors by kind, routing by layer, and every comparison that is not as it should be."""
+    """Tensors by kind, routing by layer, what is not as it should be, and what the bundle does."""
     parts = [_tensor_table(report), _routing_table(report), _attribution(report)]
-    parts += [_failed(report), _flips(report)]
+    parts += [_failed(report), _flips(report), *behaviour.sections(report)]
     not_run = [f"  {what}: {why}" for what, why in report.not_run.items()]
     parts.append(["not run", *not_run] if not_run else [])
     return "\n\n".join("\n".join(part) for part in parts if part)

@@ -9,19 +9,17 @@ from typing import Any
 
 import numpy as np
 
-from moe_export.dialogue import FILE_NAME, Dialogue, PatchRecipe, TileRecipe
+from moe_export.dialogue import FILE_NAME, Dialogue
 from moe_export.errors import UnsafeInputError, UnsupportedError, UsageError
 from moe_export.forms import Array
+from moe_export.runtime.asking import Asking
 from moe_export.runtime.bundle import Bundle
 from moe_export.runtime.cache import Cache, require_outputs
 from moe_export.runtime.greedy import greedy, no_features
 from moe_export.runtime.images import ImageLike
-from moe_export.runtime.patches import patches_of
-from moe_export.runtime.positions import mrope_positions, plain_positions
 from moe_export.runtime.seen import Seen, side_by_side
 from moe_export.runtime.session import Session
 from moe_export.runtime.text import Answers, asset, pieces_of, tokenizer_of
-from moe_export.runtime.tiles import tiles_of
 from moe_export.strict_json import decode, parse
 
 
@@ -45,6 +43,7 @@ class Conversation(Answers):
         content = asset(self.bundle, FILE_NAME)
         self.dialogue = decode(Dialogue, parse(content, where), where, defaults=True)
         self.tokenizer = tokenizer_of(self.bundle)
+        self.asking = Asking(self.dialogue, self.tokenizer, str(self.bundle.path))
         self._refuse_another_token()
         names = ["embed", "decoder", *(["vision"] if self.dialogue.images else [])]
         self._sessions = {
@@ -76,45 +75,18 @@ class Conversation(Answers):
 
         Raises ``UnsupportedError`` where it does not, ``UsageError`` for a model without eyes.
         """
-        match self.dialogue.images:
-            case PatchRecipe() as recipe:
-                return patches_of(image, recipe)
-            case TileRecipe() as recipe:
-                return tiles_of(image, recipe)
-        if "vision" not in self.bundle.manifest.components:
-            raise UsageError("the model takes no image", where=str(self.bundle.path))
-        reason = self.dialogue.no_images or "the bundle does not say how"
-        raise UnsupportedError(
-            f"images are not made ready as this model takes them: {reason}",
-            where=str(self.bundle.path),
-            hint="run its vision, embed and decoder on arrays",
-        )
+        if self.dialogue.images is None and "vision" in self.bundle.manifest.components:
+            reason = self.dialogue.no_images or "the bundle does not say how"
+            raise UnsupportedError(
+                f"images are not made ready as this model takes them: {reason}",
+                where=str(self.bundle.path),
+                hint="run its vision, embed and decoder on arrays",
+            )
+        return self.asking.see(image)
 
     def encode(self, prompt: str, images: Sequence[Seen] = ()) -> list[int]:
         """The ids of a user's words as the model is asked, features of images in their places."""
-        form, recipe = self.dialogue.prompt, self.dialogue.images
-        text = form.before
-        for image in images:
-            if recipe is None or form.image is None:
-                raise UsageError("the model takes no image", where=str(self.bundle.path))
-            text += form.image.replace(recipe.token, image.text)
-        text += prompt + form.after
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        if not ids:
-            raise UsageError("the prompt holds no token", hint="ask something")
-        features = sum(image.features for image in images)
-        if recipe is not None and ids.count(recipe.token_id) != features:
-            raise UsageError(
-                f"the prompt holds {recipe.token!r}, which stands for a part of an image",
-                hint="ask in other words; images stand in front of them",
-            )
-        if len(ids) >= self.dialogue.max_length:
-            raise UsageError(
-                f"the prompt has {len(ids)} tokens; with one for the answer the model takes"
-                f" {self.dialogue.max_length}",
-                hint="ask something shorter, or show a smaller image",
-            )
-        return ids
+        return self.asking.encode(prompt, images)
 
     def tokens(
         self,
@@ -139,15 +111,8 @@ class Conversation(Answers):
             Cache(self._sessions["decoder"], max_tokens=self._max_cache_tokens),
             ids=np.array([ids], np.int64),
             features=self._features(images),
-            positions=self._positions(ids, [image.grid for image in images]),
+            positions=self.asking.positions(ids, images),
         )
-
-    def _positions(self, ids: Sequence[int], grids: list[Array]) -> Array:
-        recipe = self.dialogue.patches
-        if self.dialogue.positions == "plain":
-            return plain_positions(0, len(ids))
-        token, merge = (recipe.token_id, recipe.merge_size) if recipe else (-1, 1)
-        return mrope_positions(ids, token, grids, merge)
 
     def _features(self, images: Sequence[Seen]) -> dict[str, Array]:
         if not images:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,7 +12,6 @@ from moe_export.errors import UnsafeInputError
 from moe_export.forms import (
     Attribution,
     Golden,
-    GoldenCase,
     Report,
     RoutingParity,
     TensorParity,
@@ -20,6 +19,7 @@ from moe_export.forms import (
 from moe_export.runtime import cuda_kernels
 from moe_export.runtime.session import Session
 from moe_export.validate.attribute import Evidence, Places, attribute
+from moe_export.validate.behaviour import Behaviour
 from moe_export.validate.departures import Departures, departures
 from moe_export.validate.engines import validate_engines
 from moe_export.validate.experts import ExpertsRun, run_experts, with_labels
@@ -39,6 +39,7 @@ def validate(
     *,
     against: str = "golden",
     replay: bool = False,
+    left_out: Mapping[str, str] | None = None,
 ) -> Report:
     """Run the bundle on golden inputs and compare all that was recorded.
 
@@ -55,22 +56,34 @@ def validate(
     the eager model's routing in the place of the bundle's; its tensors are those of that run, and
     so is the routing of the layers behind the first that differs.  With ``replay`` all cases are
     run so too, and every tensor has to be within its tolerance either way.
+
+    One case is run at a time.  ``left_out`` are components that ``golden`` does not run, each with
+    the reason.
     """
     golden = bundle.golden() if golden is None else golden
-    _require_all_run(bundle, golden)
+    left_out = left_out or {}
+    _require_all_run(bundle, golden, left_out)
+    behaviour = Behaviour(bundle)
     tensors: list[TensorParity] = []
     routing: list[RoutingParity] = []
     attribution: list[Attribution] = []
-    not_run: dict[str, str] = {}
+    not_run = {f"component {name}": reason for name, reason in left_out.items()}
     for component, record in bundle.manifest.components.items():
+        if component in left_out:
+            continue
         probes = record.probes
         cases = [case for case in golden.cases if case.component == component]
+        failing: list[Evidence] = []
         with Cases(bundle, component) as runs:
-            compared = [_compared(runs, case, record.layers, replay=replay) for case in cases]
+            for case in cases:
+                run = runs.run(case)
+                behaviour.add(case, run.made)
+                evidence = _compared(runs, run, record.layers, replay=replay)
+                tensors += [*evidence.layers.values(), *evidence.outputs.values()]
+                routing += evidence.routing.values()
+                failing += [] if evidence.passed else [evidence]
             labels = runs.labels
-        for evidence in compared:
-            tensors += [*evidence.layers.values(), *evidence.outputs.values()]
-            routing += evidence.routing.values()
+        behaviour.lap("cases")
         experts = {
             layer: with_labels(case, labels.get(layer))
             for layer, case in golden.experts.items()
@@ -81,13 +94,16 @@ def validate(
             with Session(bundle, component=component, graph="experts") as session:
                 alone += run_experts(experts, _num_experts(bundle), session)
         tensors += [run.parity for run in alone]
-        attribution += attribute(compared, alone, Places(bundle, component))
+        behaviour.lap("experts")
+        attribution += attribute(failing, alone, Places(bundle, component))
+        behaviour.lap("attribution")
     if bundle.manifest.device == "cuda" and (reason := cuda_kernels.why_not()) is not None:
         not_run["CUDA kernels"] = reason
     of_engines, without_gpu = validate_engines(bundle, golden)
     tensors += of_engines
     not_run |= without_gpu
-    return Report(
+    behaviour.lap("engines")
+    report = Report(
         source=bundle.manifest.source.description,
         target=bundle.manifest.target,
         against=against,
@@ -98,9 +114,10 @@ def validate(
         rounding=bundle.manifest.rounding,
         attribution=tuple(attribution),
     )
+    return behaviour.told(report, golden)
 
 
-def _require_all_run(bundle: Bundle, golden: Golden) -> None:
+def _require_all_run(bundle: Bundle, golden: Golden, left_out: Mapping[str, str]) -> None:
     """Golden tensors that no graph runs would pass unseen, and so would a graph beside others."""
     components = bundle.manifest.components
     layers = {layer for record in components.values() for layer in record.probes}
@@ -111,7 +128,7 @@ def _require_all_run(bundle: Bundle, golden: Golden) -> None:
         raise UnsafeInputError(
             f"the golden tensors know {odd[0]!r}, the bundle does not", where=str(bundle.path)
         )
-    unseen = sorted(components.keys() - run) if run else []
+    unseen = sorted(components.keys() - run - left_out.keys()) if run else []
     if unseen:
         raise UnsafeInputError(
             f"the golden tensors run {', '.join(sorted(run))} and not {unseen[0]!r}",
@@ -119,9 +136,9 @@ def _require_all_run(bundle: Bundle, golden: Golden) -> None:
         )
 
 
-def _compared(runs: Cases, case: GoldenCase, layers: Sequence[str], *, replay: bool) -> Evidence:
+def _compared(runs: Cases, run: Run, layers: Sequence[str], *, replay: bool) -> Evidence:
     """A golden case as the bundle routes it; where that differs or is asked for, as eager did."""
-    run = runs.run(case)
+    case = run.case
     left = departures(case, layers)
     routing = {layer: _routing(run, layer) for layer in layers}
     odd = [layer for layer, parity in routing.items() if parity.flips or not parity.passed]

@@ -104,6 +104,12 @@ class Evidence:
     routed_by: Mapping[str, Run] = field(default_factory=dict)
     """By layer, the run whose routing was compared, where it is another one."""
 
+    @property
+    def passed(self) -> bool:
+        """Whether nothing was found to be wrong."""
+        parts = (self.layers, self.outputs, self.routing)
+        return all(each.passed for part in parts for each in part.values())
+
 
 def attribute(
     compared: Iterable[Evidence], alone: Sequence[ExpertsRun], places: Places

@@ -19,6 +19,11 @@ A softmax has the error of its own exponential and of the sum; so has a sigmoid 
 """
 
 
+def routing_noise(recorded: LayerTensors) -> float:
+    """What rounding may move a layer's margin by: ``EAGER_FACTOR`` times both scores' noise."""
+    return 2 * EAGER_FACTOR * float(recorded.noise.max(initial=0.0))
+
+
 def compare_routing(
     case: str,
     layer: str,
@@ -38,7 +43,7 @@ def compare_routing(
         return RoutingParity(
             case=case, layer=layer, tokens=tokens, agreement=0.0, flips=(), passed=False
         )
-    noise = _noise(recorded)
+    noise = routing_noise(recorded)
     differs = (np.sort(recorded.topk_ids, axis=1) != np.sort(topk_ids, axis=1)).any(axis=1)
     flips = tuple(
         Flip(
@@ -71,11 +76,7 @@ def compare_routing(
 
 def is_undecided(recorded: LayerTensors) -> Array:
     """``[T]``: the tokens whose choice of experts rounding may change."""
-    return np.asarray(recorded.margin <= _noise(recorded))
-
-
-def _noise(recorded: LayerTensors) -> float:
-    return 2 * EAGER_FACTOR * float(recorded.noise.max(initial=0.0))
+    return np.asarray(recorded.margin <= routing_noise(recorded))
 
 
 def logits_parity(recorded: LayerTensors, router_logits: Array) -> tuple[float, float]:

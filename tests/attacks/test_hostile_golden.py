@@ -26,11 +26,27 @@ def saved(tensors: dict[str, np.ndarray], metadata: dict[str, str] | None = META
     return safetensors.numpy.save(tensors, metadata=metadata)
 
 
+def said(**changes: np.ndarray | None) -> bytes:
+    """A file of one continuation, some of its tensors others or left out."""
+    tensors = {
+        "ids": np.ones((1, 2), np.int64),
+        "positions": np.ones((1, 2), np.int64),
+        "modality": np.ones((1, 2), np.uint8),
+        "likeliest": np.ones((3, 5), np.int64),
+        "log_probabilities": np.zeros((3, 5)),
+    }
+    kept = {name: x for name, x in (tensors | changes).items() if x is not None}
+    facts = {"cases": [], "components": [], "continuations": ["text"]}
+    metadata = {"moe_export.golden": json.dumps(facts)}
+    return saved({f"continuations/0/{name}": x for name, x in kept.items()}, metadata)
+
+
 def tensor(start: int, stop: int, shape: list[int]) -> dict:
     facts = {"dtype": "F32", "shape": shape, "data_offsets": [start, stop]}
     return {"__metadata__": METADATA, "cases/0/inputs/x": facts}
 
 
+NOBODY_KNOWS = {"cases/0/modality": np.zeros((0, 0), np.uint8)}
 ONE = {"cases/0/inputs/x": np.zeros(1, np.float32)}
 
 ATTACKS = {
@@ -65,7 +81,10 @@ ATTACKS = {
     "a tensor without a name": (saved({"cases/0/inputs/": np.zeros(1)}), "unknown golden"),
     "a tensor from nowhere": (saved({"evil": np.zeros(1)}), "unknown golden tensor 'evil'"),
     "a layer with one tensor": (saved({"cases/0/layers/a/x": np.zeros(1)}), "missing or unknown"),
-    "an output without a reference": (saved({"cases/0/outputs/y": np.zeros(1)}), "in part only"),
+    "an output without a reference": (
+        saved({"cases/0/outputs/y": np.zeros(1), **NOBODY_KNOWS}),
+        "in part only",
+    ),
     "an edge error of many numbers": (
         saved(
             {
@@ -73,11 +92,39 @@ ATTACKS = {
                 "cases/0/outputs_reference/y": np.zeros(2),
                 "cases/0/outputs_edge_error/y": np.zeros(2),
                 "cases/0/outputs_rewritten_error/y": np.zeros(()),
+                **NOBODY_KNOWS,
             }
         ),
         "not one number",
     ),
-    "an expert with a strange tensor": (saved({"experts/a/pickle": np.zeros(1)}), "missing or unk"),
+    "an expert with a strange tensor": (
+        saved({"experts/a/pickle": np.zeros(1), **NOBODY_KNOWS}),
+        "missing or unk",
+    ),
+    "a case of tokens of nobody knows what": (saved(ONE), "does not say what its tokens are of"),
+    "a modality that is none": (
+        saved({"cases/0/modality": np.full((1, 1), 200, np.uint8)}),
+        "not of modalities",
+    ),
+    "a modality in another type": (
+        saved({"cases/0/modality": np.zeros((1, 1), np.int64)}),
+        "not of modalities",
+    ),
+    "a continuation that is not named": (
+        saved({"continuations/0/ids": np.zeros((1, 1), np.int64)}),
+        "unknown golden",
+    ),
+    "a continuation in part": (said(likeliest=None), "missing tensors"),
+    "a continuation in other types": (said(ids=np.zeros((1, 2))), "of other types"),
+    "a continuation of no steps": (
+        said(likeliest=np.zeros((0, 5), np.int64), log_probabilities=np.zeros((0, 5))),
+        "odd shapes",
+    ),
+    "a continuation without positions for its tokens": (
+        said(positions=np.zeros((1, 7), np.int64)),
+        "odd shapes",
+    ),
+    "a continuation with a strange tensor": (said(pickle=np.zeros(1)), "unknown tensor 'pickle'"),
 }
 
 

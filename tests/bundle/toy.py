@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -19,8 +19,10 @@ from moe_export.bundle import bundle
 from moe_export.bundle.staging import publish, seal, staging
 from moe_export.forms import (
     Array,
+    Asked,
     BlockRecord,
     Component,
+    Continuation,
     ExpertCase,
     Golden,
     GoldenCase,
@@ -156,6 +158,7 @@ def golden() -> Golden:
         outputs_edge_error={"y": np.zeros(()), "heads/0/scale": np.ones(())},
         outputs_rewritten_error={"y": np.ones(()), "heads/0/scale": np.full((), np.nan)},
         layers={"": layer, "layers.0.moe": layer},
+        modality=np.array([[1, 2, 3]], np.uint8),
     )
     empty = GoldenCase(
         name="no rows",
@@ -166,7 +169,21 @@ def golden() -> Golden:
         outputs_rewritten_error={"y": np.zeros(())},
         layers={},
     )
-    return Golden(cases=(case, empty), experts={"": _filled(ExpertCase, x)})
+    asked = Asked(
+        ids=np.array([[5, 6, 7]]),
+        positions=np.arange(9).reshape(3, 1, 3),
+        modality=np.array([[1, 2, 1]], np.uint8),
+        images={"pixel_values": x},
+    )
+    said = Continuation(
+        name="text",
+        asked=asked,
+        likeliest=np.array([[3, 4], [8, 2]]),
+        log_probabilities=np.array([[-0.1, -3.0], [-0.7, -0.8]]),
+        margins={"": np.array([0.5, 0.25])},
+    )
+    experts = {"": _filled(ExpertCase, x)}
+    return Golden(cases=(case, empty), experts=experts, continuations=(said,))
 
 
 def _filled(kind: type, x: Array) -> object:
@@ -175,7 +192,10 @@ def _filled(kind: type, x: Array) -> object:
     ids = np.array([[0, 1], [3, 2]], np.int32)
     doubles = {name: y.astype(np.float64) for name, y in arrays.items() if "reference" in name}
     single = {name: np.array(y.max(), np.float64) for name, y in arrays.items() if "error" in name}
-    return kind(**arrays | doubles | single | {"topk_ids": ids})
+    own: dict[str, Array] = {"topk_ids": ids}
+    if kind is LayerTensors:
+        own |= {"modality": np.array([1, 2], np.uint8), "rivals": ids[::-1]}
+    return kind(**arrays | doubles | single | own)
 
 
 def tensors(value: object) -> Iterator[tuple[str, Array]]:
@@ -185,7 +205,7 @@ def tensors(value: object) -> Iterator[tuple[str, Array]]:
         return
     if isinstance(value, tuple):
         value = dict(enumerate(value))
-    items = value.items() if isinstance(value, dict) else getattr(value, "__dict__", {}).items()
+    items = (value if isinstance(value, Mapping) else getattr(value, "__dict__", {})).items()
     for name, item in items:
         for path, array in tensors(item):
             yield f"{name}/{path}", array

@@ -313,3 +313,22 @@ def test_weights_of_another_shape_are_refused() -> None:
             up=problem.inputs["up"][:, 1:],
             down=problem.inputs["down"],
         )
+
+
+@few
+@given(st.data())
+def test_rivals_are_the_last_chosen_and_the_first_not_chosen(data: st.DataObject) -> None:
+    spec = data.draw(router_specs())
+    logits = np.random.default_rng(data.draw(st.integers(0, 99))).standard_normal(
+        (5, spec.num_experts)
+    )
+    _, ids = reference.route(logits, spec)
+    margin = reference.routing_margin(logits, spec)
+    scores = reference.selecting_scores(logits, spec)
+    for token, (chosen, other) in enumerate(reference.rivals(logits, spec)):
+        assert chosen == ids[token, -1]
+        if other < 0:
+            assert np.isinf(margin[token]) or spec.num_groups > 1
+            continue
+        assert other not in ids[token]
+        assert scores[token, chosen] - scores[token, other] == margin[token]

@@ -22,6 +22,7 @@ from moe_export.load.pretrained.examples import (
     decoder_inputs,
     embed_inputs,
     embed_text_inputs,
+    modality_of,
     vision_inputs,
 )
 from moe_export.load.pretrained.masks import narrowed
@@ -77,7 +78,8 @@ def _language(model: Any, *, all_logits: bool) -> list[LoadedPart]:
     embed, decoder = EmbedText(model).eval(), Decoder(model, all_logits=all_logits).eval()
     positions = torch.arange(ids.shape[1]).expand_as(ids)
     own = {**embed.run({"input_ids": ids}), "position_ids": positions}
-    inputs = _proven(Prompts(decoder=decoder, own=own), whole, model)
+    prompts = Prompts(decoder=decoder, own=own, modality=modality_of(ids))
+    inputs = _proven(prompts, whole, model)
     return [
         LoadedPart(name="decoder", module=decoder, inputs=inputs),
         LoadedPart(name="embed", module=embed, inputs=embed_text_inputs(examples)),
@@ -100,7 +102,8 @@ def _vision_language(model: Any, family: Family, *, all_logits: bool) -> list[Lo
         )
     vision, embed, decoder = _parts(model, family, all_logits=all_logits)
     own = {**embed.run({"input_ids": ids, **vision.run(seen)}), "position_ids": positions}
-    inputs = _proven(Prompts(decoder=decoder, own=own), whole, model)
+    modality = modality_of(ids, model.config.image_token_id)
+    inputs = _proven(Prompts(decoder=decoder, own=own, modality=modality), whole, model)
     return [
         LoadedPart(name="decoder", module=decoder, inputs=inputs),
         LoadedPart(name="embed", module=embed, inputs=embed_inputs(examples, vision)),

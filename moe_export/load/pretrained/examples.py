@@ -13,9 +13,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
+from moe_export.forms import IMAGE, PADDING, TEXT, Array
 from moe_export.lazy import together
 from moe_export.load.pretrained.cache import carried
 from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part, core_of
@@ -35,6 +37,8 @@ class PartInputs:
     example: Inputs
     axes: dict[str, dict[int, str]]
     cases: dict[str, Inputs]
+    modality: dict[str, Array] = field(default_factory=dict)
+    """By case, what its tokens ``[B, S]`` are of, as ``MODALITIES`` counts."""
 
 
 class Examples:
@@ -186,6 +190,9 @@ class Prompts:
 
     decoder: Decoder
     own: Mapping[str, Tensor]
+    modality: Array
+    """``[B, S]``, as ``MODALITIES`` counts."""
+
     _caches: dict[tuple[int, int], Inputs] = field(default_factory=dict)
 
     @property
@@ -210,6 +217,12 @@ class Prompts:
         past = self._cache(start, padding if start else 0)
         return {**{name: own[name].contiguous() for name in decoder.own_inputs}, **past}
 
+    def modality_of(self, start: int, end: int, padding: int = 0) -> Array:
+        """What the tokens of such a case are of."""
+        made = self.modality[:, start:end].copy()
+        made[0, : max(0, padding - start)] = PADDING
+        return made
+
     def prepare(self, *caches: tuple[int, int]) -> None:
         """Compute what so many tokens leave behind so much padding, beside each other."""
         self._cache(0, 0)  # which all begin with
@@ -225,6 +238,12 @@ class Prompts:
                 else self.decoder.empty_cache(self.own["inputs_embeds"])
             )
         return self._caches[key]
+
+
+def modality_of(ids: Tensor, image_token: int | None = None) -> Array:
+    """What tokens ``[B, S]`` are of: an image where they are its token, else text."""
+    is_image = torch.zeros_like(ids) if image_token is None else ids == image_token
+    return np.where(is_image.numpy(), IMAGE, TEXT).astype(np.uint8)
 
 
 def decoder_inputs(prompts: Prompts) -> PartInputs:
@@ -246,14 +265,20 @@ def decoder_inputs(prompts: Prompts) -> PartInputs:
         "attention_mask": {0: "batch", 1: "past+sequence"},
     }
     prompts.prepare((length // 2, 0), (length - 1, 0), (length - 1, 2))
+    spans = {
+        "prompt": (0, length, 0),
+        "one token more": (length - 1, length, 0),
+        "padded prompt": (0, length, 2),
+        "one token after padding": (length - 1, length, 2),
+    }
+    example = (length // 2, length)
     return PartInputs(
-        example=case(length // 2, length),
+        example=case(*example),
         axes={**{name: own_axes[name] for name in decoder.own_inputs}, **cache},
-        cases={
-            "prompt": case(0, length),
-            "one token more": case(length - 1, length),
-            "padded prompt": case(0, length, padding=2),
-            "one token after padding": case(length - 1, length, padding=2),
+        cases={name: case(*span) for name, span in spans.items()},
+        modality={
+            "example": prompts.modality_of(*example),
+            **{name: prompts.modality_of(*span) for name, span in spans.items()},
         },
     )
 

@@ -19,9 +19,9 @@ def split_by_kind(model: nn.Module) -> None:
     for block in blocks:
         kind: Any = type(block)
         block.__class__ = _splitting(kind)
-        for experts in (block.text_moe, block.vision_moe):
+        for modality, experts in (("text", block.text_moe), ("image", block.vision_moe)):
             kind = type(experts)
-            experts.__class__ = _of_rows(kind)
+            experts.__class__ = _of_rows(kind, modality)
 
 
 def _has_two_sets(module: nn.Module) -> bool:
@@ -55,14 +55,17 @@ def _splitting(block: type[nn.Module]) -> type[nn.Module]:
 
 
 @cache
-def _of_rows(experts: type[nn.Module]) -> type[nn.Module]:
-    """The same class, which returns ``[T, H]`` where the source returns one long vector."""
+def _of_rows(experts: type[nn.Module], modality: str) -> type[nn.Module]:
+    """The same class, which returns ``[T, H]`` where the source returns one long vector.
+
+    It says what its rows are of.
+    """
 
     def forward(self: Any, hidden_states: Tensor) -> Tensor:
         made: Tensor = cast(Any, experts).forward(self, hidden_states)[0]
         return made.view_as(hidden_states)
 
-    return _kind(experts, forward=forward)
+    return _kind(experts, forward=forward, modality=modality)
 
 
 def _kind(source: type[nn.Module], **own: Any) -> type[nn.Module]:

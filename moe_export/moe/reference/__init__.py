@@ -8,7 +8,7 @@ from moe_export.moe.reference.activations import activate, split_gate
 from moe_export.moe.reference.attention import cached_attention
 from moe_export.moe.reference.dequantize import dequantize
 from moe_export.moe.reference.experts import combine, dispatch, experts, grouped_matmul, linear
-from moe_export.moe.reference.router import route, routing_margin, selecting_scores
+from moe_export.moe.reference.router import rivals, route, routing_margin, selecting_scores
 from moe_export.moe.reference.rows import quantize_rows, round_rows
 
 __all__ = [
@@ -21,6 +21,7 @@ __all__ = [
     "grouped_matmul",
     "linear",
     "quantize_rows",
+    "rivals",
     "round_rows",
     "route",
     "routing_margin",

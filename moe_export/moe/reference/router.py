@@ -90,6 +90,22 @@ def routing_margin(
     return np.minimum(margin, _gap(group_scores, spec.topk_groups))
 
 
+def rivals(
+    router_logits: Array, spec: RouterSpec, *, correction_bias: Array | None = None
+) -> Array:
+    """The two experts ``[T, 2]``, int32, between which ``routing_margin`` lies.
+
+    The last expert chosen and the first not chosen; the second is -1 where there is no other
+    choice, and where the nearest one is of another group.
+    """
+    scores = selecting_scores(router_logits, spec, correction_bias=correction_bias)
+    ordered = np.pad(_descending(scores).astype(np.int32), ((0, 0), (0, 1)), constant_values=-1)
+    pair = ordered[:, spec.top_k - 1 : spec.top_k + 1]
+    margin = routing_margin(router_logits, spec, correction_bias=correction_bias)
+    pair[_gap(scores, spec.top_k) > margin, 1] = -1
+    return pair
+
+
 def _gap(scores: Array, chosen: int) -> Array:
     """The ``chosen``-th largest score of each row minus the one after it."""
     if chosen == scores.shape[1]:
