@@ -35,6 +35,7 @@ _CONFIG: Mapping[str, Any] = {
         "titleFontWeight": "normal",
         "titlePadding": 12,
         "labelLimit": 100,
+        "labelSeparation": 6,
     },
     "axisX": {"labelAngle": 0},
     "legend": {

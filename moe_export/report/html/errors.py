@@ -20,7 +20,7 @@ _ROLES = {
         "The experts alone, on made-up tokens that visit each of them, the routing given.",
     ),
 }
-_ENVELOPE = "from eager's own error to the tolerance"
+_ENVELOPE = "eager's own error to tolerance"
 _EAGER = "eager model"
 _WITHIN = "bundle"
 _BEYOND = "bundle, beyond tolerance"
