@@ -18,6 +18,9 @@ _PAINT = ("fill", "fill-opacity", "opacity", "stroke", "stroke-width", "stroke-d
 _LETTERS = ("text-anchor", "font-size", "font-weight")
 _ATTRIBUTES = frozenset(("viewBox", *_PLACES, *_PAINT, *_LETTERS))
 
+# What Vega describes besides data.
+_NO_DATA = frozenset(("axis", "legend", "title"))
+
 _CONFIG: Mapping[str, Any] = {
     "background": None,
     # Letters are measured here and set by the reader's system, whose own may be a fifth wider.
@@ -99,7 +102,7 @@ def _kept(element: ElementTree.Element) -> ElementTree.Element:
         if name in _ATTRIBUTES:
             kept.set(name, value)
     said = element.get("aria-label")
-    if said and element.get("role") == "graphics-symbol" and "mark" in _role(element):
+    if said and element.get("role") == "graphics-symbol" and _role(element) not in _NO_DATA:
         ElementTree.SubElement(kept, "title").text = said
     for inner in element:
         if inner.tag.removeprefix(f"{{{_SVG}}}") in _TAGS and not _is_empty(inner):
@@ -108,7 +111,7 @@ def _kept(element: ElementTree.Element) -> ElementTree.Element:
 
 
 def _role(element: ElementTree.Element) -> str:
-    """``rect mark``, ``point mark``, … and ``axis`` or ``legend`` for what is not data."""
+    """``bar``, ``point``, ``rect mark``, …"""
     return element.get("aria-roledescription", "")
 
 

@@ -71,18 +71,17 @@ def layer_words(layer: str) -> str:
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Each name without the dotted parts that all of them begin with and end with.
 
-    ``model.layers.0.mlp`` and ``model.layers.1.mlp`` are ``0`` and ``1``.  A single name, and names
-    of which nothing would be left, stay whole.
+    ``model.layers.0.mlp`` and ``model.layers.1.mlp`` are ``0`` and ``1``.  A single name stays
+    whole, and so do all where nothing would be left of one.
     """
     split = {name: layer_words(name).split(".") for name in dict.fromkeys(names)}
     if len(split) < 2:
         return {name: layer_words(name) for name in split}
     front = _alike(split.values())
     back = _alike([parts[front:][::-1] for parts in split.values()])
-    return {
-        name: ".".join(parts[front : len(parts) - back]) or layer_words(name)
-        for name, parts in split.items()
-    }
+    if any(len(parts) <= front + back for parts in split.values()):
+        front = back = 0
+    return {name: ".".join(parts[front : len(parts) - back]) for name, parts in split.items()}
 
 
 def _alike(lists: Iterable[Sequence[str]]) -> int:
