@@ -209,6 +209,10 @@ def test_paper_is_white_and_holds_the_numbers(show):
         """[...document.querySelectorAll("details table")].every(
             table => table.getBoundingClientRect().height > 0)"""
     ), "a table is folded away on paper"
+    assert page.evaluate(
+        """[...document.querySelectorAll(".scroll")].every(
+            each => each.scrollWidth <= each.clientWidth)"""
+    ), "a table is wider than its place on paper"
     printed = page.pdf(format="A4")
     assert printed.startswith(b"%PDF")
 

@@ -38,9 +38,8 @@ _CONFIG: Mapping[str, Any] = {
         "titleFontWeight": "normal",
         "titlePadding": 12,
         "labelLimit": 100,
-        "labelSeparation": 6,
     },
-    "axisX": {"labelAngle": 0},
+    "axisX": {"labelAngle": 0, "labelSeparation": 6},
     "legend": {
         "orient": "bottom",
         "labelColor": INK,
@@ -111,7 +110,7 @@ def _kept(element: ElementTree.Element) -> ElementTree.Element:
 
 
 def _role(element: ElementTree.Element) -> str:
-    """``bar``, ``point``, ``rect mark``, …"""
+    """What an element stands for: ``bar``, ``point``, ``rect mark``, ``axis``."""
     return element.get("aria-roledescription", "")
 
 
