@@ -100,7 +100,7 @@ def test_a_missing_venv_is_installed_and_pytorch_comes_first(bare_checkout, debi
     assert "python3.11-venv (noninteractive)" in install
     torch, project = (debian / "pip").read_text().splitlines()
     assert "torch==" in torch
-    assert ".[export,transformers,dev]" in project
+    assert ".[export,report,transformers,dev]" in project
 
 
 def test_without_root_or_a_silent_sudo_set_up_says_what_to_install(bare_checkout, debian):
