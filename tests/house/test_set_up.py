@@ -113,6 +113,31 @@ def test_without_root_or_a_silent_sudo_set_up_says_what_to_install(bare_checkout
     assert not (debian / "apt").exists()
 
 
+@pytest.fixture
+def without_browser(debian, monkeypatch) -> Path:
+    """Debian's programs of ``debian`` and what a script needs; no Chromium."""
+    for name in ("bash", "dirname", "env"):
+        (debian / name).symlink_to(f"/usr/bin/{name}")
+    monkeypatch.setenv("PATH", str(debian))
+    return debian
+
+
+def test_a_missing_browser_is_installed(bare_checkout, without_browser):
+    result = run("tools/browser.sh", cwd=bare_checkout)
+    assert result.returncode == 0, result.stderr
+    assert "chromium" in (without_browser / "apt").read_text()
+
+
+def test_a_browser_that_cannot_be_installed_stops_nothing_and_is_said(
+    bare_checkout, without_browser
+):
+    (without_browser / "apt-get").unlink()
+    result = run("tools/browser.sh", cwd=bare_checkout)
+    assert result.returncode == 0
+    assert "chromium fonts-dejavu-core missing" in result.stderr
+    assert "tests of pages will be skipped" in result.stderr
+
+
 def test_ci_hands_on_the_status_of_make_test_and_gives_it_no_input(tmp_path):
     shutil.copytree(ROOT / ".ci", tmp_path / ".ci")
     (tmp_path / "Makefile").write_text(
