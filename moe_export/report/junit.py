@@ -19,7 +19,7 @@ from moe_export.forms import (
     RoutingParity,
     TensorParity,
 )
-from moe_export.report.figures import plural
+from moe_export.report.figures import plural, printable
 from moe_export.report.text import agreement
 
 
@@ -87,7 +87,7 @@ def to_junit(report: Report) -> bytes:
     )
     properties = ElementTree.SubElement(suite, "properties")
     for name, value in _properties(report):
-        ElementTree.SubElement(properties, "property", name=name, value=_text(value))
+        ElementTree.SubElement(properties, "property", name=name, value=printable(value))
     for check in listed:
         _test(suite, check)
     ElementTree.indent(suite)
@@ -113,14 +113,14 @@ def _properties(report: Report) -> Iterator[tuple[str, str]]:
 
 def _test(suite: ElementTree.Element, check: Check) -> None:
     test = ElementTree.SubElement(
-        suite, "testcase", classname=_text(f"parity.{check.case}"), name=_text(check.name)
+        suite, "testcase", classname=printable(f"parity.{check.case}"), name=printable(check.name)
     )
-    details = _text("\n".join(check.details))
+    details = printable("\n".join(check.details))
     if check.failure is not None:
         failure = ElementTree.SubElement(test, "failure", message=check.failure)
         failure.text = details or None
     elif check.skipped is not None:
-        ElementTree.SubElement(test, "skipped", message=_text(check.skipped))
+        ElementTree.SubElement(test, "skipped", message=printable(check.skipped))
     elif details:
         ElementTree.SubElement(test, "system-out").text = details
 
@@ -183,11 +183,3 @@ def _candidates(who: str, candidates: tuple[Candidate, ...]) -> Iterator[str]:
             for each in candidates
         )
         yield f"likeliest of the {who}: {listed}"
-
-
-def _text(words: str) -> str:
-    """``words`` without the characters that XML has no way to say."""
-    return "".join(
-        letter if letter in "\t\n" or letter.isprintable() else repr(letter)[1:-1]
-        for letter in words
-    )

@@ -7,6 +7,7 @@ from typing import Any
 from xml.etree import ElementTree
 
 from moe_export.errors import MissingEnvironmentError
+from moe_export.report.figures import printable
 from moe_export.report.html.colours import GRID, INK
 
 _SVG = "http://www.w3.org/2000/svg"
@@ -69,8 +70,17 @@ def draw(chart: Mapping[str, Any]) -> str:
         import vl_convert
     except ImportError as error:
         raise missing(error) from error
-    drawn = vl_convert.vegalite_to_svg({"config": _CONFIG, "width": WIDTH, **chart})
+    drawn = vl_convert.vegalite_to_svg(_said({"config": _CONFIG, "width": WIDTH, **chart}))
     return _for_a_page(ElementTree.fromstring(drawn))  # noqa: S314 - Vega wrote it, just now
+
+
+def _said(value: Any) -> Any:
+    """``value`` with printable words alone: any other letter ends the process that draws it."""
+    if isinstance(value, Mapping):
+        return {key: _said(inner) for key, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_said(inner) for inner in value]
+    return printable(value) if isinstance(value, str) else value
 
 
 def missing(error: ImportError) -> MissingEnvironmentError:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from moe_export.forms import Attribution, Report
+from moe_export.report.figures import printable
 from moe_export.report.html import colours
 from moe_export.report.html.answers import answers
 from moe_export.report.html.costs import costs
@@ -56,6 +57,8 @@ def to_html(report: Report) -> str:
         loader=jinja2.FileSystemLoader(_HERE),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
+        # What is marked safe, a type of its own, is what this package wrote.
+        finalize=lambda value: printable(value) if type(value) is str else value,
         trim_blocks=True,
         lstrip_blocks=True,
     )
