@@ -62,7 +62,7 @@ def checks(report: Report) -> Iterator[Check]:
     for generation in report.generation:
         yield Check(
             case=generation.case,
-            name="generation",
+            name="continuation",
             failure=_wrong_generation(generation),
             details=(
                 *_candidates("eager model", generation.eager),
@@ -132,6 +132,11 @@ def _found(found: Mapping[str, str], case: str, *, passed: bool) -> tuple[str, .
 def _wrong_tensor(tensor: TensorParity) -> str | None:
     if tensor.passed:
         return None
+    if tensor.rewritten_error is not None and tensor.max_error <= tensor.tolerance:
+        return (
+            f"eager's own error {tensor.eager_error:.3g} and that of the rewritten model, "
+            f"{tensor.rewritten_error:.3g}, are too far apart to be rounding"
+        )
     return (
         f"error {tensor.max_error:.3g} exceeds the tolerance {tensor.tolerance:.3g} "
         f"(eager's own error is {tensor.eager_error:.3g})"
@@ -144,7 +149,7 @@ def _wrong_routing(routing: RoutingParity) -> str | None:
     unexplained = [flip for flip in routing.flips if not flip.explained]
     if not unexplained and routing.weight_error > routing.weight_tolerance:
         return (
-            f"the weights' error {routing.weight_error:.3g} exceeds the tolerance "
+            f"topk_weights have an error {routing.weight_error:.3g}, which exceeds the tolerance "
             f"{routing.weight_tolerance:.3g}"
         )
     if not routing.flips:

@@ -43,7 +43,7 @@ def agreement(report: Report) -> float | None:
 
 def worst(tensors: Iterable[TensorParity]) -> TensorParity | None:
     """The tensor that is nearest its tolerance, or furthest beyond it."""
-    return max(tensors, key=used, default=None)
+    return max(tensors, key=_used, default=None)
 
 
 def summary(report: Report) -> list[tuple[str, str]]:
@@ -144,10 +144,10 @@ def _routing_table(report: Report) -> list[str]:
 
 
 def _failed(report: Report) -> list[str]:
-    failed = sorted((t for t in report.tensors if not t.passed), key=used, reverse=True)
+    failed = sorted((t for t in report.tensors if not t.passed), key=_used, reverse=True)
     lines = [
         f"  {tensor.name}, {tensor.case}: error {error(tensor.max_error)}, "
-        f"{used(tensor):.3g} times the tolerance {error(tensor.tolerance)}"
+        f"{_used(tensor):.3g} times the tolerance {error(tensor.tolerance)}"
         for tensor in failed[:_SHOWN]
     ]
     lines += [
@@ -176,7 +176,7 @@ def _each_flip(routings: Iterable[RoutingParity]) -> list[tuple[RoutingParity, F
     return sorted(flips, key=lambda pair: pair[1].explained)
 
 
-def used(tensor: TensorParity) -> float:
+def _used(tensor: TensorParity) -> float:
     """The error in tolerances; a tensor of zeros has a tolerance of zero."""
     if tensor.tolerance:
         return tensor.max_error / tensor.tolerance

@@ -31,7 +31,7 @@ def test_counts_are_those_of_the_cases(request, name):
 def test_a_continuation_that_rounding_does_not_explain_is_a_failure_with_both_guesses(failed):
     (case,) = [
         case
-        for case in suite(failed).findall("testcase[@name='generation']")
+        for case in suite(failed).findall("testcase[@name='continuation']")
         if case.find("failure") is not None
     ]
     (parted,) = [each for each in failed.generation if not each.explained]
@@ -66,7 +66,7 @@ def test_weights_beyond_their_tolerance_are_named(passed):
     wrong = replace(passed.routing[0], weight_error=2.0, weight_tolerance=1.0, passed=False)
     made = suite(replace(passed, routing=(wrong,)))
     (failure,) = made.findall("testcase/failure")
-    assert failure.get("message") == "the weights' error 2 exceeds the tolerance 1"
+    assert failure.get("message") == ("topk_weights have an error 2, which exceeds the tolerance 1")
 
 
 def test_letters_that_xml_has_no_way_to_say_leave_it_readable(failed):
@@ -74,4 +74,4 @@ def test_letters_that_xml_has_no_way_to_say_leave_it_readable(failed):
         failed.generation[1], bundle=(replace(failed.generation[1].bundle[0], text="\x00\x1b"),)
     )
     made = suite(replace(failed, generation=(odd,)))
-    assert "x00" in made.find("testcase[@name='generation']/failure").text
+    assert "x00" in made.find("testcase[@name='continuation']/failure").text

@@ -10,7 +10,7 @@ from moe_export.report.figures import error, plural
 from moe_export.report.html import colours
 from moe_export.report.html.axes import LogAxis, colour, named_rows
 from moe_export.report.html.parts import Figure, Section, Table, layer_words, short_names, table
-from moe_export.report.text import used
+from moe_export.report.text import worst
 
 _ROLES = {
     "x": ("What enters the experts", "The rows that each MoE layer gives its experts."),
@@ -23,7 +23,7 @@ _ROLES = {
 _ENVELOPE = "eager's own error to tolerance"
 _EAGER = "eager model"
 _WITHIN = "bundle"
-_BEYOND = "bundle, beyond tolerance"
+_BEYOND = "bundle, failed"
 _REWRITTEN = "rewritten model in PyTorch"
 _REPLAYED = "bundle with eager's routing"
 _SERIES = {
@@ -67,33 +67,41 @@ def _by_role(tensors: Iterable[TensorParity]) -> dict[str, list[TensorParity]]:
 
 def _of_layers(role: str, tensors: Sequence[TensorParity]) -> Figure:
     title, says = _ROLES.get(role, (role, f"The tensor {role} of each MoE layer."))
-    worst = _worst({tensor: tensor.name.rpartition("/")[0] for tensor in tensors})
-    names = short_names(worst)
+    by_layer = _worst({tensor: tensor.name.rpartition("/")[0] for tensor in tensors})
+    names = short_names(by_layer)
     return Figure(
         title=title,
         says=says,
-        table=_table("MoE layer", {layer_words(name): each for name, each in worst.items()}),
-        chart=_chart("MoE layer", {names[name]: each for name, each in worst.items()}, along=True),
+        table=_table("MoE layer", {layer_words(name): each for name, each in by_layer.items()}),
+        chart=_chart(
+            "MoE layer", {names[name]: each for name, each in by_layer.items()}, along=True
+        ),
     )
 
 
 def _of_outputs(tensors: Sequence[TensorParity]) -> Figure:
-    worst = _worst({tensor: tensor.name for tensor in tensors})
+    by_name = _worst({tensor: tensor.name for tensor in tensors})
     return Figure(
         title="Outputs",
         says="What the model's graphs return.",
-        table=_table("output", worst),
-        chart=_chart("output", worst, along=False),
+        table=_table("output", by_name),
+        chart=_chart("output", by_name, along=False),
     )
 
 
 def _worst(named: Mapping[TensorParity, str]) -> dict[str, TensorParity]:
     """By name, the tensor that is nearest its tolerance, or furthest beyond it."""
-    worst: dict[str, TensorParity] = {}
+    by_name: dict[str, list[TensorParity]] = {}
     for tensor, name in named.items():
-        if name not in worst or used(tensor) > used(worst[name]):
-            worst[name] = tensor
-    return worst
+        by_name.setdefault(name, []).append(tensor)
+    return {name: found for name, each in by_name.items() if (found := worst(each)) is not None}
+
+
+def _part(tensor: TensorParity) -> str:
+    """Of its tolerance that an error takes; a tensor of zeros has none."""
+    if tensor.tolerance:
+        return f"{tensor.max_error / tensor.tolerance:.2g}"
+    return "inf" if tensor.max_error else "0"
 
 
 def _table(what: str, tensors: Mapping[str, TensorParity]) -> Table:
@@ -114,7 +122,7 @@ def _table(what: str, tensors: Mapping[str, TensorParity]) -> Table:
                 error(tensor.eager_error),
                 error(tensor.tolerance),
                 error(tensor.max_error),
-                f"{used(tensor):.2g}",
+                _part(tensor),
                 "yes" if tensor.passed else "no",
             )
             for name, tensor in tensors.items()
