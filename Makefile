@@ -53,6 +53,7 @@ test-native: setup ## Native tests, plain and built with the address and undefin
 .PHONY: unit
 unit: native ## Tests (pytest); ARGS='-k name' runs some
 	@tools/gpu/build.sh tests
+	@tools/browser.sh
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: runtime-only

@@ -11,7 +11,7 @@ import math
 import re
 import types
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, fields, is_dataclass
 from typing import Any, Literal, TypeVar, Union, cast, get_args, get_origin, get_type_hints
 
 from moe_export.errors import UnsafeInputError
@@ -20,6 +20,9 @@ T = TypeVar("T")
 
 # The deepest field of a manifest is 6 levels down (a dimension of an input of a component).
 MAX_DEPTH = 16
+NOT_FINITE = ("NaN", "Infinity", "-Infinity")
+"""The words for numbers that JSON has none for, where a file may hold such numbers."""
+
 # Other languages read these numbers into 64 bits.
 _MAX_INT = 2**63 - 1
 
@@ -41,13 +44,22 @@ def parse(content: bytes, file: str) -> Any:
         raise UnsafeInputError(f"not acceptable JSON: {error}", where=file) from error
 
 
-def decode(kind: type[T], value: Any, file: str, field: str = "", *, defaults: bool = False) -> T:
+def decode(
+    kind: type[T],
+    value: Any,
+    file: str,
+    field: str = "",
+    *,
+    defaults: bool = False,
+    infinite: bool = False,
+) -> T:
     """``value`` as the dataclass ``kind``, with every nested field of exactly the declared type.
 
-    A field may be left out only where ``defaults`` is set and it has one.  Raises
-    ``UnsafeInputError`` naming ``file`` and the field.
+    A field may be left out only where ``defaults`` is set and it has one.  Where ``infinite`` is
+    set, a number may be one of the words ``NOT_FINITE``.  Raises ``UnsafeInputError`` naming
+    ``file`` and the field.
     """
-    return cast(T, _Decoder(file, defaults).read(kind, value, field))
+    return cast(T, _Decoder(file, defaults, infinite).read(kind, value, field))
 
 
 def encode(value: Any) -> Any:
@@ -92,6 +104,7 @@ def _refuse_constant(name: str) -> None:
 class _Decoder:
     file: str
     defaults: bool
+    infinite: bool
 
     def read(self, kind: Any, value: Any, field: str) -> Any:
         origin = get_origin(kind)
@@ -108,6 +121,8 @@ class _Decoder:
         return self._scalar(kind, value, field)
 
     def _scalar(self, kind: Any, value: Any, field: str) -> Any:
+        if kind is float and self.infinite and value in NOT_FINITE:
+            return float(value)
         # A whole number where a float belongs stays one, so that it is written back as it was.
         whole = kind is float and type(value) is int
         if type(value) is not kind and not whole:
@@ -153,7 +168,7 @@ class _Decoder:
             if name not in known:
                 raise self._wrong(f"unknown key {name!r}", field)
         for name, item in known.items():
-            if name not in value and not (self.defaults and item.default is not MISSING):
+            if name not in value and not (self.defaults and _has_default(item)):
                 raise self._wrong(f"key {name!r} is missing", field)
         hints = get_type_hints(kind)
         prefix = f"{field}." if field else ""
@@ -166,6 +181,10 @@ class _Decoder:
     def _wrong(self, message: str, field: str) -> UnsafeInputError:
         where = f"{self.file}, field {_printable(field)}" if field else self.file
         return UnsafeInputError(_printable(message), where=where)
+
+
+def _has_default(field: Field[Any]) -> bool:
+    return field.default is not MISSING or field.default_factory is not MISSING
 
 
 def _json_type(kind: Any) -> type:

@@ -48,5 +48,5 @@ pip_install() { .venv/bin/python -m pip install --quiet --no-input "$@"; }
 # PyTorch first and pinned, so that nothing below picks another build of it: where pip's
 # configuration offers a CPU build (2.13.0+cpu) it is preferred, and saves gigabytes of CUDA.
 pip_install 'torch==2.13.0'
-pip_install --editable '.[export,transformers,dev]'
+pip_install --editable '.[export,report,transformers,dev]'
 echo "$made_from" >"$stamp"

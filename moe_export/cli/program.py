@@ -14,10 +14,12 @@ import moe_export
 from moe_export.cli.bench import bench
 from moe_export.cli.build import build
 from moe_export.cli.console import Console
+from moe_export.cli.diff import diff
 from moe_export.cli.doctor import doctor
 from moe_export.cli.export import export
 from moe_export.cli.inspect import inspect
 from moe_export.cli.plan import plan
+from moe_export.cli.report import report
 from moe_export.cli.run import run
 from moe_export.cli.signals import TerminatedError, raising
 from moe_export.cli.validate import validate
@@ -191,7 +193,7 @@ program = Program(
     ),
     epilog=_EPILOG,
     context_settings={"help_option_names": ["-h", "--help"]},
-    commands=[export, inspect, validate, run, bench, plan, build, doctor],
+    commands=[export, inspect, validate, report, diff, run, bench, plan, build, doctor],
 )
 program = click.version_option(
     moe_export.__version__, prog_name=NAME, message="%(prog)s %(version)s"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from moe_export.forms import Candidate, Generation, Report
+from moe_export.report.balance import balances
 from moe_export.report.figures import columns, error, plural, share, size
 
 # A screen's worth; the JSON has all.
@@ -17,36 +18,28 @@ def sections(report: Report) -> list[list[str]]:
     return [_loads(report), _conflicts(report), _logits(report), _generation(report), _cost(report)]
 
 
-def balance(choices: Sequence[int]) -> float:
-    """Entropy of a load over that of an even one: 1 where all experts have as much, 0 of one."""
-    total = sum(choices)
-    parts = [count / total for count in choices if count]
-    if len(choices) < 2 or not parts:
-        return 1.0
-    return max(0.0, -sum(part * math.log(part) for part in parts)) / math.log(len(choices))
-
-
 def _loads(report: Report) -> list[str]:
     if not report.loads:
         return []
     rows = [("loads", "tokens", "entropy", "max/mean", "dead", "of")]
-    for layer in dict.fromkeys(load.layer for load in report.loads):
-        loads = [load for load in report.loads if load.layer == layer]
-        choices = [sum(counts) for counts in zip(*(load.choices for load in loads), strict=True)]
-        mean = sum(choices) / len(choices) if choices else 0.0
-        tokens = ", ".join(f"{load.tokens} {load.modality}" for load in loads)
+    for each in balances(report.loads):
+        of = [load for load in report.loads if load.layer == each.layer]
         rows.append(
             (
-                layer or "the model",
-                str(sum(load.tokens for load in loads)),
-                f"{balance(choices):.3f}",
-                f"{max(choices) / mean:.2f}" if mean else "none",
-                f"{choices.count(0)}/{len(choices)}",
-                tokens,
+                each.layer or "the model",
+                str(each.tokens),
+                _number(each.entropy, 3),
+                _number(each.peak, 2),
+                f"{len(each.dead)}/{len(each.choices)}",
+                ", ".join(f"{load.tokens} {load.modality}" for load in of),
             )
         )
     aligned = columns([row[:-1] for row in rows], indent="")
     return [f"{line}  {row[-1]}" for line, row in zip(aligned, rows, strict=True)]
+
+
+def _number(value: float, decimals: int) -> str:
+    return "none" if math.isnan(value) else f"{value:.{decimals}f}"
 
 
 def _conflicts(report: Report) -> list[str]:

@@ -21,6 +21,8 @@ def count(number: float) -> str:
 
 def share(part: float) -> str:
     """A part of one in per cent.  Only the whole is ``100 %``."""
+    if not math.isfinite(part):
+        return "unknown"
     if part >= 1.0:
         return "100 %"
     return f"{math.floor(part * 10_000) / 100:.2f} %"
@@ -34,6 +36,14 @@ def error(number: float) -> str:
 def plural(number: int, thing: str) -> str:
     """``1 block``, ``2 blocks``."""
     return f"{number} {thing}" if number == 1 else f"{number} {thing}s"
+
+
+def printable(text: str) -> str:
+    """``text`` with what is no letter, such as a NUL, as Python writes it: XML cannot say it."""
+    return "".join(
+        letter if letter.isprintable() or letter in "\t\n" else repr(letter)[1:-1]
+        for letter in text
+    )
 
 
 def columns(rows: Sequence[Sequence[str]], *, left: int = 1, indent: str = "  ") -> list[str]:

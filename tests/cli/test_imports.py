@@ -38,6 +38,12 @@ def test_looking_at_a_bundle_imports_neither_torch_nor_onnx(command, bundle):
     assert not modules_after(command, bundle) & WORKSHOP
 
 
+def test_reading_reports_imports_neither_torch_nor_onnx(bundle, tmp_path):
+    page = tmp_path / "report.html"
+    assert not modules_after("report", bundle, "-o", page) & WORKSHOP
+    assert not modules_after("diff", bundle, bundle) & (WORKSHOP | {"jinja2", "vl_convert"})
+
+
 def test_measuring_a_bundle_imports_neither_torch_nor_onnx(bundle):
     assert not modules_after("bench", bundle, "--seconds", 0.05) & WORKSHOP
 

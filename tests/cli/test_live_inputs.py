@@ -21,6 +21,10 @@ def live(invoke, bundle, checkpoint, python_path):
     return run
 
 
+# What each layer's experts are run on alone, whatever the inputs.
+ALONE = ("every expert", "padded", "empty", "overloaded")
+
+
 def saved(path, **arrays):
     np.savez(path, **RIGHT | arrays)
     return path
@@ -30,7 +34,7 @@ def test_a_file_is_a_case_of_its_name(live, tmp_path):
     result = live("--inputs", saved(tmp_path / "mine.npz"), "--json")
     assert (result.exit_code, result.stderr) == (0, "")
     report = json.loads(result.stdout)
-    assert {tensor["case"] for tensor in report["tensors"]} == {"mine", "every expert"}
+    assert {tensor["case"] for tensor in report["tensors"]} == {"mine", *ALONE}
     assert report["against"] == "live tiny.pt, given inputs"
     assert {routing["tokens"] for routing in report["routing"]} == {6}
 
@@ -41,7 +45,7 @@ def test_a_folder_holds_a_case_in_each_file(live, tmp_path):
     (tmp_path / "notes.txt").write_text("not a case")
     report = json.loads(live("--inputs", tmp_path, "--json").stdout)
     cases = dict.fromkeys(tensor["case"] for tensor in report["tensors"])
-    assert list(cases) == ["a", "b", "every expert"]
+    assert list(cases) == ["a", "b", *ALONE]
 
 
 def test_what_differs_on_these_inputs_fails(invoke, spoiled, checkpoint, python_path, tmp_path):

@@ -100,7 +100,7 @@ def test_a_missing_venv_is_installed_and_pytorch_comes_first(bare_checkout, debi
     assert "python3.11-venv (noninteractive)" in install
     torch, project = (debian / "pip").read_text().splitlines()
     assert "torch==" in torch
-    assert ".[export,transformers,dev]" in project
+    assert ".[export,report,transformers,dev]" in project
 
 
 def test_without_root_or_a_silent_sudo_set_up_says_what_to_install(bare_checkout, debian):
@@ -111,6 +111,31 @@ def test_without_root_or_a_silent_sudo_set_up_says_what_to_install(bare_checkout
     assert result.returncode == 5
     assert "hint: sudo apt-get install python3.11-venv" in result.stderr
     assert not (debian / "apt").exists()
+
+
+@pytest.fixture
+def without_browser(debian, monkeypatch) -> Path:
+    """Debian's programs of ``debian`` and what a script needs; no Chromium."""
+    for name in ("bash", "dirname", "env"):
+        (debian / name).symlink_to(f"/usr/bin/{name}")
+    monkeypatch.setenv("PATH", str(debian))
+    return debian
+
+
+def test_a_missing_browser_is_installed(bare_checkout, without_browser):
+    result = run("tools/browser.sh", cwd=bare_checkout)
+    assert result.returncode == 0, result.stderr
+    assert "chromium" in (without_browser / "apt").read_text()
+
+
+def test_a_browser_that_cannot_be_installed_stops_nothing_and_is_said(
+    bare_checkout, without_browser
+):
+    (without_browser / "apt-get").unlink()
+    result = run("tools/browser.sh", cwd=bare_checkout)
+    assert result.returncode == 0
+    assert "chromium fonts-dejavu-core missing" in result.stderr
+    assert "tests of pages will be skipped" in result.stderr
 
 
 def test_ci_hands_on_the_status_of_make_test_and_gives_it_no_input(tmp_path):

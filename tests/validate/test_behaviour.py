@@ -20,7 +20,6 @@ from moe_export.forms import (
     LayerTensors,
 )
 from moe_export.moe.layer import ExpertsSpec, LayerSpec, RouterSpec
-from moe_export.report.behaviour import balance
 from moe_export.validate.generation import Rounding, explained
 from moe_export.validate.loads import NEAR_SHARE, Loads
 from moe_export.validate.logits import compare_logits
@@ -99,15 +98,6 @@ def test_a_token_with_no_other_choice_and_padding_are_in_no_conflict() -> None:
     made = recorded([TEXT, TEXT, PADDING], [np.inf, 0.1, 0.0], [(1, 2), (1, -1), (0, 1)])
     loads.add("moe", made, np.zeros((3, 2), np.int32), 1.0)
     assert loads.conflicts() == ()
-
-
-@pytest.mark.parametrize(
-    ("choices", "expected"), [((5, 5, 5, 5), 1.0), ((9, 0, 0, 0), 0.0), ((4, 4, 0, 0), 0.5)]
-)
-def test_the_balance_of_a_load_is_its_entropy_over_that_of_an_even_one(
-    choices: tuple[int, ...], expected: float
-) -> None:
-    assert balance(choices) == pytest.approx(expected)
 
 
 def case(logits: np.ndarray, codes: np.ndarray, **inputs: np.ndarray) -> GoldenCase:
