@@ -24,6 +24,7 @@ from moe_export.lower.gpu_nodes import (
     gpu_nodes,
     require_kernel,
 )
+from moe_export.lower.native_attention import attend_natively
 from moe_export.lower.standard import Lowered, give_functions
 from moe_export.moe.schema import DOMAIN, OPS
 
@@ -44,6 +45,7 @@ def lower_component(component: Component) -> Lowered:
     weights = give_gates_first(graph, component.weights)
     weights = give_narrow_scales(graph, weights)
     functions = give_functions(graph)
+    attend_natively(graph)
     InlinePass(criteria=lambda function: function.name not in GPU_OPS)(graph)
     for node in gpu_nodes(graph):
         name_plugin(node)
