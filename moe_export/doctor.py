@@ -5,7 +5,7 @@ from __future__ import annotations
 import importlib.util
 import shutil
 import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 
@@ -13,7 +13,7 @@ from moe_export.engines.flavours import FLAVOURS, Flavour, installed_version
 from moe_export.engines.gpu import Gpu, find_gpu
 from moe_export.engines.libraries import plugin_library
 from moe_export.errors import MissingEnvironmentError
-from moe_export.runtime import kernels
+from moe_export.runtime import cuda_kernels, kernels
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,11 +51,13 @@ def abilities(findings: Sequence[Finding]) -> tuple[Ability, ...]:
 
 
 _PLUGINS = "TensorRT plugins"
+_CUDA_KERNELS = "CUDA kernels"
 _ABILITIES = {
     "export a model": ("PyTorch", "ONNX"),
     "export a Transformers directory": ("PyTorch", "ONNX", "Transformers"),
     "run a bundle for standard": ("ONNX Runtime",),
     "run a bundle for ort": ("ONNX Runtime", "native kernels"),
+    "run a bundle for ort on a GPU": ("ONNX Runtime", "GPU", _CUDA_KERNELS),
     "build engines for trt-rtx": ("TensorRT-RTX", _PLUGINS),
     "build engines for trt": ("TensorRT", _PLUGINS, "GPU"),
     "compile the GPU kernels": ("Triton", "fatbinary"),
@@ -63,7 +65,7 @@ _ABILITIES = {
 
 
 def _findings() -> Iterator[Finding]:
-    yield _package("ONNX Runtime", "onnxruntime", "running bundles", "moe-export", _providers)
+    yield _onnx_runtime()
     yield _native()
     yield _package("PyTorch", "torch", "exporting", "moe-export[export]")
     yield _package("ONNX", "onnx", "exporting", "moe-export[export]")
@@ -73,21 +75,15 @@ def _findings() -> Iterator[Finding]:
     yield from map(_flavour, FLAVOURS.values())
     yield _plugins()
     yield _gpu()
+    yield _cuda_kernels()
     yield _package("Triton", "triton", "compiling the GPU kernels", "triton")
     yield _program("nvcc", "nothing; TensorRT and the kernels do without it")
     yield _program("fatbinary", "packing the GPU kernels", "nvidia-cuda-nvcc")
 
 
-def _package(
-    name: str,
-    package: str,
-    needed_for: str,
-    extra: str,
-    more: Callable[[], str] = lambda: "",
-) -> Finding:
-    try:
-        found = version(package)
-    except PackageNotFoundError:
+def _package(name: str, package: str, needed_for: str, extra: str) -> Finding:
+    found = _version(package)
+    if found is None:
         return Finding(
             name=name,
             needed_for=needed_for,
@@ -95,13 +91,53 @@ def _package(
             missing=f"there is no Python package {package}",
             mend=f"pip install '{extra}'",
         )
-    return Finding(name=name, needed_for=needed_for, found=f"{found}{more()}")
+    return Finding(name=name, needed_for=needed_for, found=found)
 
 
-def _providers() -> str:
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _onnx_runtime() -> Finding:
+    name, needed_for = "ONNX Runtime", "running bundles"
+    plain, for_gpus = map(_version, ("onnxruntime", "onnxruntime-gpu"))
+    if plain and for_gpus:
+        return Finding(
+            name=name,
+            needed_for=needed_for,
+            found=None,
+            missing="onnxruntime and onnxruntime-gpu are installed one over the other",
+            mend="pip uninstall --yes onnxruntime && "
+            "pip install --force-reinstall --no-deps onnxruntime-gpu",
+        )
+    if not plain and not for_gpus:
+        return Finding(
+            name=name,
+            needed_for=needed_for,
+            found=None,
+            missing="there is no Python package onnxruntime",
+            mend="pip install 'moe-export'",
+        )
     import onnxruntime
 
-    return ", " + ", ".join(onnxruntime.get_available_providers())
+    providers = ", ".join(onnxruntime.get_available_providers())
+    return Finding(name=name, needed_for=needed_for, found=f"{plain or for_gpus}, {providers}")
+
+
+def _cuda_kernels() -> Finding:
+    needed_for = "bundles for ort with --device cuda, on a GPU"
+    try:
+        why = cuda_kernels.why_not()
+    except ImportError as error:
+        why = f"ONNX Runtime cannot be imported: {error}"
+    if why is None:
+        path = str(cuda_kernels.library_path())
+        return Finding(name=_CUDA_KERNELS, needed_for=needed_for, found=path)
+    mend = "pip install 'moe-export[cuda]', and what docs/ort-cuda.md says"
+    return Finding(name=_CUDA_KERNELS, needed_for=needed_for, found=None, missing=why, mend=mend)
 
 
 def _native() -> Finding:
