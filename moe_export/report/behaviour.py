@@ -61,8 +61,8 @@ def _logits(report: Report) -> list[str]:
     for modality in dict.fromkeys(each.modality for each in report.logits):
         cases = [each for each in report.logits if each.modality == modality]
         positions = sum(each.positions for each in cases)
-        same = sum(each.same_top1 * each.positions for each in cases) / positions
-        mean = sum(each.mean_divergence * each.positions for each in cases) / positions
+        same = sum(each.same_top1 * each.positions for each in cases) / max(positions, 1)
+        mean = sum(each.mean_divergence * each.positions for each in cases) / max(positions, 1)
         largest = max(each.largest_divergence for each in cases)
         rows.append((modality, str(positions), share(same), error(mean), error(largest)))
     return columns(rows, indent="")

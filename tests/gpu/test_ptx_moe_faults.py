@@ -57,7 +57,7 @@ FAULTS: dict[str, tuple[str, str, Callable[[str], str], str]] = {
     ),
     "wait-too-late-int4": (
         "gemm_plain_int4_bf16_m16", gemm("int4", "m16", "linear"),
-        change(WAIT % 4, LATE_BY_ONE % 5), LATE,
+        change(WAIT % 6, LATE_BY_ONE % 7), LATE,
     ),
     "mma-swapped-a": (
         "gemm_gated_bf16_bf16_m16", gemm("bf16", "m16"), change(*A_SWAPPED, 1), NUMBERS,

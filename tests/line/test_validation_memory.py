@@ -54,6 +54,7 @@ def case(number: int) -> GoldenCase:
         outputs={"y": y},
         outputs_reference={"y": y.astype(np.float64)},
         outputs_edge_error={"y": np.zeros(())},
+        outputs_rewritten_error={"y": np.full((), np.nan)},
         layers={},
     )
 

@@ -58,7 +58,11 @@ def session(tmp_path):
         if test:
             (tmp_path / "test_it.py").write_text(test)
         command = [sys.executable, "-m", "pytest", "-p", NAME, "-p", "no:cacheprovider"]
-        (tmp_path / "pytest.ini").write_text("[pytest]\naddopts = --strict-markers -W error\n")
+        # An editable install imports itself before any plugin is there to rewrite it.
+        early = "ignore:Module already imported:pytest.PytestAssertRewriteWarning"
+        (tmp_path / "pytest.ini").write_text(
+            f"[pytest]\naddopts = --strict-markers -W error -W '{early}'\n"
+        )
         # From the checkout, as this process has it.
         path = f"import sys; sys.path[:0] = [{str(ROOT)!r}]; import pytest; sys.exit(pytest.main())"
         command[1:3] = ["-c", path]

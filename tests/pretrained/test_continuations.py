@@ -89,7 +89,7 @@ def test_the_report_has_loads_of_both_modalities_logits_and_continuations(bundle
     files = bundle.manifest.files
     reports = sum(record.bytes for path, record in files.items() if path.startswith("reports/"))
     assert sum(report.nbytes.values()) + reports == sum(record.bytes for record in files.values())
-    assert report.seconds.keys() == {"cases", "experts", "engines", "generation"}
+    assert report.seconds.keys() == {"cases", "experts", "attribution", "engines", "generation"}
 
 
 def test_the_report_in_the_bundle_knows_no_time(bundle: Bundle) -> None:
@@ -175,7 +175,8 @@ def test_real_images_go_through_the_bundle_s_processor_and_both_models(
     names = {photo.name for photo in photos}
     components = ("vision", "embed", "decoder")
     cases = {f"{component}, {name}" for component in components for name in names}
-    assert {tensor["case"] for tensor in report["tensors"]} == {*cases, "every expert"}
+    alone = {"every expert", "padded", "empty", "overloaded"}
+    assert {tensor["case"] for tensor in report["tensors"]} == {*cases, *alone}
     assert {each["case"] for each in report["generation"]} == names
     # What is asked is what Transformers' own processor would have made of it.
     asked = given_images(bundle, photos).asked
