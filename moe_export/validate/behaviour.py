@@ -33,9 +33,10 @@ class Behaviour:
 
     def add(self, case: GoldenCase, made: Mapping[str, Array]) -> None:
         """A case's run: ``made`` are outputs and probes by name, with the bundle's own routing."""
-        probes = self._bundle.component(case.component).probes
-        for layer, recorded in case.layers.items():
-            chosen = made[probes[layer]["topk_ids"]]
+        record = self._bundle.component(case.component)
+        for layer in record.layers:
+            recorded = case.layers[layer]
+            chosen = made[record.probes[layer]["topk_ids"]]
             self._loads.add(layer, recorded, chosen, routing_noise(recorded))
         answer = self._answers[case.component]
         if answer is not None and answer[0] in case.outputs:
