@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from .forms import Immediate, Operand, Pair, Sink
+from .forms import Immediate, Operand, Pair, Sink, Vector
 from .writer import Writer
 
 MATRICES = {"x1": 1, "x2": 2, "x4": 4}
@@ -19,6 +19,9 @@ SHAPES = {
     ("u8", "m16n8k32"): ("U8, 32", 4, 2),
     ("u8", "m16n8k16"): ("U8, 16", 2, 1),
 }
+
+ROWS_IN_REGISTERS = 4
+"""Registers that hold a warp's 16 rows of 16 columns of the left side of a wgmma."""
 
 
 def _flag(value: bool) -> str:
@@ -136,17 +139,26 @@ def _group_product(w: Writer, words: list[str]) -> None:
     known = types in (["f32", "bf16", "bf16"], ["f32", "f16", "f16"])
     if not known or columns not in range(8, 257, 8):
         w.unknown()
-    d, a, b, adds, *signs = w.operands(8)
+    d, a, b, adds, *signs = w.operands(7, 8)
+    in_registers = isinstance(a, Vector)
     flags = [o.value for o in signs if isinstance(o, Immediate)]
     items = w.vector(d)
-    if flags[:2] != [1, 1] or len(flags) != 4 or len(items) != columns // 2:
+    # Rows in registers lie in one way only, and have no flag for it.
+    count = 3 if in_registers else 4
+    if flags[:2] != [1, 1] or len(flags) != count or len(items) != columns // 2:
         w.unknown()
     array = w.pointers("of_d", items, "b32", target=True)
     if isinstance(adds, Immediate):
         added = f"reinterpret_cast<const s32*>({w.constant(adds.value, 32)})"
     else:
         added = w.predicate(adds)
-    how = [w.source(a, "b64"), w.source(b, "b64"), added, *map(_flag, map(bool, flags[2:]))]
+    if in_registers:
+        if len(w.vector(a)) != ROWS_IN_REGISTERS:
+            w.unknown()
+        left = w.pointers("of_a", w.vector(a), "b32", target=False)
+    else:
+        left = w.source(a, "b64")
+    how = [left, w.source(b, "b64"), added, *map(_flag, map(bool, flags[2:]))]
     arguments = [str(columns), _flag(types[1] == "bf16"), array, *how]
     w.call("multiply_later", "w", w.mask(), w.site(), *arguments)
 

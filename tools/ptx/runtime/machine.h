@@ -82,6 +82,7 @@ struct Product {
   u64 a, b;
   bool adds, transpose_a, transpose_b;
   u32* d[128];
+  const u32* rows[4];  // the 16 rows of a, where they are in registers; else null
 };
 
 enum class Stop { barrier, arrived, exited };

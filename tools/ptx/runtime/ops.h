@@ -223,6 +223,9 @@ void mma(Warp& w, const Mask& m, const Site& site, u32* const* d, const u32* con
 // wgmma: d of 64 x columns, computed when it is waited for.  adds null: d is not added to.
 void multiply_later(Warp& w, const Mask& m, const Site& site, u32 columns, bool bf16, u32* const* d,
                     const u64* a, const u64* b, const s32* adds, bool transpose_a, bool transpose_b);
+// The same with a in registers, each warp's 16 rows as in an mma of m16n8k16.
+void multiply_later(Warp& w, const Mask& m, const Site& site, u32 columns, bool bf16, u32* const* d,
+                    const u32* const* a, const u64* b, const s32* adds, bool transpose_b);
 void commit_products(Warp& w, const Mask& m, const Site& site);
 void wait_for_products(Warp& w, const Mask& m, const Site& site, u32 pending);
 

@@ -1,4 +1,5 @@
-// wgmma of sm_90a: products of 64 rows by four warps, operands in shared memory, results later.
+// wgmma of sm_90a: products of 64 rows by four warps, results later.  The right side lies in shared
+// memory, the left one there or in registers.
 //
 // A product is computed when it is waited for: a register that is read before has its old number, and
 // shared memory that is written over before gives other numbers, or is a fault where a copy is on its
@@ -67,10 +68,23 @@ static void read_matrix(Warp& w, const Site& site, u64 bits, bool transposed, bo
   }
 }
 
+// The same of 16 rows in registers, pairs of columns.
+static void read_rows(const u32* const* registers, bool bf16, float (*numbers)[256]) {
+  for (u32 i = 0; i < 4; ++i)
+    for (u32 lane = 0; lane < kLanes; ++lane)
+      for (u32 half = 0; half < 2; ++half) {
+        const u32 row = lane / 4 + i % 2 * 8, k = lane % 4 * 2 + i / 2 * 8 + half;
+        numbers[k][row] = number(bf16, u16(registers[i][lane] >> 16 * half));
+      }
+}
+
 static void compute(Warp& w, const Product& p) {
   float left[kK][256], right[kK][256];
   static float sum[16][256];
-  read_matrix(w, p.site, p.a, p.transpose_a, p.bf16, w.index % 4 * 16, 16, left);
+  if (p.rows[0])
+    read_rows(p.rows, p.bf16, left);
+  else
+    read_matrix(w, p.site, p.a, p.transpose_a, p.bf16, w.index % 4 * 16, 16, left);
   read_matrix(w, p.site, p.b, p.transpose_b, p.bf16, 0, p.columns, right);
   const auto each_sum = [&](auto function) {
     for (u32 i = 0; i < p.columns / 2; ++i)
@@ -91,15 +105,27 @@ static u64 uniform(const Site& site, const u64* lanes) {
   return lanes[0];
 }
 
-void multiply_later(Warp& w, const Mask& m, const Site& site, u32 columns, bool bf16, u32* const* d,
-                    const u64* a, const u64* b, const s32* adds, bool transpose_a, bool transpose_b) {
-  require_whole_warp(w, m, site);
-  if (w.launch->warps.size() % 4) fail(site, -1, "needs whole groups of four warps");
-  Product p = {site,        columns,     bf16, uniform(site, a), uniform(site, b), adds && adds[0] != 0,
-               transpose_a, transpose_b, {}};
-  std::copy_n(d, columns / 2, p.d);
+static void keep(Warp& w, const Mask& m, Product p, u32* const* d) {
+  require_whole_warp(w, m, p.site);
+  if (w.launch->warps.size() % 4) fail(p.site, -1, "needs whole groups of four warps");
+  std::copy_n(d, p.columns / 2, p.d);
   if (w.products.empty()) w.products.emplace_back();
   w.products.back().push_back(p);
+}
+
+void multiply_later(Warp& w, const Mask& m, const Site& site, u32 columns, bool bf16, u32* const* d,
+                    const u64* a, const u64* b, const s32* adds, bool transpose_a, bool transpose_b) {
+  const bool sums = adds && adds[0] != 0;
+  const u64 left = uniform(site, a), right = uniform(site, b);
+  keep(w, m, {site, columns, bf16, left, right, sums, transpose_a, transpose_b, {}, {}}, d);
+}
+
+void multiply_later(Warp& w, const Mask& m, const Site& site, u32 columns, bool bf16, u32* const* d,
+                    const u32* const* a, const u64* b, const s32* adds, bool transpose_b) {
+  const bool sums = adds && adds[0] != 0;
+  Product p = {site, columns, bf16, 0, uniform(site, b), sums, false, transpose_b, {}, {}};
+  std::copy_n(a, 4, p.rows);
+  keep(w, m, p, d);
 }
 
 void commit_products(Warp& w, const Mask& m, const Site& site) {
