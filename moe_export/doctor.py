@@ -114,13 +114,7 @@ def _onnx_runtime() -> Finding:
             "pip install --force-reinstall --no-deps onnxruntime-gpu",
         )
     if not plain and not for_gpus:
-        return Finding(
-            name=name,
-            needed_for=needed_for,
-            found=None,
-            missing="there is no Python package onnxruntime",
-            mend="pip install 'moe-export'",
-        )
+        return _package(name, "onnxruntime", needed_for, "moe-export")
     import onnxruntime
 
     providers = ", ".join(onnxruntime.get_available_providers())

@@ -14,7 +14,8 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -113,8 +114,10 @@ def read_golden(path: Path) -> Golden:
     if content is None:
         raise UnsafeInputError(f"metadata {_METADATA!r} is missing", where=str(path))
     facts = decode(_Metadata, parse(content.encode(), str(path)), str(path), defaults=True)
+    golden_file = _File(path, keys)
     try:
-        return _File(path, keys).golden(facts)
+        with golden_file.held_open():
+            return golden_file.golden(facts)
     except ValueError as error:
         raise UnsafeInputError(str(error), where=str(path)) from error
 
@@ -159,15 +162,30 @@ class _File:
 
     def __init__(self, path: Path, keys: list[str]) -> None:
         self._path, self._keys = path, keys
+        self._held: Any = None
+
+    @contextmanager
+    def held_open(self) -> Iterator[None]:
+        """Meanwhile the file stays open: its header takes longer to read than a number of it."""
+        with _opened(self._path) as self._held:
+            try:
+                yield
+            finally:
+                self._held = None
 
     def _read(self, *keys: str) -> list[Array]:
+        if self._held is not None:
+            return self._read_of(self._held, keys)
         with _opened(self._path) as file:
-            try:
-                return [file.get_tensor(key) for key in keys]
-            except safetensors.SafetensorError as error:
-                raise UnsafeInputError(
-                    f"the file changed while it was read: {error}", where=str(self._path)
-                ) from error
+            return self._read_of(file, keys)
+
+    def _read_of(self, file: Any, keys: Iterable[str]) -> list[Array]:
+        try:
+            return [file.get_tensor(key) for key in keys]
+        except safetensors.SafetensorError as error:
+            raise UnsafeInputError(
+                f"the file changed while it was read: {error}", where=str(self._path)
+            ) from error
 
     def golden(self, facts: _Metadata) -> Golden:
         """All that the keys name; ``ValueError`` where they are not those of a golden file."""

@@ -18,7 +18,8 @@ struct Layout {
 Layout layout(const Matrices& weights, RowFormat row_format, Float type, size_t rows, void* workspace) {
   Regions regions(workspace);
   Layout l;
-  l.rows = regions.take(are_rows(type, row_format, weights) ? 0 : rows * weights.columns * bytes_of(row_format));
+  const size_t row_bytes = weights.columns * bytes_of(row_format);
+  l.rows = regions.take(are_rows(type, row_format, weights) ? 0 : rows * row_bytes);
   l.tiles = regions.take<int32_t>(kTileBytes * most_tiles(rows, weights.experts, kSmallestTile));
   l.product = regions.take<float>(rows * weights.rows * sizeof(float));
   l.bytes = regions.used();

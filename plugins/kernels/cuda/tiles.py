@@ -82,8 +82,9 @@ IN_BLOCKS, IN_WIDE_BLOCKS = ("int8", "int4"), ("int8wide", "int4wide")
 DECODE_TOKENS = 16
 DECODE_REREADS = 1.15
 
-# Rows of a tile for the mean number of assignments of an expert, S / E; measured as above over T of
-# 16 to 4096 in every format, within 8 % of the best for each.
+# Rows of a tile for the mean number of assignments of an expert, S / E; measured as above for T of
+# 16 to 1024: some 8 % at most over the best.  For more tokens smaller tiles were not tried, and
+# integers in blocks may be faster in 64 rows there.
 ROWS_OF_TILE = {8: 16, 24: 32, 64: 64}
 LARGEST_ROWS = 128
 TILE_ROWS = (*ROWS_OF_TILE.values(), LARGEST_ROWS)
@@ -120,9 +121,10 @@ def _tile_in_blocks(sm: str, stored: str, gated: bool, bm: int) -> Tile:
     return Tile(bm, bn // 2 if narrow else bn, 32, warps, 4)
 
 
-# Measured on an H200 for H2048 I768 E128 K8 with random routing, S / E from 1 to 256: of some 700
-# tiles the fastest that spill no register, by the mean over the token counts at which the launcher
-# takes them.  By format and whether there is a gate, for TILE_ROWS in turn.
+# Chosen by measurements on an H200 for H2048 I768 E128 K8 with random routing, S / E from 1 to 256,
+# of more than 700 tiles: the fast ones that spill no register.  Those of int8 and int4 in 32 rows,
+# and in 128 with a gate, are neighbours of what was timed.  By format and whether there is a gate,
+# for TILE_ROWS in turn.
 HOPPER = {
     ("bf16", True): (
         Tile(16, 64, 128, 4, 3), Tile(32, 64, 64, 4, 3), Tile(64, 64, 64, 4, 3),
