@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 ABI = 1
 
 # From the plainest to the best; MOE_EXPORT_CPU names one of them.
-LEVELS = ("portable", "avx2", "avx512", "avx512_bf16")
+LEVELS = ("portable", "avx2", "avx512", "avx512_bf16", "avx512_amx")
 
 _VARIABLE = "MOE_EXPORT_ORT_LIBRARY"
 _PACKAGED = Path(__file__).parents[1] / "native" / "libmoe_export_ort.so"

@@ -27,7 +27,7 @@ Parallel serial();
 
 struct Isa;  // the routines of one level
 
-// The level named ("portable", "avx2", "avx512", "avx512_bf16"), or null where this CPU or this
+// The level named ("portable", "avx2", "avx512", "avx512_bf16", "avx512_amx"), or null where this CPU or this
 // build lacks it or there is no such level.
 const Isa* isa_named(const char* name);
 

@@ -27,7 +27,7 @@ const Isa* level_named(const char* name) {
 #if MOE_EXPORT_EMULATED
   // AVX-512 in terms of AVX2: emulated/immintrin.h.
   if (!moe::isa_named("avx2")) return nullptr;
-  for (const Isa* isa : {&moe::kAvx512, &moe::kAvx512Bf16})
+  for (const Isa* isa : {&moe::kAvx512, &moe::kAvx512Bf16, &moe::kAvx512Amx})
     if (!std::strcmp(isa->name, name)) return isa;
   return nullptr;
 #else

@@ -2,8 +2,8 @@
 //
 // A layer is two products.  Tasks of the first are (some rows of one expert, four panels of its up
 // matrix): their epilogue activates and prepares the rows of the second.  Tasks of the second leave
-// weighted rows in expert order, and a last pass sums them token by token in order of k.  Rows are
-// never copied into expert order: a task reads them through pointers.
+// weighted rows in expert order, and a last pass sums them token by token in order of k.  A task reads
+// rows through pointers; they are copied into expert order only for levels that like even rows.
 //
 // With few tokens each panel is read once from memory, and neighbouring tasks share one expert.
 // With many, four panels (256 KiB of bfloat16 for H = 2048) stay in the L2 while all rows pass.
@@ -20,6 +20,7 @@ namespace {
 constexpr size_t kTaskPanels = 4, kTaskColumns = kTaskPanels * kPanelRows;
 constexpr size_t kTileRows = 64;    // rows of a product that lie in one task's stack
 constexpr size_t kTaskRows = 256;   // more than this and an expert's rows are split among tasks
+constexpr size_t kManyTokens = 16;  // from here on rows may be worth a copy
 
 // Rows [first, first + count) of the expert order, all of one expert.
 struct RowBlock {
@@ -113,9 +114,10 @@ struct Workspace {
   int32_t *order, *offsets, *place;
   RowBlock* blocks;
   uint8_t *x_rows, *inner_rows;
+  uint8_t* sorted;           // x_rows in expert order, or null where they are read where they lie
   float *weighted, *y_rows;  // `weighted`: tokens times their weights
   size_t x_bytes, inner_bytes;
-  bool x_is_plain;
+  bool x_is_plain, x_is_sorted;
   size_t used;
 
   Workspace(const Isa* isa, const ExpertsSpec& spec, size_t tokens, size_t top_k, void* scratch) {
@@ -130,6 +132,8 @@ struct Workspace {
     x_is_plain = isa->row_is_plain(first.format, spec.row_format, first.columns);
     const size_t x_count = spec.weight_on_input ? assignments : tokens;
     x_rows = carver.take<uint8_t>(x_is_plain ? 0 : x_count * x_bytes);
+    x_is_sorted = isa->likes_even_rows && tokens >= kManyTokens && !spec.weight_on_input && !x_is_plain;
+    sorted = carver.take<uint8_t>(x_is_sorted ? assignments * x_bytes : 0);
     weighted = carver.take<float>(spec.weight_on_input ? assignments * first.columns : 0);
     inner_bytes = isa->row_bytes(spec.down->format, spec.row_format, spec.down->columns);
     inner_rows = carver.take<uint8_t>(spec.up ? assignments * inner_bytes : 0);
@@ -215,7 +219,13 @@ void experts(const Isa* isa, const ExpertsSpec& spec, const float* x, const int3
         isa, first, spec.row_format, spec.weight_on_input ? num_rows : tokens, parallel,
         [&](size_t i) { return entering + i * hidden_size; },
         [&](size_t i) { return work.x_rows + i * work.x_bytes; });
+  if (work.x_is_sorted)
+    for_each(parallel, num_rows, work.x_bytes, [&](size_t at) {
+      const uint8_t* row = work.x_rows + token_of(at) * work.x_bytes;
+      std::memcpy(work.sorted + at * work.x_bytes, row, work.x_bytes);
+    });
   const auto entering_row = [&](size_t at) -> const void* {
+    if (work.x_is_sorted) return work.sorted + at * work.x_bytes;
     const size_t i = spec.weight_on_input ? at : token_of(at);
     return work.x_is_plain ? static_cast<const void*>(entering + i * hidden_size)
                            : work.x_rows + i * work.x_bytes;

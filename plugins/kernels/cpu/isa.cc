@@ -4,6 +4,14 @@
 #include <cstdlib>
 #include <cstring>
 
+#if MOE_EXPORT_AVX512
+#include <cpuid.h>
+#endif
+#ifdef __linux__
+#include <sys/syscall.h>
+#include <unistd.h>
+#endif
+
 namespace moe {
 namespace {
 
@@ -30,11 +38,30 @@ bool has_avx512_bf16() {
   return has_avx512() && __builtin_cpu_supports("avx512bf16") &&
          __builtin_cpu_supports("avx512vnni");
 }
+
+// Linux gives a process its tiles when it asks for them, once.
+bool may_use_tiles() {
+#ifdef __linux__
+  constexpr long kRequestPermission = 0x1023, kTileData = 18;
+  return syscall(SYS_arch_prctl, kRequestPermission, kTileData) == 0;
+#else
+  return false;
+#endif
+}
+
+bool has_avx512_amx() {
+  unsigned a, b, c, d;
+  if (!has_avx512_bf16() || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  constexpr unsigned kBf16 = 1u << 22, kTile = 1u << 24, kInt8 = 1u << 25, kAll = kBf16 | kTile | kInt8;
+  static const bool may = (d & kAll) == kAll && may_use_tiles();
+  return may;
+}
 #endif
 
 // From the best to the plainest.
 constexpr Level kLevels[] = {
 #if MOE_EXPORT_AVX512
+    {&kAvx512Amx, has_avx512_amx},
     {&kAvx512Bf16, has_avx512_bf16},
     {&kAvx512, has_avx512},
 #endif

@@ -59,6 +59,9 @@ struct Isa {
 
   // Adds what the queries see of a block of keys to largest, sum and mixed.
   void (*attend)(const AttentionBlock& block);
+
+  // Whether multiply() is faster where many rows lie evenly spaced.
+  bool likes_even_rows = false;
 };
 
 extern const Isa kPortable;
@@ -66,7 +69,7 @@ extern const Isa kPortable;
 extern const Isa kAvx2;
 #endif
 #if MOE_EXPORT_AVX512
-extern const Isa kAvx512, kAvx512Bf16;
+extern const Isa kAvx512, kAvx512Bf16, kAvx512Amx;
 #endif
 
 }  // namespace moe

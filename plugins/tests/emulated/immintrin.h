@@ -1,7 +1,7 @@
 // Stands in for the compiler's <immintrin.h> where the AVX-512 levels are to run on a CPU that has
 // only AVX2.  What is tested then is what their sources say, not the library's machine code.
 //
-// An instruction on 512 bits is here two of AVX2 on 256, done by the CPU itself; the two that AVX2
+// An instruction on 512 bits is here two of AVX2 on 256, done by the CPU itself; the ones that AVX2
 // lacks altogether are written out as Intel's manual has them (Intel 64 and IA-32 Architectures
 // Software Developer's Manual, volume 2).  An intrinsic that is missing here does not compile: add
 // a line.  Nothing is inlined: the kernels' unrolled tiles would take minutes to compile.
@@ -49,6 +49,7 @@ EMULATED_BINARY(__m512, Floats, add_ps, _mm256_add_ps)
 EMULATED_BINARY(__m512, Floats, mul_ps, _mm256_mul_ps)
 EMULATED_BINARY(__m512i, Integers, add_epi16, _mm256_add_epi16)
 EMULATED_BINARY(__m512i, Integers, add_epi32, _mm256_add_epi32)
+EMULATED_BINARY(__m512i, Integers, sub_epi8, _mm256_sub_epi8)
 EMULATED_BINARY(__m512i, Integers, sub_epi32, _mm256_sub_epi32)
 EMULATED_BINARY(__m512i, Integers, mullo_epi32, _mm256_mullo_epi32)
 EMULATED_BINARY(__m512i, Integers, madd_epi16, _mm256_madd_epi16)
@@ -156,7 +157,112 @@ EMULATED float reduce_add_ps(__m512 x) {
   return sum;
 }
 
-static inline void stored(float* at, __m512 x) { std::memcpy(at, &x, 64); }
+template <class Whole>
+static inline void stored(void* at, Whole x) {
+  std::memcpy(at, &x, 64);
+}
+
+// ------------------------------------------------------------------------------- AMX
+
+// The registers of a thread.  What LDTILECFG and the products refuse ends the program, as it does on
+// a CPU.
+struct Tile {
+  uint8_t bytes[16][64];
+  int rows, columns;  // columns in bytes
+};
+
+static thread_local Tile tiles[8];
+
+EMULATED void tile_require(bool holds) {
+  if (!holds) __builtin_trap();
+}
+
+EMULATED void tile_configure(const void* at) {
+  const auto* shape = static_cast<const uint8_t*>(at);
+  tile_require(shape[0] == 1);
+  for (int i = 1; i < 16; ++i) tile_require(shape[i] == 0);
+  for (int t = 0; t < 16; ++t) {
+    uint16_t columns;
+    std::memcpy(&columns, shape + 16 + 2 * t, 2);
+    const int rows = shape[48 + t];
+    if (t > 7) tile_require(!rows && !columns);
+    if (t > 7) continue;
+    tile_require(rows <= 16 && columns <= 64 && !rows == !columns);
+    tiles[t] = Tile{{}, rows, columns};
+  }
+}
+
+EMULATED void tile_release() {
+  for (Tile& tile : tiles) tile = Tile{};
+}
+
+EMULATED Tile& tile_in_use(int t) {
+  tile_require(tiles[t].rows > 0);
+  return tiles[t];
+}
+
+EMULATED void tile_zero(int t) { std::memset(tile_in_use(t).bytes, 0, sizeof tiles[t].bytes); }
+
+EMULATED void tile_load(int t, const void* at, size_t stride) {
+  tile_zero(t);
+  for (int r = 0; r < tiles[t].rows; ++r)
+    std::memcpy(tiles[t].bytes[r], static_cast<const uint8_t*>(at) + size_t(r) * stride,
+                size_t(tiles[t].columns));
+}
+
+EMULATED void tile_store(int t, void* at, size_t stride) {
+  for (int r = 0; r < tile_in_use(t).rows; ++r)
+    std::memcpy(static_cast<uint8_t*>(at) + size_t(r) * stride, tiles[t].bytes[r],
+                size_t(tiles[t].columns));
+}
+
+// What the shapes of a product's three registers must be to each other.
+EMULATED void tile_require_product(int sums, int left, int right) {
+  const Tile &c = tile_in_use(sums), &a = tile_in_use(left), &b = tile_in_use(right);
+  tile_require(sums != left && sums != right && left != right);
+  tile_require(c.rows == a.rows && c.columns == b.columns && a.columns == 4 * b.rows);
+}
+
+// TDPBSSD: products of signed bytes, four to a sum, without saturation.
+EMULATED void tile_dpbssd(int sums, int left, int right) {
+  tile_require_product(sums, left, right);
+  for (int m = 0; m < tiles[sums].rows; ++m)
+    for (int n = 0; n < tiles[sums].columns / 4; ++n) {
+      uint32_t sum;
+      std::memcpy(&sum, tiles[sums].bytes[m] + 4 * n, 4);
+      for (int k = 0; k < tiles[left].columns; ++k)
+        sum += uint32_t(int8_t(tiles[left].bytes[m][k]) *
+                        int8_t(tiles[right].bytes[k / 4][4 * n + k % 4]));
+      std::memcpy(tiles[sums].bytes[m] + 4 * n, &sum, 4);
+    }
+}
+
+EMULATED float tile_bfloat16(const Tile& tile, int row, int at) {
+  uint16_t half;
+  std::memcpy(&half, tile.bytes[row] + 2 * at, 2);
+  const uint32_t bits = uint32_t(half) << 16;
+  float x;
+  std::memcpy(&x, &bits, 4);
+  return flushed(x);
+}
+
+// TDPBF16PS: even and odd columns are summed each for itself, then both are added to the sum; all
+// rounded to nearest even, subnormal numbers being 0.
+EMULATED void tile_dpbf16ps(int sums, int left, int right) {
+  tile_require_product(sums, left, right);
+  const Tile &a = tiles[left], &b = tiles[right];
+  for (int m = 0; m < tiles[sums].rows; ++m)
+    for (int n = 0; n < tiles[sums].columns / 4; ++n) {
+      float halves[2] = {}, sum;
+      for (int k = 0; k < b.rows; ++k)
+        for (int odd = 0; odd < 2; ++odd)
+          halves[odd] = flushed(std::fma(tile_bfloat16(a, m, 2 * k + odd),
+                                         tile_bfloat16(b, k, 2 * n + odd), halves[odd]));
+      std::memcpy(&sum, tiles[sums].bytes[m] + 4 * n, 4);
+      sum = flushed(flushed(sum) + flushed(halves[0] + halves[1]));
+      std::memcpy(tiles[sums].bytes[m] + 4 * n, &sum, 4);
+    }
+}
 
 }  // namespace emulated
 
@@ -166,6 +272,7 @@ static inline void stored(float* at, __m512 x) { std::memcpy(at, &x, 64); }
 #define _mm512_reduce_add_ps emulated::reduce_add_ps
 #define _mm512_add_epi16 emulated::add_epi16
 #define _mm512_add_epi32 emulated::add_epi32
+#define _mm512_sub_epi8 emulated::sub_epi8
 #define _mm512_sub_epi32 emulated::sub_epi32
 #define _mm512_mullo_epi32 emulated::mullo_epi32
 #define _mm512_madd_epi16 emulated::madd_epi16
@@ -191,5 +298,22 @@ static inline void stored(float* at, __m512 x) { std::memcpy(at, &x, 64); }
 #define _mm512_loadu_ps(at) emulated::loaded<__m512>(at)
 #define _mm512_loadu_si512(at) emulated::loaded<__m512i>(at)
 #define _mm512_storeu_ps(at, x) emulated::stored(at, x)
+#define _mm512_storeu_si512(at, x) emulated::stored(at, x)
 #define _mm512_castsi512_ps(x) ((__m512)(x))
 #define _mm512_castps_si512(x) ((__m512i)(x))
+
+// The compiler's own are macros.
+#undef _tile_loadconfig
+#undef _tile_release
+#undef _tile_zero
+#undef _tile_loadd
+#undef _tile_stored
+#undef _tile_dpbssd
+#undef _tile_dpbf16ps
+#define _tile_loadconfig emulated::tile_configure
+#define _tile_release emulated::tile_release
+#define _tile_zero emulated::tile_zero
+#define _tile_loadd emulated::tile_load
+#define _tile_stored emulated::tile_store
+#define _tile_dpbssd emulated::tile_dpbssd
+#define _tile_dpbf16ps emulated::tile_dpbf16ps
