@@ -27,7 +27,7 @@ def inputs(tmp_path):
 def test_the_answer_is_the_generator_s_on_a_line_of_its_own(invoke, bundle, image):
     result = invoke("run", bundle, "--image", image, "--prompt", "which digit is it")
     assert (result.exit_code, result.stderr) == (0, "")
-    answer = Generator(bundle).generate(image, "which digit is it")
+    answer = Generator(bundle).generate(image, "which digit is it").text
     assert answer
     assert result.stdout == answer + "\n"
 
