@@ -11,7 +11,7 @@ import torch
 import moe_export
 from moe_export.errors import UsageError
 from moe_export.load import load
-from moe_export.runtime import Bundle, Conversation, Session
+from moe_export.runtime import Bundle, Conversation, Generator, Session
 from moe_export.runtime.cache import Cache
 from moe_export.runtime.greedy import no_features
 from moe_export.spec import export_spec
@@ -90,7 +90,7 @@ def test_it_answers_what_transformers_answers(scoring, text_eager, words):
 
 def test_answers_about_images_are_those_of_the_last_logits_alone(seeing, bundle, photos):
     asked = {"max_new_tokens": LENGTH}
-    first, second = (Conversation(each, threads=1) for each in (seeing, bundle))
+    first, second = (Generator(each, threads=1) for each in (seeing, bundle))
     question = (photos, "what is it?")
     assert first.generate(*question, **asked) == second.generate(*question, **asked)
 
