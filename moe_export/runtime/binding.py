@@ -39,7 +39,7 @@ class Binding:
 
     def give(self, name: str, array: Array) -> None:
         """``array`` as an input; one that is not dense in C order is copied."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         self._check(name, array)
         self._binding.bind_cpu_input(name, array)  # where it lies, and without a device to look up
         self._given[name] = array

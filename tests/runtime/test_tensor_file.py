@@ -14,7 +14,20 @@ from hypothesis import strategies as st
 from moe_export.errors import UnsafeInputError
 from moe_export.runtime.tensor_file import TensorFile, tensor_file
 
-DTYPES = ["bool", "uint8", "int8", "int16", "uint16", "float16", "int32", "uint32", "float32", "float64", "int64", "uint64"]
+DTYPES = [
+    "bool",
+    "uint8",
+    "int8",
+    "int16",
+    "uint16",
+    "float16",
+    "int32",
+    "uint32",
+    "float32",
+    "float64",
+    "int64",
+    "uint64",
+]
 
 tensors = st.dictionaries(
     st.text(st.characters(codec="utf-8", exclude_categories=["Cs"]), max_size=12),
