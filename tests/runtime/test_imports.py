@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import pytest
 
@@ -64,6 +67,12 @@ def test_answering_a_question_imports_nothing_of_the_workshop(bigram):
 
 def test_sessions_and_generators_run_where_nothing_else_can_be_imported(bigram):
     modules_after(SHUT + RUN, str(bigram.path), *sorted(WORKSHOP | BESIDE))
+
+
+def test_the_package_asks_for_what_runs_bundles_and_nothing_else():
+    project = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text())["project"]
+    names = {re.split(r"[<>=!]", each)[0] for each in project["dependencies"]}
+    assert names == {"numpy", "onnxruntime", "pillow", "tokenizers"}
 
 
 def test_the_program_says_what_it_lacks():
