@@ -1,4 +1,7 @@
-"""Answer a question about an image, word by word: python answer.py BUNDLE IMAGE QUESTION"""
+"""Answer a question about an image, word by word.
+
+usage: python answer.py BUNDLE IMAGE QUESTION
+"""
 
 import sys
 
