@@ -43,6 +43,8 @@ echo "installing $(basename "$wheel") where there is nothing else ..." >&2
 "$workshop" -m venv "$work/venv"
 readonly python=$work/venv/bin/python
 "$python" -m pip install --quiet --no-input "$wheel"
+# tokenizers may bring it by way of packages of its own; nothing here relies on that.
+"$python" -m pip uninstall --quiet --yes click 2>/dev/null
 cp examples/python_embed/answer.py "$work"
 
 cd "$work" # not where the sources are: what was installed is what runs
