@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from moe_export.moe.layer import ExpertsSpec, RouterSpec
     from moe_export.rewrite.register import BlockDescription, Join, Stack, register_block
     from moe_export.runtime.bundle import Bundle
+    from moe_export.runtime.cancel import Cancellation
     from moe_export.runtime.generator import Generator
     from moe_export.runtime.options import Options, Request
     from moe_export.runtime.session import Session
@@ -41,6 +42,7 @@ _HOMES = {
     "Answer": "moe_export.runtime.speech",
     "BlockDescription": "moe_export.rewrite.register",
     "Bundle": "moe_export.runtime.bundle",
+    "Cancellation": "moe_export.runtime.cancel",
     "ExpertsSpec": "moe_export.moe.layer",
     "Generator": "moe_export.runtime.generator",
     "Join": "moe_export.rewrite.register",
@@ -60,6 +62,7 @@ __all__ = [
     "Answer",
     "BlockDescription",
     "Bundle",
+    "Cancellation",
     "CaptureError",
     "CompletenessError",
     "DiskFullError",

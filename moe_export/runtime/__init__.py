@@ -7,6 +7,7 @@ about images in text.  ``Conversation`` is what a generator of several graphs is
 from __future__ import annotations
 
 from moe_export.runtime.bundle import Bundle
+from moe_export.runtime.cancel import Cancellation
 from moe_export.runtime.converse import Conversation
 from moe_export.runtime.generator import Generator
 from moe_export.runtime.options import Options, Request
@@ -17,6 +18,7 @@ from moe_export.runtime.stream import Stream
 __all__ = [
     "Answer",
     "Bundle",
+    "Cancellation",
     "Conversation",
     "Generator",
     "Options",

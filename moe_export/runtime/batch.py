@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from moe_export.runtime.cancel import Cancellation
+from moe_export.runtime.cancel import Cancellation, Cancelled
 from moe_export.runtime.speaker import Decoding
 from moe_export.runtime.speech import Answer, Speech
 
@@ -12,7 +12,7 @@ from moe_export.runtime.speech import Answer, Speech
 def answered(decoding: Decoding, speeches: Sequence[Speech], cancel: Cancellation) -> list[Answer]:
     """The answers, each the row of ``decoding`` at its place; one that has ended leaves the batch.
 
-    Raises ``Cancelled``, and what a run raises.
+    Where ``cancel`` is cancelled, those under way end as they are.  Raises what a run raises.
     """
     under_way = list(speeches)
     try:
@@ -24,6 +24,10 @@ def answered(decoding: Decoding, speeches: Sequence[Speech], cancel: Cancellatio
             under_way = [under_way[row] for row in rows]
             if under_way:
                 decoding.follow(rows, [speech.last for speech in under_way])
+    except Cancelled:
+        for speech in under_way:
+            speech.cancel()
     finally:
         decoding.close()
-    return [speech.answer() for speech in speeches]
+    answers = zip(speeches, decoding.reused, strict=True)
+    return [speech.answer(reused) for speech, reused in answers]

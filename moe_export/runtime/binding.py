@@ -79,7 +79,7 @@ def name_of(dtype: np.dtype[Any]) -> str:
 def running(inputs: Mapping[str, Array], cancel: Cancellation | None = None) -> Iterator[None]:
     """What ONNX Runtime says of values that it cannot run on, as this package's errors.
 
-    ``Cancelled`` for whatever it says once ``cancel`` is wished.
+    ``Cancelled`` for whatever it says once ``cancel`` is cancelled.
     """
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
@@ -87,7 +87,7 @@ def running(inputs: Mapping[str, Array], cancel: Cancellation | None = None) -> 
         yield
     # The last is what it makes of each of them where arrays are bound.
     except (errors.InvalidArgument, errors.RuntimeException, errors.Fail, RuntimeError) as error:
-        if cancel is not None and cancel.wished:
+        if cancel is not None and cancel.is_cancelled:
             raise Cancelled from error
         message = first_line(error)
         if is_out_of_memory(error):

@@ -65,6 +65,9 @@ class _Begun:
     following: Array
     """``[..., 1, 1]``: the position of the token that follows."""
 
+    reused: int
+    """How many tokens of it the cache held before."""
+
 
 class _Alone(Decoding):
     """One text, whose cache is left for the next."""
@@ -72,12 +75,14 @@ class _Alone(Decoding):
     def __init__(self, speaker: Cached, prompt: Ready) -> None:
         self._speaker, self._prompt = speaker, prompt
         self._begun: _Begun | None = None
+        self.reused = [0]
 
     def logits(self, cancel: Cancellation) -> Array:
         begun = self._begun
         if begun is None:
-            self._begun = _begin(self._speaker, self._prompt, cancel)
-            return self._begun.logits
+            begun = self._begun = _begin(self._speaker, self._prompt, cancel)
+            self.reused = [begun.reused]
+            return begun.logits
         embed = self._speaker.conversation.sessions["embed"]
         logits = step(
             embed,
@@ -109,6 +114,7 @@ class _Together(Decoding):
 
     def __init__(self, speaker: Cached, prompts: Sequence[Ready]) -> None:
         self._speaker, self._prompts = speaker, prompts
+        self.reused = [0] * len(prompts)
         self._cache: Cache | None = None
         self._tokens: Array = np.zeros((0, 1), np.int64)
         self._positions: Array = np.zeros((0, 1), np.int64)
@@ -140,8 +146,9 @@ class _Together(Decoding):
 
     def _run_prompts(self, cancel: Cancellation) -> Array:
         logits, positions, caches = [], [], []
-        for prompt in self._prompts:
+        for number, prompt in enumerate(self._prompts):
             begun = _begin(self._speaker, prompt, cancel)
+            self.reused[number] = begun.reused
             logits.append(begun.logits.copy())
             positions.append(begun.following)
             caches.append({name: each.copy() for name, each in begun.cache.tensors().items()})
@@ -179,4 +186,4 @@ def _begin(speaker: Cached, prompt: Ready, cancel: Cancellation) -> _Begun:
         speaker.prefixes.leave(cache, text.keys)  # it holds what it held
         raise
     following = np.full((*positions.shape[:-1], 1), positions.max() + 1, np.int64)
-    return _Begun(cache, list(text.keys), logits, following)
+    return _Begun(cache, list(text.keys), logits, following, known)

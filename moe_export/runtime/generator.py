@@ -85,12 +85,12 @@ class Generator:
         """An answer to each request, ``batch_size`` of them side by side.
 
         All are checked before any runs.  Of several graphs, prompts run one by one and the later
-        tokens of a batch together; of one, all rows run together.  ``cancel``, wished in another
-        thread, ends it with ``Cancelled``.
+        tokens of a batch together; of one, all rows run together.  ``cancel``, cancelled in another
+        thread, ends those under way as they are, and the others before they begin.
         """
         if batch_size < 1:
             raise UsageError(f"batch_size must be 1 or more, got {batch_size}")
-        wanted, made = cancel or Cancellation(), list[Answer]()
+        cancel, made = cancel or Cancellation(), list[Answer]()
         ready = [self._speaker.ready(each.image, each.prompt) for each in requests]
         for start in range(0, len(requests), batch_size):
             rows = slice(start, start + batch_size)
@@ -98,7 +98,7 @@ class Generator:
                 self._speech(each, request.options)
                 for each, request in zip(ready[rows], requests[rows], strict=True)
             ]
-            made += answered(self._speaker.begin(ready[rows]), speeches, wanted)
+            made += answered(self._speaker.begin(ready[rows]), speeches, cancel)
         return made
 
     def astream(

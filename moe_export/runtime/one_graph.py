@@ -92,6 +92,7 @@ class _Rerun(Decoding):
 
     def __init__(self, model: OneGraph, prompts: Sequence[Ready]) -> None:
         self._model = model
+        self.reused = [0] * len(prompts)
         self._texts = [list(prompt.ids) for prompt in prompts]
         self._images = None
         if model.preprocessor is not None:

@@ -111,7 +111,7 @@ class Session:
 
         Raises ``UsageError`` where a name, dtype or shape is not the graph's, or two inputs give
         one symbolic dimension two sizes: what was given and what is expected.  Nothing is cast.
-        Where ``cancel`` is wished, ``Cancelled``, also in the middle of the run.
+        Where ``cancel`` is cancelled, ``Cancelled``, also in the middle of the run.
         """
         session = self._session
         if session is None:

@@ -28,6 +28,9 @@ class Ready:
 class Decoding(ABC):
     """Texts under way side by side, a row each."""
 
+    reused: list[int]
+    """Of each prompt, how many of its tokens did not have to run; known with the first logits."""
+
     @abstractmethod
     def logits(self, cancel: Cancellation) -> Array:
         """``[rows, V]`` in float32: what each row leads to expect; valid until the next call.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal
 
 from moe_export.forms import Array
@@ -33,6 +33,9 @@ class Answer:
 
     prompt_ids: tuple[int, ...]
     """What stood in front of it, as the model was asked."""
+
+    reused_tokens: int = field(default=0, compare=False)
+    """How many of those did not have to run, being what the last text began with too."""
 
 
 class Speech:
@@ -78,13 +81,14 @@ class Speech:
         """End it here, with the text that was said, unless it has ended."""
         self.finish_reason = self.finish_reason or "cancelled"
 
-    def answer(self) -> Answer:
+    def answer(self, reused_tokens: int) -> Answer:
         """What there is of it; one that has not ended yet counts as cancelled."""
         return Answer(
             text="".join(self._text),
             ids=tuple(self._ids),
             finish_reason=self.finish_reason or "cancelled",
             prompt_ids=self._prompt,
+            reused_tokens=reused_tokens,
         )
 
     def _rest(self, reason: FinishReason) -> str:

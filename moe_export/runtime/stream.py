@@ -28,7 +28,7 @@ class Stream(Iterator[str]):
     @property
     def answer(self) -> Answer:
         """What there is of the answer; one that has not ended counts as cancelled."""
-        return self._speech.answer()
+        return self._speech.answer(self._decoding.reused[0])
 
     def __iter__(self) -> Self:
         return self
@@ -50,7 +50,7 @@ class Stream(Iterator[str]):
 
     def cancel(self) -> None:
         """End the answer soon, from any thread; whoever waits for a piece gets no more."""
-        self._cancel.wish()
+        self._cancel.cancel()
 
     def close(self) -> None:
         """End the answer and let go of what it holds.  Closing twice is fine."""

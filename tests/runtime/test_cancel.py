@@ -1,4 +1,4 @@
-"""A wish that work ends is heard in the middle of a run, and says nothing."""
+"""Work is cancelled in the middle of a run, and nothing is printed."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def counting() -> onnxruntime.InferenceSession:
 
 def test_a_run_ends_in_its_middle(counting, capfd):
     cancel = Cancellation()
-    timer = threading.Timer(0.2, cancel.wish)
+    timer = threading.Timer(0.2, cancel.cancel)
     timer.start()
     started = time.monotonic()
     with pytest.raises(Cancelled), running({}, cancel):
@@ -60,7 +60,7 @@ def test_a_bound_run_ends_in_its_middle(counting):
     last = np.zeros((), np.int64)
     binding.take("last", last)
     cancel = Cancellation()
-    timer = threading.Timer(0.2, cancel.wish)
+    timer = threading.Timer(0.2, cancel.cancel)
     timer.start()
     with pytest.raises(Cancelled):
         binding.run(cancel)
@@ -70,9 +70,9 @@ def test_a_bound_run_ends_in_its_middle(counting):
     assert last == 7
 
 
-def test_what_was_wished_before_begins_nothing(linear):
+def test_what_was_cancelled_before_begins_nothing(linear):
     cancel = Cancellation()
-    cancel.wish()
+    cancel.cancel()
     with Session(linear) as session:
         with pytest.raises(Cancelled):
             session.run({"x": np.zeros((1, 4), np.float32)}, cancel=cancel)
