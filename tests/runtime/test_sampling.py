@@ -90,6 +90,31 @@ def test_draws_come_as_often_as_they_are_probable():
     assert ((found - expected) ** 2 / expected).sum() < 30
 
 
+@settings(deadline=None, max_examples=300)
+@given(
+    halves=st.lists(st.integers(-8, 8), min_size=1, max_size=24),
+    top_k=st.integers(0, 10),
+    top_p=st.sampled_from([1.0, 0.9, 0.3]),
+    seed=st.integers(0, 2**64 - 1),
+)
+def test_a_draw_is_the_one_of_the_rules_spelt_out(halves, top_k, top_p, seed):
+    """Many scores are equal here, and the lower id stands in front."""
+    scores = [half / 2 for half in halves]
+    order = sorted(range(len(scores)), key=lambda token: (-scores[token], token))
+    order = order[: top_k or None]
+    shares = [float(np.exp(scores[token] - scores[order[0]])) for token in order]
+    whole = sum(shares)
+    running = [sum(share / whole for share in shares[: n + 1]) for n in range(len(shares))]
+    kept = next((n for n, total in enumerate(running) if total >= top_p), len(running) - 1)
+    limit = uniform(seed, 4) * running[kept]
+    place = next(n for n, total in enumerate(running) if total > limit)
+    # Another order of the same sums may decide where a sum is as near as this to a limit.
+    near = min(abs(total - edge) for total in running for edge in (limit, top_p * (top_p < 1)))
+    options = Options(temperature=1.0, top_k=top_k, top_p=top_p, seed=seed)
+    token = next_token(np.array(scores, np.float32), options, said=(), step=4)
+    assert token == order[place] or near < 1e-12
+
+
 def test_an_infinite_logit_is_the_likeliest():
     logits = np.array([0, np.inf, 5], np.float32)
     assert next_token(logits, Options(temperature=1.0), said=(), step=0) == 1
