@@ -15,12 +15,14 @@ class StopStrings:
 
     def push(self, piece: str) -> str:
         """What is certain to be in front of any of the strings, now that ``piece`` came."""
+        if not self._strings:
+            return piece
         text = self._held + piece
         places = [place for each in self._strings if (place := text.find(each)) >= 0]
         if places:
             self._held, self.found = "", True
             return text[: min(places)]
-        certain = len(text) - max((_begun(text, each) for each in self._strings), default=0)
+        certain = len(text) - max(_begun(text, each) for each in self._strings)
         self._held = text[certain:]
         return text[:certain]
 
