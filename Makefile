@@ -56,8 +56,12 @@ unit: native ## Tests (pytest); ARGS='-k name' runs some
 	@tools/browser.sh
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
+.PHONY: wheel
+wheel: setup ## Build the wheel into dist/, and check what it holds and needs
+	@tools/wheel.sh
+
 .PHONY: runtime-only
-runtime-only: setup ## Run a bundle in an environment that was never given PyTorch or ONNX
+runtime-only: wheel ## Run a bundle in an environment that was never given PyTorch or ONNX
 	tools/runtime-only.sh
 
 .PHONY: old-ort

@@ -30,16 +30,25 @@ if TYPE_CHECKING:
     from moe_export.moe.layer import ExpertsSpec, RouterSpec
     from moe_export.rewrite.register import BlockDescription, Join, Stack, register_block
     from moe_export.runtime.bundle import Bundle
+    from moe_export.runtime.cancel import Cancellation
+    from moe_export.runtime.generator import Generator
+    from moe_export.runtime.options import Options, Request
     from moe_export.runtime.session import Session
+    from moe_export.runtime.speech import Answer
 
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Answer": "moe_export.runtime.speech",
     "BlockDescription": "moe_export.rewrite.register",
     "Bundle": "moe_export.runtime.bundle",
+    "Cancellation": "moe_export.runtime.cancel",
     "ExpertsSpec": "moe_export.moe.layer",
+    "Generator": "moe_export.runtime.generator",
     "Join": "moe_export.rewrite.register",
     "ModelSource": "moe_export.load.factory",
+    "Options": "moe_export.runtime.options",
+    "Request": "moe_export.runtime.options",
     "RouterSpec": "moe_export.moe.layer",
     "Session": "moe_export.runtime.session",
     "Stack": "moe_export.rewrite.register",
@@ -50,18 +59,23 @@ _HOMES = {
 }
 
 __all__ = [
+    "Answer",
     "BlockDescription",
     "Bundle",
+    "Cancellation",
     "CaptureError",
     "CompletenessError",
     "DiskFullError",
     "ExpertsSpec",
+    "Generator",
     "Join",
     "MemoryBudgetError",
     "MissingEnvironmentError",
     "ModelSource",
     "MoeExportError",
+    "Options",
     "ParityError",
+    "Request",
     "RewriteError",
     "RouterSpec",
     "Session",

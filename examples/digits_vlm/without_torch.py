@@ -25,7 +25,7 @@ def main(bundle_path: str, measured: str, threads: int) -> None:
     """Measure the bundle and write the file ``measured``."""
     from digits_vlm.data import Images
     from digits_vlm.measure import Floats, Ids, Prompts, measure
-    from moe_export.runtime import Bundle, Generator, Session
+    from moe_export.runtime import Bundle, Generator, Request, Session
 
     bundle = Bundle.open(bundle_path)
     generator = Generator(bundle, threads=threads)
@@ -33,7 +33,9 @@ def main(bundle_path: str, measured: str, threads: int) -> None:
     names = [roles[role] for roles in probes.values() for role in ("router_logits", "topk_ids")]
 
     def answer(images: Images, questions: list[str]) -> list[str]:
-        return generator.answer(images, questions)
+        asked = zip(images, questions, strict=True)
+        requests = [Request(image=image, prompt=question) for image, question in asked]
+        return [answer.text for answer in generator.generate_batch(requests, batch_size=64)]
 
     with Session(bundle, graph="probe", threads=threads) as session:
 

@@ -6,7 +6,12 @@ Commands import the rooms they need when they run, so that help, ``run``, ``vali
 
 from __future__ import annotations
 
-from moe_export.cli.program import program
+try:
+    from moe_export.cli.program import program
+except ModuleNotFoundError as error:
+    if error.name != "click":
+        raise
+    from moe_export.cli.absent import program  # type: ignore[assignment]
 
 
 def main() -> None:

@@ -22,6 +22,47 @@ Examples:
 """
 
 
+_ANSWERING = (
+    click.option("--max-new-tokens", type=int, metavar="N", help="The longest answer, in tokens."),
+    click.option(
+        "--temperature",
+        type=float,
+        metavar="T",
+        help="Draw each token, the more freely the higher; by default, or with 0, the likeliest "
+        "is taken.",
+    ),
+    click.option("--top-k", type=int, metavar="N", help="Draw from the N likeliest tokens alone."),
+    click.option(
+        "--top-p",
+        type=float,
+        metavar="P",
+        help="Draw from the fewest tokens alone that together have probability P.",
+    ),
+    click.option(
+        "--repetition-penalty",
+        type=float,
+        metavar="R",
+        help="Above 1: make what prompt or answer hold already less likely.",
+    ),
+    click.option(
+        "--seed", type=int, metavar="N", help="Of the draws: equal seeds give equal answers."
+    ),
+    click.option(
+        "--stop",
+        multiple=True,
+        metavar="TEXT",
+        help="End the answer in front of this text; may be given several times.",
+    ),
+)
+
+
+def _answering(command: Any) -> Any:
+    """How an answer is chosen."""
+    for option in reversed(_ANSWERING):
+        command = option(command)
+    return command
+
+
 @click.command(epilog=_EPILOG, short_help="Run a bundle on a question or on arrays.")
 @click.argument("bundle")
 @click.option(
@@ -32,7 +73,7 @@ Examples:
     help="The image that the prompt is about; may be given several times.",
 )
 @click.option("--prompt", metavar="TEXT", help="What to ask; the answer goes to standard output.")
-@click.option("--max-new-tokens", type=int, metavar="N", help="The longest answer, in tokens.")
+@_answering
 @click.option("--inputs", metavar="FILE", help="An .npz file with an array for each input.")
 @click.option("--output", metavar="FILE", help="Where the outputs go, as an .npz file.")
 @options.as_json
@@ -45,22 +86,23 @@ def run(
     bundle: str,
     images: tuple[str, ...],
     prompt: str | None,
-    max_new_tokens: int | None,
     inputs: str | None,
     output: str | None,
     as_json: bool,
+    **choosing: Any,
 ) -> None:
     """Run BUNDLE on --prompt and --image, or on the arrays of --inputs."""
     if (inputs is None) == (prompt is None):
         raise click.UsageError("one of --prompt and --inputs is needed")
+    chosen = {name: value for name, value in choosing.items() if value not in (None, ())}
     if inputs is not None:
-        if images or max_new_tokens is not None:
-            raise click.UsageError("--image and --max-new-tokens go with --prompt")
+        for name in (*(["image"] if images else []), *chosen):
+            raise click.UsageError(f"--{name.replace('_', '-')} goes with --prompt")
         _run_arrays(console, bundle, inputs, output, as_json=as_json)
         return
     if output is not None:
         raise click.UsageError("--output goes with --inputs")
-    _answer(console, bundle, images, str(prompt), max_new_tokens, as_json=as_json)
+    _answer(console, bundle, images, str(prompt), chosen, as_json=as_json)
 
 
 def _answer(
@@ -68,20 +110,23 @@ def _answer(
     bundle: str,
     images: tuple[str, ...],
     prompt: str,
-    max_new_tokens: int | None,
+    chosen: dict[str, Any],
     *,
     as_json: bool,
 ) -> None:
-    from moe_export.runtime import generator
+    from moe_export.runtime.generator import Generator
 
     image = list(images) if len(images) > 1 else next(iter(images), None)
-    pieces = generator(bundle).stream(image, prompt, max_new_tokens=max_new_tokens)
-    if as_json:
-        console.json({"prompt": prompt, "image": image, "answer": "".join(pieces)})
+    with Generator(bundle) as generator, generator.stream(image, prompt, **chosen) as pieces:
+        for piece in pieces:
+            if not as_json:
+                console.piece(piece)
+        answer = pieces.answer
+    if not as_json:
+        console.piece("\n")
         return
-    for piece in pieces:
-        console.piece(piece)
-    console.piece("\n")
+    said = {"answer": answer.text, "ids": answer.ids, "finish_reason": answer.finish_reason}
+    console.json({"prompt": prompt, "image": image, **said})
 
 
 def _run_arrays(

@@ -11,6 +11,7 @@ from moe_export.dialogue import Dialogue, PatchRecipe, TileRecipe
 from moe_export.errors import UsageError
 from moe_export.forms import IMAGE, TEXT, Array, Asked
 from moe_export.runtime.images import ImageLike
+from moe_export.runtime.options import Prompt
 from moe_export.runtime.patches import patches_of
 from moe_export.runtime.positions import mrope_positions, plain_positions
 from moe_export.runtime.seen import Seen, side_by_side
@@ -35,8 +36,25 @@ class Asking:
                 return tiles_of(image, recipe)
         raise self._blind()
 
-    def encode(self, prompt: str, images: Sequence[Seen] = ()) -> list[int]:
-        """The ids of a user's words as the model is asked, features of images in their places."""
+    def encode(self, prompt: Prompt, images: Sequence[Seen] = ()) -> list[int]:
+        """The ids of a user's words as the model is asked, features of images in their places.
+
+        Ids of a whole prompt are given back.  Raises ``UsageError`` where there are none, too many,
+        or not as many of the image's token as ``images`` have features.
+        """
+        ids = self._words(prompt, images) if isinstance(prompt, str) else list(map(int, prompt))
+        if not ids:
+            raise UsageError("the prompt holds no token", hint="ask something")
+        self._check_places(ids, images)
+        if len(ids) >= self._dialogue.max_length:
+            raise UsageError(
+                f"the prompt has {len(ids)} tokens; with one for the answer the model takes"
+                f" {self._dialogue.max_length}",
+                hint="ask something shorter, or show a smaller image",
+            )
+        return ids
+
+    def _words(self, prompt: str, images: Sequence[Seen]) -> list[int]:
         form, recipe = self._dialogue.prompt, self._dialogue.images
         text = form.before
         for image in images:
@@ -45,21 +63,25 @@ class Asking:
             text += form.image.replace(recipe.token, image.text)
         text += prompt + form.after
         ids: list[int] = self._tokenizer.encode(text, add_special_tokens=False).ids
-        if not ids:
-            raise UsageError("the prompt holds no token", hint="ask something")
-        features = sum(image.features for image in images)
-        if recipe is not None and ids.count(recipe.token_id) != features:
+        return ids
+
+    def _check_places(self, ids: Sequence[int], images: Sequence[Seen]) -> None:
+        """Refuse ids that hold the image's token for anything but the features of ``images``."""
+        recipe = self._dialogue.images
+        if recipe is None:
+            return
+        places = [place for place, token in enumerate(ids) if token == recipe.token_id]
+        if len(places) != sum(image.features for image in images):
             raise UsageError(
                 f"the prompt holds {recipe.token!r}, which stands for a part of an image",
                 hint="ask in other words; images stand in front of them",
             )
-        if len(ids) >= self._dialogue.max_length:
-            raise UsageError(
-                f"the prompt has {len(ids)} tokens; with one for the answer the model takes"
-                f" {self._dialogue.max_length}",
-                hint="ask something shorter, or show a smaller image",
-            )
-        return ids
+        if self._dialogue.positions == "plain":
+            return
+        for image in images:
+            own, places = places[: image.features], places[image.features :]
+            if own[-1] - own[0] != image.features - 1:
+                raise UsageError("something stands between the features of an image")
 
     def positions(self, ids: Sequence[int], images: Sequence[Seen] = ()) -> Array:
         """``[1, S]``, or ``[3, 1, S]`` for ``mrope``."""

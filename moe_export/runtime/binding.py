@@ -12,6 +12,7 @@ import numpy as np
 from moe_export.errors import MemoryBudgetError, UsageError
 from moe_export.forms import Array
 from moe_export.manifest import TensorInfo
+from moe_export.runtime.cancel import Cancellation, Cancelled
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -38,7 +39,7 @@ class Binding:
 
     def give(self, name: str, array: Array) -> None:
         """``array`` as an input; one that is not dense in C order is copied."""
-        array = np.ascontiguousarray(array)
+        array = np.asarray(array, order="C")
         self._check(name, array)
         self._binding.bind_cpu_input(name, array)  # where it lies, and without a device to look up
         self._given[name] = array
@@ -54,10 +55,11 @@ class Binding:
         self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         self._taken[name] = array
 
-    def run(self) -> None:
+    def run(self, cancel: Cancellation | None = None) -> None:
         """Fill what was taken from what was given; errors as ``Session.run`` has them."""
-        with running(self._given):
-            self._session.run_with_iobinding(self._binding)
+        options = None if cancel is None else cancel.run_options()
+        with running(self._given, cancel):
+            self._session.run_with_iobinding(self._binding, options)
 
     def _check(self, name: str, array: Array) -> None:
         info = self._infos.get(name)
@@ -74,14 +76,19 @@ def name_of(dtype: np.dtype[Any]) -> str:
 
 
 @contextmanager
-def running(inputs: Mapping[str, Array]) -> Iterator[None]:
-    """What ONNX Runtime says of values that it cannot run on, as this package's errors."""
+def running(inputs: Mapping[str, Array], cancel: Cancellation | None = None) -> Iterator[None]:
+    """What ONNX Runtime says of values that it cannot run on, as this package's errors.
+
+    ``Cancelled`` for whatever it says once ``cancel`` is cancelled.
+    """
     from onnxruntime.capi import onnxruntime_pybind11_state as errors
 
     try:
         yield
     # The last is what it makes of each of them where arrays are bound.
     except (errors.InvalidArgument, errors.RuntimeException, errors.Fail, RuntimeError) as error:
+        if cancel is not None and cancel.is_cancelled:
+            raise Cancelled from error
         message = first_line(error)
         if is_out_of_memory(error):
             raise MemoryBudgetError(f"the run does not fit into memory: {message}") from error

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import numpy as np
 
 from moe_export.errors import MemoryBudgetError, UnsafeInputError, UsageError
 from moe_export.forms import Array
 from moe_export.manifest import TensorInfo
+from moe_export.runtime.cancel import Cancellation
 from moe_export.runtime.session import Session
 
 PAST, PRESENT = "past_", "present_"
 """How the names of a cache begin, as it goes into a decoder and as it comes out."""
 
 LOGITS, MASK = "logits", "attention_mask"
+
+ROOM_HINT = "allow more with max_cache_tokens, or ask for a shorter answer"
 
 # Axes by the names that the graph has for their sizes: the tokens of a cache, those of a run.
 _TOKENS, _BATCH, _RUN = "past", "batch", "sequence"
@@ -60,11 +64,76 @@ class Cache:
         """The tokens of each text so far, padding included."""
         return self._length
 
+    @property
+    def can_be_cut(self) -> bool:
+        """Whether it counts all that it holds by tokens; a state keeps what it has seen."""
+        return all(_TOKENS in info.shape for info in self._pasts)
+
     def tensors(self) -> dict[str, Array]:
         """The keys and values by their names as inputs: views of what the next run extends."""
         return {info.name: self._view(info, self._length) for info in self._pasts}
 
-    def run(self, inputs: Mapping[str, Array], mask: Array | None = None) -> Array:
+    def cut(self, length: int) -> None:
+        """Forget all but the first ``length`` tokens.  Nothing is copied.
+
+        Raises ``ValueError`` where there are fewer, or where it cannot be cut.
+        """
+        if length == self._length:
+            return
+        if not 0 <= length < self._length or not self.can_be_cut:
+            raise ValueError(f"a cache of {self._length} tokens cannot be cut to {length}")
+        for info in self._pasts:
+            if info.name not in self._grow:
+                self._rows[info.name] = self._rows[info.name][_part(info, tokens=slice(length))]
+        self._length = length
+
+    @classmethod
+    def joined(
+        cls,
+        decoder: Session,
+        texts: Sequence[Mapping[str, Array]],
+        lengths: Sequence[int],
+        *,
+        max_tokens: int | None = None,
+    ) -> Self:
+        """A cache of several texts, from what ``tensors`` gives of each, of so many tokens.
+
+        Shorter ones have padding in front.
+        """
+        made = cls(decoder, batch=len(texts), max_tokens=max_tokens)
+        longest = max(lengths)
+        made._make_room(longest)
+        for info in made._pasts:
+            place = made._place(info, longest)
+            for row, (text, length) in enumerate(zip(texts, lengths, strict=True)):
+                rows, tokens = slice(row, row + 1), slice(longest - length, longest)
+                place[_part(info, rows=rows, tokens=tokens)] = text[info.name]
+            if info.name not in made._grow:
+                made._rows[info.name] = place
+        made._length = longest
+        made._mask[:, :longest] = np.arange(longest) >= longest - np.array(lengths)[:, np.newaxis]
+        return made
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Go on with these texts alone, in this order, without what is padding in all of them."""
+        chosen = list(rows)
+        mask = self._mask[chosen]
+        padding = int(mask[:, : self._length].argmax(axis=1).min())
+        self._mask, kept = mask[:, padding:], self._length - padding
+        self._batch, self._room = len(chosen), self._room - padding
+        for info in self._pasts:
+            part = self._rows[info.name][_part(info, tokens=slice(padding, None))]
+            self._rows[info.name] = np.take(part, chosen, axis=info.shape.index(_BATCH))
+        self._length = kept
+        self._logits = self._zeros(self._logits_info, {_RUN: 1})
+        self._binding.take(LOGITS, self._logits)
+
+    def run(
+        self,
+        inputs: Mapping[str, Array],
+        mask: Array | None = None,
+        cancel: Cancellation | None = None,
+    ) -> Array:
         """The logits ``[B, V]`` of the last of the tokens that follow; valid until the next run.
 
         ``inputs`` are the decoder's own, ``inputs_embeds [B, S, H]`` among them; ``mask [B, S]`` is
@@ -85,7 +154,7 @@ class Cache:
         if _RUN in self._logits_info.shape and self._logits.shape[1] != count:
             self._logits = self._zeros(self._logits_info, {_RUN: count})
             self._binding.take(LOGITS, self._logits)
-        self._binding.run()
+        self._binding.run(cancel)
         self._length = after
         self._rows |= {name: array for name, array in made.items() if name not in self._grow}
         last: Array = self._logits[:, -1]
@@ -104,7 +173,7 @@ class Cache:
             raise MemoryBudgetError(
                 f"the cache is full: it may hold {self._max_tokens} tokens,"
                 f" this run makes {tokens}",
-                hint="allow more with max_cache_tokens, or ask for a shorter answer",
+                hint=ROOM_HINT,
             )
         if tokens <= self._room:
             return
@@ -133,6 +202,15 @@ class Cache:
         if not all(isinstance(size, int) for size in shape):
             raise UnsafeInputError(f"sizes that a cache does not know: {info}")
         return np.zeros([int(size or 0) for size in shape], info.dtype)
+
+
+def _part(info: TensorInfo, **axes: slice) -> tuple[slice, ...]:
+    """An index of ``rows`` of the batch and of ``tokens``, where a cache counts them."""
+    named: dict[Any, slice] = {
+        _BATCH: axes.get("rows", slice(None)),
+        _TOKENS: axes.get("tokens", slice(None)),
+    }
+    return tuple(named.get(size, slice(None)) for size in info.shape)
 
 
 def require_outputs(decoder: Session) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from itertools import islice, takewhile
-from typing import Any
 
 import numpy as np
 
@@ -15,19 +14,25 @@ from moe_export.forms import Array
 from moe_export.runtime.asking import Asking
 from moe_export.runtime.bundle import Bundle
 from moe_export.runtime.cache import Cache, require_outputs
+from moe_export.runtime.cancel import Cancellation
+from moe_export.runtime.features import Features
 from moe_export.runtime.greedy import greedy, no_features
 from moe_export.runtime.images import ImageLike
-from moe_export.runtime.seen import Seen, side_by_side
+from moe_export.runtime.options import Prompt
+from moe_export.runtime.seen import Seen
 from moe_export.runtime.session import Session
-from moe_export.runtime.text import Answers, asset, pieces_of, tokenizer_of
+from moe_export.runtime.text import asset, tokenizer_of
 from moe_export.strict_json import decode, parse
 
+MAX_IMAGE_BYTES = 1 << 28
+"""Of features that are kept where nobody says: 16 images of 1,024 features of 4,096 numbers."""
 
-class Conversation(Answers):
+
+class Conversation:
     """A bundle of ``embed``, ``decoder`` and, where it sees, ``vision``, that answers in text.
 
-    Decoding is greedy: each token is the one of the highest logit, the lower id where two are
-    equal.  ``max_cache_tokens`` is the most that the cache of an answer, with its prompt, may hold.
+    ``max_cache_tokens`` is the most that the cache of an answer, with its prompt, may hold, and
+    ``max_image_bytes`` how much of images' features is kept.
     """
 
     def __init__(
@@ -36,9 +41,10 @@ class Conversation(Answers):
         *,
         threads: int | None = None,
         max_cache_tokens: int | None = None,
+        max_image_bytes: int = MAX_IMAGE_BYTES,
     ) -> None:
         self.bundle = Bundle.of(bundle)
-        self._max_cache_tokens = max_cache_tokens
+        self.max_cache_tokens = max_cache_tokens
         where = str(self.bundle.path / FILE_NAME)
         content = asset(self.bundle, FILE_NAME)
         self.dialogue = decode(Dialogue, parse(content, where), where, defaults=True)
@@ -46,29 +52,14 @@ class Conversation(Answers):
         self.asking = Asking(self.dialogue, self.tokenizer, str(self.bundle.path))
         self._refuse_another_token()
         names = ["embed", "decoder", *(["vision"] if self.dialogue.images else [])]
-        self._sessions = {
+        self.sessions = {
             name: Session(self.bundle, component=name, threads=threads) for name in names
         }
-        require_outputs(self._sessions["decoder"])
-
-    def stream(
-        self,
-        image: ImageLike | Sequence[ImageLike] | None = None,
-        prompt: str = "",
-        *,
-        max_new_tokens: int | None = None,
-    ) -> Iterator[str]:
-        """The same answer piece by piece, each as soon as its letters are whole.
-
-        ``image`` may be a list of several, which stand in front of the words in order.
-        """
-        images: list[Any] = [] if image is None else [image]
-        if isinstance(image, list | tuple):
-            images = list(image)
-        seen = [self.see(each) for each in images]
-        ids = self.encode(prompt, seen)
-        tokens = self.tokens(ids, seen, max_new_tokens=max_new_tokens)
-        return pieces_of(self.tokenizer, tokens)
+        require_outputs(self.sessions["decoder"])
+        self._features: Features | None = None
+        if "vision" in self.sessions:
+            vision, embed = self.sessions["vision"], self.sessions["embed"]
+            self._features = Features(vision, embed, max_bytes=max_image_bytes)
 
     def see(self, image: ImageLike) -> Seen:
         """An image made ready, as the dialogue says.
@@ -84,9 +75,29 @@ class Conversation(Answers):
             )
         return self.asking.see(image)
 
-    def encode(self, prompt: str, images: Sequence[Seen] = ()) -> list[int]:
-        """The ids of a user's words as the model is asked, features of images in their places."""
+    def encode(self, prompt: Prompt, images: Sequence[Seen] = ()) -> list[int]:
+        """The ids of a user's words as the model is asked, features of images in their places.
+
+        Ids are checked and given back.
+        """
         return self.asking.encode(prompt, images)
+
+    def close(self) -> None:
+        """Free the graphs' memory once the runs under way have ended."""
+        for session in self.sessions.values():
+            session.close()
+
+    def cache(self) -> Cache:
+        """An empty one, for one text."""
+        return Cache(self.sessions["decoder"], max_tokens=self.max_cache_tokens)
+
+    def features(
+        self, images: Sequence[Seen], cancel: Cancellation | None = None
+    ) -> dict[str, Array]:
+        """What ``embed`` takes beside text; of images that were seen before, what was kept."""
+        if not images or self._features is None:
+            return no_features(self.sessions["embed"])
+        return self._features.of(images, cancel)
 
     def tokens(
         self,
@@ -95,7 +106,7 @@ class Conversation(Answers):
         *,
         max_new_tokens: int | None = None,
     ) -> Iterator[int]:
-        """The ids of the answer to a prompt of ``ids`` about images, of ``see``."""
+        """The ids of the greedy answer to a prompt of ``ids`` about images, of ``see``."""
         limit = self.dialogue.max_new_tokens if max_new_tokens is None else max_new_tokens
         if limit < 1:
             raise UsageError(f"max_new_tokens must be 1 or more, got {limit}")
@@ -105,26 +116,17 @@ class Conversation(Answers):
         return takewhile(lambda token: token not in self.dialogue.eos_token_ids, tokens)
 
     def steps(self, ids: Sequence[int], images: Sequence[Seen] = ()) -> Iterator[tuple[int, Array]]:
-        """Each next token behind a prompt of ``ids``, with its logits; endless, as ``greedy``."""
+        """Each next token behind a prompt of ``ids``, with its logits; endless, as ``greedy``.
+
+        Nothing of earlier prompts is used.
+        """
         return greedy(
-            self._sessions["embed"],
-            Cache(self._sessions["decoder"], max_tokens=self._max_cache_tokens),
+            self.sessions["embed"],
+            self.cache(),
             ids=np.array([ids], np.int64),
-            features=self._features(images),
+            features=self.features(images),
             positions=self.asking.positions(ids, images),
         )
-
-    def _features(self, images: Sequence[Seen]) -> dict[str, Array]:
-        if not images:
-            return no_features(self._sessions["embed"])
-        made = self._sessions["vision"].run(side_by_side(images))
-        rows, told = len(made["image_embeds"]), sum(image.features for image in images)
-        if rows != told:
-            raise UnsafeInputError(
-                f"vision makes {rows} features of the images, and {FILE_NAME} says {told}",
-                where=str(self.bundle.path),
-            )
-        return made
 
     def _refuse_another_token(self) -> None:
         """Features go where ``token_id`` is: it must be what the tokenizer makes of ``token``."""

@@ -14,16 +14,13 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
-import safetensors
-import safetensors.numpy
 
 from moe_export.errors import UnsafeInputError
 from moe_export.forms import (
@@ -36,12 +33,10 @@ from moe_export.forms import (
     GoldenCase,
     LayerTensors,
 )
+from moe_export.runtime.tensor_file import TensorFile, tensor_file
 from moe_export.strict_json import decode, parse
 
-# safetensors writes its metadata in no fixed order, so there is one key and the bytes are stable.
 _METADATA = "moe_export.golden"
-# As the library: a header of more than 100 MB is an attack.
-_MAX_HEADER = 100_000_000
 _ERRORS = ("outputs_edge_error", "outputs_rewritten_error")
 _TENSOR_GROUPS = ("inputs", "outputs", "outputs_reference", *_ERRORS)
 
@@ -66,15 +61,12 @@ class _Metadata:
 
 def golden_to_bytes(golden: Golden) -> bytes:
     """The safetensors file for ``golden``; equal tensors give equal bytes."""
-    # safetensors copies memory as it lies: a transposed view would be written transposed.
-    tensors = {key: np.asarray(value, order="C") for key, value in _flatten(golden)}
     facts = {
         "cases": [case.name for case in golden.cases],
         "components": [case.component for case in golden.cases],
         "continuations": [continuation.name for continuation in golden.continuations],
     }
-    content: bytes = safetensors.numpy.save(tensors, metadata={_METADATA: json.dumps(facts)})
-    return content
+    return tensor_file(dict(_flatten(golden)), {_METADATA: json.dumps(facts)})
 
 
 def _flatten(golden: Golden) -> Iterator[tuple[str, Array]]:
@@ -106,39 +98,15 @@ def read_golden(path: Path) -> Golden:
 
     ``UnsafeInputError`` where they are not what is specified, now or when one is read.
     """
-    _check_header(path)
-    with _opened(path) as file:
-        metadata = file.metadata() or {}
-        keys = list(file.keys())
-    content = metadata.get(_METADATA)
+    file = TensorFile(path)
+    content = file.metadata.get(_METADATA)
     if content is None:
         raise UnsafeInputError(f"metadata {_METADATA!r} is missing", where=str(path))
     facts = decode(_Metadata, parse(content.encode(), str(path)), str(path), defaults=True)
-    golden_file = _File(path, keys)
     try:
-        with golden_file.held_open():
-            return golden_file.golden(facts)
+        return _File(file).golden(facts)
     except ValueError as error:
         raise UnsafeInputError(str(error), where=str(path)) from error
-
-
-def _opened(path: Path) -> Any:
-    try:
-        return safetensors.safe_open(path, framework="numpy")
-    except (safetensors.SafetensorError, OSError) as error:
-        raise UnsafeInputError(f"not a safetensors file: {error}", where=str(path)) from error
-
-
-def _check_header(path: Path) -> None:
-    """Refuse a header longer than the file before anything allocates for it."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-    header = int.from_bytes(prefix, "little")
-    if len(prefix) < 8 or header > min(size - 8, _MAX_HEADER):
-        raise UnsafeInputError(
-            f"the safetensors header says {header} bytes, the file has {size}", where=str(path)
-        )
 
 
 class _Read(Mapping[str, Value], Generic[Value]):
@@ -160,32 +128,8 @@ class _Read(Mapping[str, Value], Generic[Value]):
 class _File:
     """A golden file whose header was read: its tensors by key, each read when it is asked for."""
 
-    def __init__(self, path: Path, keys: list[str]) -> None:
-        self._path, self._keys = path, keys
-        self._held: Any = None
-
-    @contextmanager
-    def held_open(self) -> Iterator[None]:
-        """Meanwhile the file stays open: its header takes longer to read than a number of it."""
-        with _opened(self._path) as self._held:
-            try:
-                yield
-            finally:
-                self._held = None
-
-    def _read(self, *keys: str) -> list[Array]:
-        if self._held is not None:
-            return self._read_of(self._held, keys)
-        with _opened(self._path) as file:
-            return self._read_of(file, keys)
-
-    def _read_of(self, file: Any, keys: Iterable[str]) -> list[Array]:
-        try:
-            return [file.get_tensor(key) for key in keys]
-        except safetensors.SafetensorError as error:
-            raise UnsafeInputError(
-                f"the file changed while it was read: {error}", where=str(self._path)
-            ) from error
+    def __init__(self, tensors: TensorFile) -> None:
+        self._file = tensors
 
     def golden(self, facts: _Metadata) -> Golden:
         """All that the keys name; ``ValueError`` where they are not those of a golden file."""
@@ -193,7 +137,7 @@ class _File:
         layers: dict[int, dict[str, dict[str, str]]] = defaultdict(lambda: defaultdict(dict))
         experts: dict[str, dict[str, str]] = defaultdict(dict)
         said: dict[int, dict[str, str]] = defaultdict(dict)
-        for key in self._keys:
+        for key in self._file:
             kind, _, rest = key.partition("/")
             if kind == "experts":
                 layer, _, field = rest.rpartition("/")
@@ -231,35 +175,31 @@ class _File:
         )
 
     def _tensors(self, keys: Mapping[str, str]) -> _Read[Array]:
-        return _Read({name: partial(self._one, key) for name, key in keys.items()})
-
-    def _one(self, key: str) -> Array:
-        (tensor,) = self._read(key)
-        return tensor
+        return _Read({name: partial(self._file.__getitem__, key) for name, key in keys.items()})
 
     def _codes(self, keys: Mapping[str, str], case: str) -> Array:
         if keys.keys() != {""}:
             raise ValueError(f"case {case[:200]!r} does not say what its tokens are of")
-        return _checked_codes(f"{case}/{_CODES}", self._one(keys[""]))
+        return _checked_codes(f"{case}/{_CODES}", self._file[keys[""]])
 
     def _records(self, kind: type[T], layers: Mapping[str, Mapping[str, str]]) -> _Read[T]:
         for layer, keys in layers.items():
             _check_fields(kind, keys, layer)
             for name, key in keys.items():
                 if name.endswith("_error"):
-                    _check_scalar(f"{layer}/{name}", self._one(key))
+                    _check_scalar(f"{layer}/{name}", self._file[key])
         return _Read(
             {layer: partial(self._record, kind, layer, keys) for layer, keys in layers.items()}
         )
 
     def _record(self, kind: type[T], layer: str, keys: Mapping[str, str]) -> T:
-        values: dict[str, Any] = dict(zip(keys, self._read(*keys.values()), strict=True))
+        values: dict[str, Any] = {name: self._file[key] for name, key in keys.items()}
         if _CODES in values:
             _checked_codes(f"{layer}/{_CODES}", values[_CODES])
         return kind(**values)
 
     def _continuation(self, name: str, keys: Mapping[str, str]) -> Continuation:
-        plain = {key: self._one(keys[key]) for key in (*_ASKED, *_SAID) if key in keys}
+        plain = {key: self._file[keys[key]] for key in (*_ASKED, *_SAID) if key in keys}
         inside: dict[str, dict[str, str]] = {"images": {}, "margins": {}}
         for key in keys.keys() - plain.keys():
             group, _, rest = key.partition("/")

@@ -1,4 +1,4 @@
-"""Greedy decoding behind a cache: the prompt runs once, then each token alone."""
+"""Runs behind a cache: the prompt once, then each token alone; greedily, if nobody chooses."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import numpy as np
 from moe_export.forms import Array
 from moe_export.manifest import TensorInfo
 from moe_export.runtime.cache import Cache
+from moe_export.runtime.cancel import Cancellation
 from moe_export.runtime.session import Session
 
 
@@ -29,13 +30,26 @@ def greedy(
     nothing = no_features(embed)
     following = int(positions.max()) + 1
     while True:
-        embedded = embed.run({"input_ids": ids, **features})
-        logits = cache.run({**embedded, "position_ids": positions})[0]
+        logits = step(embed, cache, ids=ids, features=features, positions=positions)[0]
         token = int(logits.argmax())
         yield token, logits
         ids, features = np.array([[token]], np.int64), nothing
         positions = np.full((*positions.shape[:-1], 1), following, np.int64)
         following += 1
+
+
+def step(
+    embed: Session,
+    cache: Cache,
+    *,
+    ids: Array,
+    features: Mapping[str, Array],
+    positions: Array,
+    cancel: Cancellation | None = None,
+) -> Array:
+    """The logits ``[B, V]`` behind ``ids [B, S]`` behind what the cache holds; until the next."""
+    embedded = embed.run({"input_ids": ids, **features}, cancel=cancel)
+    return cache.run({**embedded, "position_ids": positions}, cancel=cancel)
 
 
 def no_features(embed: Session) -> dict[str, Array]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from hashlib import sha256
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -31,6 +33,15 @@ class Seen:
 
     grid: Array
     """``[3]``: time, rows and columns of its patches, or of its tiles."""
+
+    @cached_property
+    def digest(self) -> bytes:
+        """SHA-256 of all that a model hears of it: equal ones have equal features and positions."""
+        made = sha256()
+        for name, array in sorted({**self.inputs, "": self.grid}.items()):
+            made.update(f"{name} {array.dtype} {array.shape};".encode())
+            made.update(np.ascontiguousarray(array).data)
+        return made.digest()
 
 
 def side_by_side(images: Sequence[Seen]) -> dict[str, Array]:

@@ -24,6 +24,7 @@ from moe_export.moe.packing import VERSION as PANELS_VERSION
 from moe_export.runtime import cuda_kernels
 from moe_export.runtime.binding import Binding, first_line, is_out_of_memory, name_of, running
 from moe_export.runtime.bundle import Bundle, Graph
+from moe_export.runtime.cancel import Cancellation
 from moe_export.runtime.resident import in_use
 
 if TYPE_CHECKING:
@@ -100,12 +101,17 @@ class Session:
         return tuple(info.name for info in self.outputs)
 
     def run(
-        self, inputs: Mapping[str, Array], *, outputs: Sequence[str] | None = None
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        outputs: Sequence[str] | None = None,
+        cancel: Cancellation | None = None,
     ) -> dict[str, Array]:
         """The named ``outputs`` (all, if ``None``) for ``inputs``.
 
         Raises ``UsageError`` where a name, dtype or shape is not the graph's, or two inputs give
         one symbolic dimension two sizes: what was given and what is expected.  Nothing is cast.
+        Where ``cancel`` is cancelled, ``Cancelled``, also in the middle of the run.
         """
         session = self._session
         if session is None:
@@ -116,7 +122,7 @@ class Session:
         if not wanted:
             return {}
         with in_use():
-            return dict(zip(wanted, _run(session, wanted, arrays), strict=True))
+            return dict(zip(wanted, _run(session, wanted, arrays, cancel), strict=True))
 
     def bind(self) -> Binding:
         """A place for inputs and outputs that stay where they are from run to run."""
@@ -192,10 +198,14 @@ def _got(array: Array, info: TensorInfo) -> str:
 
 
 def _run(
-    session: onnxruntime.InferenceSession, wanted: Sequence[str], inputs: dict[str, Array]
+    session: onnxruntime.InferenceSession,
+    wanted: Sequence[str],
+    inputs: dict[str, Array],
+    cancel: Cancellation | None,
 ) -> list[Array]:
-    with running(inputs):
-        results: list[Array] = session.run(list(wanted), inputs)
+    options = None if cancel is None else cancel.run_options()
+    with running(inputs, cancel):
+        results: list[Array] = session.run(list(wanted), inputs, options)
     return results
 
 

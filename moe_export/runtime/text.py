@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from moe_export.errors import MissingEnvironmentError, UnsafeInputError, UsageError
 from moe_export.runtime.bundle import Bundle
-from moe_export.runtime.images import ImageLike
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -17,30 +14,6 @@ TOKENIZER = "tokenizer.json"
 
 # What a tokenizer decodes bytes to that are not a whole letter yet.
 _HALF_LETTER = "\N{REPLACEMENT CHARACTER}"
-
-
-class Answers(ABC):
-    """What answers a prompt about an image with text."""
-
-    @abstractmethod
-    def stream(
-        self,
-        image: ImageLike | Sequence[ImageLike] | None = None,
-        prompt: str = "",
-        *,
-        max_new_tokens: int | None = None,
-    ) -> Iterator[str]:
-        """The answer piece by piece, each as soon as its letters are whole."""
-
-    def generate(
-        self,
-        image: ImageLike | Sequence[ImageLike] | None = None,
-        prompt: str = "",
-        *,
-        max_new_tokens: int | None = None,
-    ) -> str:
-        """The answer to ``prompt`` about ``image``."""
-        return "".join(self.stream(image, prompt, max_new_tokens=max_new_tokens))
 
 
 def asset(bundle: Bundle, name: str) -> bytes:
@@ -88,15 +61,24 @@ def text_of(tokenizer: Tokenizer, tokens: list[int]) -> str:
     return text
 
 
-def pieces_of(tokenizer: Tokenizer, tokens: Iterable[int]) -> Iterator[str]:
-    """The text of ``tokens`` piece by piece, each as soon as its letters are whole."""
-    heard: list[int] = []
-    said = ""
-    for token in tokens:
-        heard.append(token)
-        text = text_of(tokenizer, heard)
-        if text.startswith(said) and text != said and not text.endswith(_HALF_LETTER):
-            yield text[len(said) :]
-            said = text
-    # A tokenizer may have held something back, such as half a letter at the end.
-    yield from filter(None, [text_of(tokenizer, heard)[len(said) :]])
+class Pieces:
+    """The text of tokens that come one by one, each piece as soon as its letters are whole."""
+
+    def __init__(self, tokenizer: Tokenizer) -> None:
+        self._tokenizer = tokenizer
+        self._heard: list[int] = []
+        self._said = ""
+
+    def push(self, token: int) -> str:
+        """What can be said of the text now, beyond what was."""
+        self._heard.append(token)
+        text = text_of(self._tokenizer, self._heard)
+        if not text.startswith(self._said) or text.endswith(_HALF_LETTER):
+            return ""
+        piece = text[len(self._said) :]
+        self._said = text
+        return piece
+
+    def finish(self) -> str:
+        """What a tokenizer held back, such as half a letter at the end."""
+        return text_of(self._tokenizer, self._heard)[len(self._said) :]

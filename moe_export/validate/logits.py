@@ -19,7 +19,7 @@ from moe_export.forms import (
     LogitsParity,
 )
 from moe_export.runtime.cache import LOGITS
-from moe_export.runtime.generate import CONFIG, GenerationConfig
+from moe_export.runtime.generation_config import CONFIG, GenerationConfig
 
 if TYPE_CHECKING:
     from moe_export.runtime.bundle import Bundle

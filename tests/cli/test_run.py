@@ -27,7 +27,7 @@ def inputs(tmp_path):
 def test_the_answer_is_the_generator_s_on_a_line_of_its_own(invoke, bundle, image):
     result = invoke("run", bundle, "--image", image, "--prompt", "which digit is it")
     assert (result.exit_code, result.stderr) == (0, "")
-    answer = Generator(bundle).generate(image, "which digit is it")
+    answer = Generator(bundle).generate(image, "which digit is it").text
     assert answer
     assert result.stdout == answer + "\n"
 
@@ -104,3 +104,57 @@ def test_an_array_of_the_wrong_type_is_named(invoke, bundle, tmp_path):
     result = invoke("run", bundle, "--inputs", tmp_path / "in.npz")
     assert result.exit_code == 2
     assert "input 'image' has the wrong dtype" in result.stderr
+
+
+def test_options_of_the_answer_are_the_generator_s(invoke, bundle, image):
+    asked = ("--image", image, "--prompt", "which digit is it", "--json", "--max-new-tokens", 6)
+    drawn = ("--temperature", 2.5, "--top-k", 9, "--top-p", 0.95, "--repetition-penalty", 1.1)
+    made = [json.loads(invoke("run", bundle, *asked, *drawn, "--seed", n).stdout) for n in range(4)]
+    with Generator(bundle) as generator:
+        for seed, said in enumerate(made):
+            answer = generator.generate(
+                image,
+                "which digit is it",
+                max_new_tokens=6,
+                temperature=2.5,
+                top_k=9,
+                top_p=0.95,
+                repetition_penalty=1.1,
+                seed=seed,
+            )
+            assert said["answer"] == answer.text
+            assert said["ids"] == list(answer.ids)
+            assert said["finish_reason"] == answer.finish_reason
+    assert len({said["answer"] for said in made}) > 1
+
+
+def test_an_answer_ends_in_front_of_a_stop_string(invoke, bundle, image):
+    asked = ("run", bundle, "--image", image, "--prompt", "which digit")
+    whole = invoke(*asked).stdout.strip()
+    words = whole.split()
+    result = invoke(*asked, "--stop", "never", "--stop", words[-1])
+    assert result.stdout == whole[: whole.index(words[-1])] + "\n"
+    said = json.loads(invoke(*asked, "--stop", words[-1], "--json").stdout)
+    assert said["finish_reason"] == "stop_string"
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--temperature", -1), "temperature must be 0 or more"),
+        (("--top-p", 0), "top_p must be above 0"),
+        (("--seed", -1), "seed must be 0 or more"),
+        (("--stop", ""), "stop must be strings that are not empty"),
+    ],
+)
+def test_options_that_make_no_sense_are_errors_of_use(invoke, bundle, image, words, message):
+    result = invoke("run", bundle, "--image", image, "--prompt", "which digit", *words)
+    assert result.exit_code == 2
+    assert message in result.stderr
+
+
+def test_options_of_an_answer_go_with_a_prompt(invoke, bundle, inputs):
+    for option in ("--max-new-tokens", "--temperature", "--top-k", "--seed"):
+        result = invoke("run", bundle, "--inputs", inputs[0], option, 1)
+        assert result.exit_code == 2
+        assert f"{option} goes with --prompt" in result.stderr

@@ -11,7 +11,7 @@ import torch
 import moe_export
 from moe_export.errors import UsageError
 from moe_export.load import load
-from moe_export.runtime import Bundle, Session, generator
+from moe_export.runtime import Bundle, Conversation, Generator, Session
 from moe_export.runtime.cache import Cache
 from moe_export.runtime.greedy import no_features
 from moe_export.spec import export_spec
@@ -83,14 +83,14 @@ def test_a_text_in_pieces_has_the_logits_of_the_whole(seeing, vision_eager):
 
 @pytest.mark.parametrize("words", ["x", "what is it?"])
 def test_it_answers_what_transformers_answers(scoring, text_eager, words):
-    speaker = generator(scoring, threads=1)
+    speaker = Conversation(scoring, threads=1)
     ours = list(speaker.tokens(speaker.encode(words), max_new_tokens=LENGTH))
     assert ours == text_eager.answer(words, length=LENGTH)
 
 
 def test_answers_about_images_are_those_of_the_last_logits_alone(seeing, bundle, photos):
     asked = {"max_new_tokens": LENGTH}
-    first, second = (generator(each, threads=1) for each in (seeing, bundle))
+    first, second = (Generator(each, threads=1) for each in (seeing, bundle))
     question = (photos, "what is it?")
     assert first.generate(*question, **asked) == second.generate(*question, **asked)
 

@@ -14,7 +14,7 @@ import torch
 
 import moe_export
 from moe_export.errors import MemoryBudgetError, UnsafeInputError, UsageError
-from moe_export.runtime import Bundle, Session, cache, generator
+from moe_export.runtime import Bundle, Conversation, Generator, Session, cache
 from moe_export.runtime.cache import Cache
 from moe_export.runtime.greedy import greedy, no_features
 from pretrained_models import EXPERTS, TEXT, lively, tokenizer
@@ -155,15 +155,15 @@ def test_a_full_cache_says_so_and_stays_as_it_was(embed, decoder):
 
 def test_an_answer_ends_with_an_error_where_its_cache_does(bundle, vision_eager):
     words = "what is it?"
-    ids = generator(bundle, threads=1).encode(words)
-    limited = generator(bundle, threads=1, max_cache_tokens=len(ids) + 3)
+    ids = Conversation(bundle, threads=1).encode(words)
+    limited = Conversation(bundle, threads=1, max_cache_tokens=len(ids) + 3)
     expected = vision_eager.answer(words, length=8)
     pieces = limited.tokens(ids, max_new_tokens=8)
     assert list(islice(pieces, 4)) == expected[:4]
     with pytest.raises(MemoryBudgetError, match="max_cache_tokens"):
         next(pieces)
     with pytest.raises(MemoryBudgetError, match="the cache is full"):
-        generator(bundle, threads=1, max_cache_tokens=len(ids) - 1).generate(None, words)
+        Generator(bundle, threads=1, max_cache_tokens=len(ids) - 1).stream(None, words)
 
 
 def test_rows_of_another_batch_are_refused(embed, decoder):

@@ -7,7 +7,7 @@ import json
 import pytest
 
 from moe_export.errors import UsageError
-from moe_export.runtime import Bundle, generator
+from moe_export.runtime import Bundle, Conversation, Generator
 from pretrained.conftest import invoke
 
 LENGTH = 16
@@ -23,7 +23,7 @@ def bundle(text_source, tmp_path_factory) -> Bundle:
 
 @pytest.fixture(scope="module")
 def speaker(bundle):
-    return generator(bundle, threads=1)
+    return Conversation(bundle, threads=1)
 
 
 def test_text_alone_becomes_two_graphs(bundle, text_eager):
@@ -62,6 +62,6 @@ def test_the_card_of_the_directory_names_its_layers(text_source):
     assert [block["path"] for block in blocks] == ["model.layers.0.mlp"]
 
 
-def test_an_image_is_refused(speaker, photos):
+def test_an_image_is_refused(bundle, photos):
     with pytest.raises(UsageError, match="takes no image"):
-        speaker.generate(photos[0], "what is it?")
+        Generator(bundle, threads=1).generate(photos[0], "what is it?")

@@ -12,7 +12,7 @@ import pytest
 import moe_export
 from moe_export.card import bundle_card
 from moe_export.errors import UsageError
-from moe_export.runtime import Bundle, Session, generator
+from moe_export.runtime import Bundle, Conversation, Session
 from pretrained.conftest import Eager, invoke
 from pretrained_models import EXPERTS, TEXT, lively, tokenizer
 
@@ -109,7 +109,7 @@ def test_rows_are_the_table_s_to_the_bit(exported, eager, words):
 @targets
 @pytest.mark.parametrize("words", ["x", "what is it?"])
 def test_it_answers_what_transformers_answers(exported, eager, target, words):
-    speaker = generator(exported(target), threads=1)
+    speaker = Conversation(exported(target), threads=1)
     ours = list(speaker.tokens(speaker.encode(words), max_new_tokens=LENGTH))
     assert ours == eager.answer(words, length=LENGTH)
 

@@ -11,10 +11,9 @@ import pytest
 import torch
 from PIL import Image
 
-import moe_export
 from moe_export.dialogue import FILE_NAME
 from moe_export.errors import UnsafeInputError, UsageError
-from moe_export.runtime import Conversation, Generator, Session, generator
+from moe_export.runtime import Conversation, Generator, Session
 from moe_export.validate import validate
 from pretrained.conftest import Eager, invoke, put
 
@@ -24,9 +23,7 @@ LENGTH = 16
 
 @pytest.fixture(scope="module")
 def speaker(bundle) -> Conversation:
-    made = generator(bundle, threads=1)
-    assert isinstance(made, Conversation)
-    return made
+    return Conversation(bundle, threads=1)
 
 
 @pytest.fixture(scope="module")
@@ -302,7 +299,7 @@ def test_another_image_token_than_the_tokenizer_s_is_refused(bundle, copied):
     patches = json.loads((spoiled / FILE_NAME).read_text())["patches"]
     changed(spoiled, patches=patches | {"token_id": 5})
     with pytest.raises(UnsafeInputError, match="under another id than 5"):
-        generator(spoiled)
+        Generator(spoiled)
 
 
 def test_a_model_whose_patches_nobody_makes_says_so(bundle, copied, photos):
@@ -316,16 +313,11 @@ def test_a_model_whose_patches_nobody_makes_says_so(bundle, copied, photos):
 
 
 def test_an_image_s_token_in_the_words_is_refused(speaker, photos):
-    for image in (None, photos[0]):
+    for seen in ([], [speaker.see(photos[0])]):
         with pytest.raises(UsageError, match=r"<\|image_pad\|>.*part of an image"):
-            speaker.generate(image, "what is <|image_pad|>?")
+            speaker.encode("what is <|image_pad|>?", seen)
 
 
 def test_a_prompt_with_no_room_for_an_answer_is_refused(speaker):
     with pytest.raises(UsageError, match="with one for the answer"):
-        speaker.generate(None, "x" * 1200)
-
-
-def test_it_is_no_bundle_of_one_graph(bundle):
-    with pytest.raises(moe_export.MoeExportError):
-        Generator(bundle)
+        speaker.encode("x" * 1200)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model_job import Job, Measured, NotRunError, measure
 
-from moe_export.runtime import Conversation, Session, generator
+from moe_export.runtime import Conversation, Session
 from moe_export.runtime.seen import Seen
 
 
@@ -34,9 +34,7 @@ class Ours:
 
     def __init__(self, job: Job) -> None:
         self._bundle = _bundle(job)
-        conversation = generator(self._bundle, threads=job.threads)
-        if not isinstance(conversation, Conversation):
-            raise NotRunError("the bundle has no cache")
+        conversation = Conversation(self._bundle, threads=job.threads, max_image_bytes=0)
         self._conversation = conversation
         prompt = job.prompt()
         self._ids = prompt["input_ids"][0].tolist()
