@@ -38,8 +38,8 @@ Transformers {transformers} and PyTorch {torch}.
 - **decode**: {tokens} tokens of it are those of Transformers' `generate`, greedily;
 - **standard**: a bundle for the target `standard` was made and validated, and decodes the same.
 
-A stage behind one that failed was *not run*.  Sliding windows and chunks are shorter than the
-prompts here.
+A stage behind one that failed was *not run*.  Sliding windows, chunks and what an index keeps are
+shorter than the prompts here.
 """
 
 STATE = """

@@ -25,11 +25,7 @@ class Stop:
     words: str
 
 
-_INDEXED = Stop("proven", "layers of the kind 'indexed_attention' are not built yet")
-
 STOPPED: dict[str, Stop] = {
-    "deepseek_v32": _INDEXED,
-    "glm_moe_dsa": _INDEXED,
     "longcat_flash": Stop("recognised", "not feed-forward networks"),
     "minimax": Stop("proven", "MiniMax uses cache of its own"),
     "phimoe": Stop("recognised", "no known router and experts reproduce it"),
@@ -46,7 +42,6 @@ REMARKS: dict[str, str] = {
     "gemma4": "text and images, without sound; without embeddings for each layer",
     "internvl": "text models with experts, such as qwen3_moe",
     "llama4": "Transformers 5.24.0 itself needs a fault mended to run it",
-    "minimax_m3_vl": "with full attention in every layer; sparse ones are refused",
     "qwen3_omni_moe": "the thinker alone, which reads text and images; it hears and says nothing",
     "qwen3_omni_moe_thinker": "text and images, without sound",
     "step3p7": "whole views of one size; images that its processor would crop are refused",

@@ -31,13 +31,15 @@ _LATENT = {
     "v_head_dim": 16,
     "num_key_value_heads": 4,
 }
+# Fewer keys than every prompt here has; heads so many that no score is zero by chance.
+_INDEX = {"index_topk": 6, "index_head_dim": 32, "index_n_heads": 8}
 
 TEXT_MODELS: dict[str, dict[str, Any]] = {
     "afmoe": {"num_dense_layers": 1, **_SLIDING},
     "cohere2_moe": _SLIDING,
     "deepseek_v2": {**_ROUTED, **_LATENT, "topk_method": "greedy"},
     "deepseek_v3": {**_ROUTED, **_LATENT, **_GROUPS},
-    "deepseek_v32": {**_ROUTED, **_LATENT, **_GROUPS},
+    "deepseek_v32": {**_ROUTED, **_LATENT, **_GROUPS, **_INDEX},
     "dots1": {**_ROUTED, **_GROUPS, **_SLIDING},
     "ernie4_5_moe": {"moe_num_experts": 8, "moe_k": 2, "moe_num_shared_experts": 1},
     "exaone_moe": _SLIDING,
@@ -54,7 +56,7 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
     },
     "glm4_moe": {**_ROUTED, **_GROUPS},
     "glm4_moe_lite": {**_ROUTED, **_LATENT, **_GROUPS},
-    "glm_moe_dsa": {**_ROUTED, **_LATENT, **_GROUPS},
+    "glm_moe_dsa": {**_ROUTED, **_LATENT, **_GROUPS, **_INDEX, "indexer_types": ["full", "shared"]},
     "gpt_oss": {**_LOCAL, **_SLIDING},
     "granitemoe": {**_LOCAL, "logits_scaling": 4.0},
     "granitemoe_swa": {**_LOCAL, **_SLIDING},
@@ -279,7 +281,11 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "text_config": {
             **_TEXT,
             **_LOCAL,
-            "layer_types": ["full_attention"] * 2,
+            "layer_types": ["full_attention", "minimax_m3_sparse"],
+            "index_n_heads": 2,
+            "index_head_dim": 16,
+            "index_block_size": 4,
+            "index_topk_blocks": 2,
             "dense_intermediate_size": 64,
             "shared_intermediate_size": 32,
         },

@@ -73,7 +73,7 @@ def assemble(source: Pretrained, *, all_logits: bool = False) -> list[LoadedPart
 def _language(model: Any, *, all_logits: bool) -> list[LoadedPart]:
     examples = Examples(model)
     ids = examples.tokens(2, 12)
-    with torch.no_grad(), narrowed(model.config.get_text_config()):
+    with torch.no_grad(), narrowed(model.config.get_text_config(), model):
         whole = _logits(model, {"input_ids": ids})
     embed, decoder = EmbedText(model).eval(), Decoder(model, all_logits=all_logits).eval()
     positions = torch.arange(ids.shape[1]).expand_as(ids)
@@ -122,7 +122,7 @@ def _whole(model: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
     handle = text_model_of(model).register_forward_pre_hook(record, with_kwargs=True)
     try:
-        with torch.no_grad(), narrowed(model.config.get_text_config()):
+        with torch.no_grad(), narrowed(model.config.get_text_config(), model):
             logits = _logits(model, given)
     finally:
         handle.remove()
@@ -188,7 +188,7 @@ def _proven(prompts: Prompts, whole: Tensor, model: Any) -> PartInputs:
     limit = _TOLERANCE * float(whole.abs().max())
     where = type(model).__name__
     starts = {"prompt": 0, "one token more": length - 1}
-    with narrowed(decoder.text_config):
+    with narrowed(decoder.text_config, decoder):
         run_user_code(prompts.prepare, failure=_IN_PARTS, where=where)
         runs = [partial(_logits_from, prompts, start, where) for start in starts.values()]
         for name, made in zip(starts, together(runs), strict=True):

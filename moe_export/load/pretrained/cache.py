@@ -8,26 +8,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_export.load.pretrained.masks import CONV, LINEAR, NONE
+from moe_export.load.pretrained.masks import CONV, INDEXED, INDEXED_BLOCKS, LINEAR, NONE
 
+_OF_ATTENTION = ("key", "value")
 _KINDS: Mapping[str, tuple[str, ...]] = {
     LINEAR: ("conv", "state"),
     CONV: ("conv",),
+    INDEXED: (*_OF_ATTENTION, "index"),
+    INDEXED_BLOCKS: (*_OF_ATTENTION, "index"),
     **dict.fromkeys(NONE, ()),
 }
 
+GROWING = frozenset({"key", "value", "index"})
+"""What is one row longer behind each token."""
+
 
 def carried(kinds: Sequence[str]) -> list[tuple[int, str]]:
-    """Each tensor of the cache, by its layer and what it is: key, value, conv or state.
+    """Each tensor of the cache, by its layer and what it is: key, value, index, conv or state.
 
-    ``conv [B, channels, kernel]`` are the last inputs of a convolution, ``state [B, heads, ...]``
-    what a recurrence has come to: both of one size, however long the text.
+    ``index [B, 1, P, d]`` are the keys that an index scores.  ``conv [B, channels, kernel]`` are
+    the last inputs of a convolution, ``state [B, heads, ...]`` what a recurrence has come to: both
+    of one size, however long the text.
     """
-    of_attention = ("key", "value")
-    return [(i, what) for i, kind in enumerate(kinds) for what in _KINDS.get(kind, of_attention)]
+    return [(i, what) for i, kind in enumerate(kinds) for what in _KINDS.get(kind, _OF_ATTENTION)]
 
 
-def has_states(kinds: Sequence[str]) -> bool:
+def needs_kinds(kinds: Sequence[str]) -> bool:
     """Whether any layer carries something else than keys and values."""
     return any(kind in _KINDS for kind in kinds)
 
@@ -35,7 +41,11 @@ def has_states(kinds: Sequence[str]) -> bool:
 def filled(kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
     """Transformers' cache of these tensors, in the order of ``carried``."""
     from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+    from transformers.cache_utils import (
+        DYNAMIC_LAYER_TYPE_MAPPING,
+        DynamicLayer,
+        LinearAttentionLayer,
+    )
 
     keys_and_values: Any = DynamicLayer
 
@@ -72,10 +82,13 @@ def filled(kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
     given = iter(tensors)
     layers: list[Any] = []
     for kind in kinds:
-        what = _KINDS.get(kind)
-        if what is None:
-            layers.append(keys_and_values())
+        what = _KINDS.get(kind, _OF_ATTENTION)
+        if GROWING.issuperset(what) and what:
+            has_index = "index" in what
+            layers.append(DYNAMIC_LAYER_TYPE_MAPPING[kind]() if has_index else keys_and_values())
             layers[-1].update(next(given), next(given))
+            if has_index:
+                _put_index(layers[-1], next(given))
             continue
         layers.append(States())
         layers[-1].record_past = True  # takes one token as it takes several
@@ -92,7 +105,24 @@ def tensors_of(kinds: Sequence[str], cache: Any) -> Iterator[Tensor]:
     """The tensors that a cache holds, in the order of ``carried``."""
     for i, what in carried(kinds):
         layer = cache.layers[i]
-        if what in ("key", "value"):
+        if what == "index":
+            yield _index_of(layer)
+        elif what in GROWING:
             yield layer.keys if what == "key" else layer.values
         else:
             yield layer.conv_states[0] if what == "conv" else layer.recurrent_states[0]
+
+
+def _put_index(layer: Any, keys: Tensor) -> None:
+    """Give a layer its index's keys ``[B, 1, P, d]``."""
+    if hasattr(layer, "idx_keys"):
+        layer.idx_keys = keys
+        return
+    layer.lazy_initialization_indexer(keys)
+    layer.indexer_keys = keys.squeeze(1)
+
+
+def _index_of(layer: Any) -> Tensor:
+    """The index's keys of a layer, ``[B, 1, P, d]``."""
+    keys: Tensor = layer.idx_keys if hasattr(layer, "idx_keys") else layer.indexer_keys.unsqueeze(1)
+    return keys

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from moe_export.forms import IMAGE, PADDING, TEXT, Array
 from moe_export.lazy import together
-from moe_export.load.pretrained.cache import carried
+from moe_export.load.pretrained.cache import GROWING, carried
 from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part, core_of
 from moe_export.load.pretrained.vision import features_of_tiles, merge_of, tile_size
 from moe_export.moe.families import Packed, Padded, Tiles
@@ -251,7 +251,7 @@ def decoder_inputs(prompts: Prompts) -> PartInputs:
     decoder, length, case = prompts.decoder, prompts.length, prompts.case
     in_tokens = {0: "past", 1: "batch"} if decoder.tokens_lead else {0: "batch", 2: "past"}
     cache = {
-        f"past_{what}_{layer}": in_tokens if what in ("key", "value") else {0: "batch"}
+        f"past_{what}_{layer}": in_tokens if what in GROWING else {0: "batch"}
         for layer, what in carried(decoder.kinds)
     }
     own_axes: dict[str, dict[int, str]] = {

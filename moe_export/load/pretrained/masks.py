@@ -2,23 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from moe_export.load.pretrained.indexed import SIZES, indexers_of
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 
 LINEAR, CONV = "linear_attention", "conv"
 """Layers that do not attend, and carry a state."""
 
+INDEXED, INDEXED_BLOCKS = "indexed_attention", "minimax_m3_sparse"
+"""Layers that attend to the keys that an index picks, or to blocks of them."""
+
 NONE = frozenset({"moe", "mlp"})
 """Layers that do nothing across tokens."""
 
-KINDS = frozenset({FULL, SLIDING, CHUNKED, LINEAR, CONV}) | NONE
+KINDS = frozenset({FULL, SLIDING, CHUNKED, LINEAR, CONV, INDEXED, INDEXED_BLOCKS}) | NONE
 """The kinds of layers that the decoder builds masks and caches for."""
 
 
@@ -64,26 +70,35 @@ def kinds_of(config: Any) -> list[str]:
 _NARROW = 5
 
 
+_WIDTHS = dict.fromkeys(("sliding_window", "attention_chunk_size"), _NARROW)
+
+
 @contextmanager
-def narrowed(config: Any) -> Iterator[None]:
-    """Windows and chunks so short that a short prompt crosses them.
+def narrowed(config: Any, model: nn.Module) -> Iterator[None]:
+    """Windows and chunks that a short prompt crosses, and indices that keep a part of it.
 
     Both the source's own masks and those made here read the size when they run.  So what a prompt
     of a dozen tokens proves with a short window holds for a window of thousands, which only
     another number tells apart.
     """
-    sizes = {
-        name: size
-        for name in ("sliding_window", "attention_chunk_size")
-        if (size := getattr(config, name, None)) is not None
-    }
+    holders: list[tuple[Callable[[str, int], None], Mapping[str, Any], Mapping[str, int]]] = [
+        (partial(setattr, config), {name: getattr(config, name, None) for name in _WIDTHS}, _WIDTHS)
+    ]
+    for indexer in indexers_of(model):
+        holders.append((vars(indexer).__setitem__, dict(vars(indexer)), SIZES))
+    sizes = [
+        (put, name, int(has[name]), least)
+        for put, has, names in holders
+        for name, least in names.items()
+        if has.get(name) is not None
+    ]
     try:
-        for name, size in sizes.items():
-            setattr(config, name, min(size, _NARROW))
+        for put, name, size, least in sizes:
+            put(name, min(size, least))
         yield
     finally:
-        for name, size in sizes.items():
-            setattr(config, name, size)
+        for put, name, size, _ in sizes:
+            put(name, size)
 
 
 def _seen(
