@@ -100,7 +100,7 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
         "interleave_moe_layer_step": 1,
         "intermediate_size_mlp": 64,
     },
-    "longcat_flash": {**_LATENT, **_ROUTED, "num_layers": 2},
+    "longcat_flash": {**_LATENT, **_ROUTED, "num_layers": 2, "zero_expert_num": 5},
     "mellum": _SLIDING,
     "mimo_v2_flash": {"n_routed_experts": 8, **_SLIDING},
     "minimax": {},
