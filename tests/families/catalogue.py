@@ -26,7 +26,6 @@ class Stop:
 
 
 STOPPED: dict[str, Stop] = {
-    "minimax": Stop("proven", "MiniMax uses cache of its own"),
     "phimoe": Stop("recognised", "no known router and experts reproduce it"),
 }
 

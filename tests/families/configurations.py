@@ -103,7 +103,7 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
     "longcat_flash": {**_LATENT, **_ROUTED, "num_layers": 2, "zero_expert_num": 5},
     "mellum": _SLIDING,
     "mimo_v2_flash": {"n_routed_experts": 8, **_SLIDING},
-    "minimax": {},
+    "minimax": {**_MIXED, "block_size": 4},
     "minimax_m2": _LOCAL,
     "mixtral": {**_LOCAL, "sliding_window": 6},
     "nemotron_h": {
