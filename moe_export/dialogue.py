@@ -54,10 +54,11 @@ class PatchRecipe(ImageRecipe):
     max_side: int | None = None
     """Pixels; for ``shrink`` alone."""
 
-    fit: Literal["area", "shrink", "fill"] = "area"
+    fit: Literal["area", "shrink", "fill", "canvas"] = "area"
     """``area``: to whole units, near the image's shape and within both limits; ``shrink``: to the
     limits where it is larger, then black on the right and below up to whole units; ``fill``: to the
-    most whole units of its shape below ``max_pixels``."""
+    most whole units of its shape below ``max_pixels``; ``canvas``: on the least whole units that
+    hold it within both limits, as it is or in its own shape, black on the right and below."""
 
     layout: Literal["blocks", "rows", "places"] = "blocks"
     """``blocks``: flat patches with a grid, those of one feature together; ``rows``: square patches

@@ -96,6 +96,8 @@ def table(kind: str, rows: dict[str, str]) -> str:
 
 
 def not_tried() -> str:
+    if not NOT_TRIED:
+        return ""
     lines = [f"- `{family}`: {reason}\n" for family, reason in NOT_TRIED.items()]
     return "\nWithout a record, and not run:\n\n" + "".join(lines)
 

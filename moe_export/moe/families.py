@@ -28,7 +28,7 @@ class Packed:
     features: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
     """Which of the tower's outputs goes on."""
 
-    fit: Literal["area", "shrink"] = "area"
+    fit: Literal["area", "shrink", "canvas"] = "area"
     """How an image becomes whole patches, as in ``dialogue.PatchRecipe``."""
 
     order: Literal["blocks", "rows"] = "blocks"
@@ -137,6 +137,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "glm46v": Family(positions="mrope", images=Packed(limits_count_time=True)),
     "glm4v_moe": Family(positions="mrope", images=Packed(limits_count_time=True)),
+    "glm5_next": Family(positions="plain", images=Packed(fit="canvas")),
     "internvl": Family(positions="plain", images=Tiles(fit="aspect")),
     "kimi_k25": Family(
         positions="plain",

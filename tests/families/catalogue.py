@@ -29,9 +29,7 @@ STOPPED: dict[str, Stop] = {
     "phimoe": Stop("recognised", "no known router and experts reproduce it"),
 }
 
-NOT_TRIED: dict[str, str] = {
-    "glm5_next": "its decoder mixes linear attention with attention by an index of its own",
-}
+NOT_TRIED: dict[str, str] = {}
 """Families of vision-language models without a record, and what is known to stand in the way."""
 
 REMARKS: dict[str, str] = {

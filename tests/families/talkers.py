@@ -125,6 +125,26 @@ TALKERS = (
         image="<|begin_of_image|><|image|><|end_of_image|>",
     ),
     Talker(
+        family="glm5_next",
+        processor="Glm5NextProcessor",
+        image_processor="Glm5NextImageProcessorPil",
+        settings={
+            "patch_size": 4,
+            "merge_size": 2,
+            "min_image_tokens": 4,
+            "max_image_tokens": 36,
+        },
+        tokens=(
+            "<|begin_of_image|>",
+            "<|end_of_image|>",
+            "<|image|>",
+            "<|video|>",
+            "<|begin_of_video|>",
+            "<|end_of_video|>",
+        ),
+        image="<|begin_of_image|><|image|><|end_of_image|>",
+    ),
+    Talker(
         family="ernie4_5_vl_moe",
         processor="Ernie4_5_VLMoeProcessor",
         image_processor="Ernie4_5_VLMoeImageProcessorPil",

@@ -23,6 +23,7 @@ from moe_export.runtime.greedy import greedy, no_features
 from moe_export.runtime.positions import plain_positions
 
 from .catalogue import Case
+from .configurations import VISION_MODELS
 
 NOWHERE = float("-inf")
 
@@ -69,7 +70,7 @@ def test_a_run_that_is_told_keeps_what_the_other_kept():
 
 
 def text_model(family, changes=None, folder=None):
-    kind = "vision" if family == "minimax_m3_vl" else "text"
+    kind = "vision" if family in VISION_MODELS else "text"
     return Case(family, kind).save(folder, changes)
 
 
@@ -85,7 +86,7 @@ def run(decoder, embeds, mask):
     )["logits"]
 
 
-@pytest.mark.parametrize("family", ["deepseek_v32", "minimax_m3_vl"])
+@pytest.mark.parametrize("family", ["deepseek_v32", "minimax_m3_vl", "glm5_next"])
 def test_padding_on_the_left_changes_nothing(family, tmp_path):
     decoder = decoder_of(family, tmp_path)
     embeds = torch.randn(1, 21, 64, generator=torch.Generator().manual_seed(2))
@@ -98,16 +99,16 @@ def test_padding_on_the_left_changes_nothing(family, tmp_path):
         assert (made - expected).abs().max() <= 1e-4 * expected.abs().max(), padding
 
 
-@pytest.mark.parametrize("family", ["deepseek_v32", "minimax_m3_vl"])
+@pytest.mark.parametrize("family", ["deepseek_v32", "minimax_m3_vl", "glm5_next"])
 def test_an_index_that_keeps_another_key_is_another_model(family, tmp_path):
     """Or no test of an index would show anything."""
     decoder = decoder_of(family, tmp_path)
     embeds = torch.randn(1, 21, 64, generator=torch.Generator().manual_seed(2))
     mask = torch.ones(1, 21, dtype=torch.int64)
     expected = run(decoder, embeds, mask)
-    name = "index_topk" if family == "deepseek_v32" else "topk_blocks"
+    name = "topk_blocks" if family == "minimax_m3_vl" else "index_topk"
     for indexer in indexers_of(decoder):
-        vars(indexer)[name] -= 1
+        vars(indexer)[name] -= vars(indexer).get("index_kpool", 1)
     made = run(decoder, embeds, mask)
     assert (made - expected).abs().max() > 1e-2 * expected.abs().max()
 

@@ -7,7 +7,8 @@ keys as there are, which would tie a graph to a length, and leave open which of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from functools import cache
 from typing import Any, cast
 
@@ -18,11 +19,14 @@ from torch.overrides import TorchFunctionMode
 from torch.return_types import topk as TopK
 
 from moe_export.forms import CHOICES
+from moe_export.load.pretrained.pooled import has_pools, keep_pools, narrow_pools
 
 _NOWHERE = float("-inf")
 
 _BLOCKS = "block_size"
 """What an indexer has that keeps blocks of keys."""
+
+_NARROW_POOL = 2
 
 SIZES: Mapping[str, int] = {"index_topk": 5, _BLOCKS: 2, "topk_blocks": 2, "local_blocks": 1}
 """What says how much an indexer keeps, and so little that a short prompt has more."""
@@ -52,8 +56,25 @@ def keep_by_count(model: nn.Module) -> None:
     """Let the indexers of ``model`` hand on what they keep as ``attended`` takes it."""
     for module in indexers_of(model):
         kind: Any = type(module)
-        if not issubclass(kind, _Counting):
+        if not has_pools(module) and not issubclass(kind, _Counting):
             module.__class__ = _counting(kind)
+    for module in model.modules():
+        if hasattr(module, "build_attention_mask_from_topk"):
+            keep_pools(module, kept)
+
+
+@contextmanager
+def narrowed_indexers(model: nn.Module) -> Iterator[None]:
+    """Indices that keep a part of a short prompt, for as long as this lasts."""
+    with ExitStack() as stack:
+        for module in indexers_of(model):
+            own = vars(module)
+            for name in SIZES.keys() & own.keys():
+                stack.callback(own.__setitem__, name, own[name])
+                own[name] = min(own[name], SIZES[name])
+            if has_pools(module):
+                stack.enter_context(narrow_pools(module, _NARROW_POOL))
+        yield
 
 
 def attended(

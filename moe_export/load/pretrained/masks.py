@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moe_export.load.pretrained.indexed import SIZES, indexers_of
+from moe_export.load.pretrained.indexed import narrowed_indexers
+from moe_export.load.pretrained.pooled import scores_pools
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 
@@ -49,7 +49,7 @@ def masks_of(
         whole = _of_one_image(image_tokens, past)
     made = {}
     for kind in kinds_of(config):
-        if kind in (LINEAR, CONV):
+        if kind in (LINEAR, CONV) or (kind == INDEXED and scores_pools(config)):
             made[kind] = padding[:, past:]
             continue
         seen = _seen(config, kind, padding.bool(), query, key, whole)
@@ -73,7 +73,7 @@ def kinds_of(config: Any) -> list[str]:
 _NARROW = 5
 
 
-_WIDTHS = dict.fromkeys(("sliding_window", "attention_chunk_size"), _NARROW)
+_WIDTHS = ("sliding_window", "attention_chunk_size")
 
 
 @contextmanager
@@ -84,24 +84,15 @@ def narrowed(config: Any, model: nn.Module) -> Iterator[None]:
     of a dozen tokens proves with a short window holds for a window of thousands, which only
     another number tells apart.
     """
-    holders: list[tuple[Callable[[str, int], None], Mapping[str, Any], Mapping[str, int]]] = [
-        (partial(setattr, config), {name: getattr(config, name, None) for name in _WIDTHS}, _WIDTHS)
-    ]
-    for indexer in indexers_of(model):
-        holders.append((vars(indexer).__setitem__, dict(vars(indexer)), SIZES))
-    sizes = [
-        (put, name, int(has[name]), least)
-        for put, has, names in holders
-        for name, least in names.items()
-        if has.get(name) is not None
-    ]
+    sizes = {name: size for name in _WIDTHS if (size := getattr(config, name, None)) is not None}
     try:
-        for put, name, size, least in sizes:
-            put(name, min(size, least))
-        yield
+        for name, size in sizes.items():
+            setattr(config, name, min(size, _NARROW))
+        with narrowed_indexers(model):
+            yield
     finally:
-        for put, name, size, _ in sizes:
-            put(name, size)
+        for name, size in sizes.items():
+            setattr(config, name, size)
 
 
 def _seen(

@@ -76,6 +76,15 @@ def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) 
             max_side=int(size["max_height"]) * patch,
         )
     times = int(settings["temporal_patch_size"])
+    if images.fit == "canvas":
+        unit = (patch * int(settings["merge_size"])) ** 2
+        return PatchRecipe(
+            **alike,
+            **sizes,
+            temporal_patch_size=times,
+            min_pixels=int(settings["min_image_tokens"]) * unit,
+            max_pixels=int(settings["max_image_tokens"]) * unit,
+        )
     counted = times if images.limits_count_time else 1
     return PatchRecipe(
         **alike,

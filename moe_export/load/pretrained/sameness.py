@@ -13,7 +13,7 @@ from moe_export.errors import MoeExportError
 from moe_export.forms import Array
 from moe_export.load.pretrained.processors import NoProcessorError, Processor
 from moe_export.load.pretrained.recipes import Recipe
-from moe_export.runtime.patches import fitted, patches_of
+from moe_export.runtime.patches import canvas_of, fitted, patches_of
 from moe_export.runtime.seen import Seen
 from moe_export.runtime.tiles import tiles_of
 
@@ -97,9 +97,8 @@ def _tolerance(recipe: Recipe, *, exact: bool) -> float:
 def _require_as_many(recipe: Recipe, processor: Processor, trial: _Trial) -> None:
     if isinstance(recipe, TileRecipe) or recipe.layout == "places":
         return
-    unit = recipe.patch_size * recipe.merge_size
-    height, width = fitted(trial.height, trial.width, recipe)
-    patches = (-(-height // unit)) * (-(-width // unit)) * recipe.merge_size**2
+    height, width = canvas_of(trial.height, trial.width, recipe)
+    patches = (height // recipe.patch_size) * (width // recipe.patch_size)
     if processor.number_of_patches(trial.height, trial.width) != patches:
         raise NoProcessorError("its processor fits large images otherwise")
 
