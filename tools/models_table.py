@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from families.catalogue import CASES, NOT_TRIED, REMARKS, Case  # noqa: E402
+from families.catalogue import CASES, NOT_TRIED, REMARKS, STOPPED, Case  # noqa: E402
 from families.stages import STAGES, Progress, progress  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
@@ -85,7 +85,10 @@ def known_rows() -> dict[str, str]:
 
 
 def row(case: Case, made: Progress) -> str:
-    remark = made.reason or REMARKS.get(case.family, "")
+    remark = REMARKS.get(case.family, "")
+    if made.reason:
+        stop = STOPPED.get(case.family)
+        remark = made.reason if stop is None else f"{stop.why}.  The message: {made.reason}"
     return _line([f"`{case.family}`", *_marks(made), remark])
 
 

@@ -23,10 +23,17 @@ class Stop:
 
     stage: str
     words: str
+    why: str
+    """What a user is told on the page, before the message."""
 
 
 STOPPED: dict[str, Stop] = {
-    "phimoe": Stop("recognised", "no known router and experts reproduce it"),
+    "phimoe": Stop(
+        "recognised",
+        "no known router and experts reproduce it",
+        why="its router (SparseMixer) weighs the first choice among the logits near it, and the"
+        " second among those near that, without the first: no router op says this",
+    ),
 }
 
 NOT_TRIED: dict[str, str] = {}
@@ -34,13 +41,11 @@ NOT_TRIED: dict[str, str] = {}
 
 REMARKS: dict[str, str] = {
     "aria": "images whole, as its processor shows them; not split",
-    "deepseek_ocr2": "whole views of one size; images that its processor would crop are refused",
     "gemma4": "text and images, without sound; without embeddings for each layer",
     "internvl": "text models with experts, such as qwen3_moe",
     "llama4": "Transformers 5.24.0 itself needs a fault mended to run it",
     "qwen3_omni_moe": "the thinker alone, which reads text and images; it hears and says nothing",
     "qwen3_omni_moe_thinker": "text and images, without sound",
-    "step3p7": "whole views of one size; images that its processor would crop are refused",
 }
 """What a family that comes to the end does not do."""
 

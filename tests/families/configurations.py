@@ -72,6 +72,16 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
     },
     "hunyuan_v1_moe": {},
     "hy_v3": {},
+    "hy_v4": {
+        **_ROUTED,
+        **_LATENT,
+        **_GROUPS,
+        **_INDEX,
+        "mlp_layer_types": ["dense", "sparse"],
+        "indexer_types": ["full", "shared"],
+        "hc_mult": 2,
+        "pad_token_id": 0,
+    },
     "jamba": {
         "attn_layer_period": 2,
         "attn_layer_offset": 1,

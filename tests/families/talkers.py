@@ -275,7 +275,12 @@ TALKERS = (
         family="step3p7",
         processor="Step3p7Processor",
         image_processor="Step3p7ImageProcessor",
-        settings={"size": {"height": 672, "width": 672}},
+        # A photograph is shrunk, and then cut into six.
+        settings={
+            "size": {"height": 168, "width": 168},
+            "patch_size": 112,
+            "max_image_size": 320,
+        },
         tokens=(
             "<im_start>",
             "<im_end>",
@@ -285,16 +290,19 @@ TALKERS = (
             "<patch_newline>",
         ),
         image="<im_patch>",
-        changes={"vision_config.image_size": 672, "vision_config.patch_size": 14},
+        changes={"vision_config.image_size": 168, "vision_config.patch_size": 14},
     ),
     Talker(
         family="deepseek_ocr2",
         processor="DeepseekOcr2Processor",
         image_processor="DeepseekOcr2ImageProcessorPil",
-        settings={"size": {"height": 768, "width": 768}},
+        settings={"size": {"height": 1024, "width": 1024}},
         tokens=("<unused0>", "<unused1>", "<image>"),
         image="<image>\n",
-        changes={"vision_config.sam_config.image_size": 768},
+        changes={
+            "vision_config.sam_config.image_size": 1024,
+            "text_config.max_position_embeddings": 4096,
+        },
     ),
     Talker(
         family="internvl",

@@ -15,7 +15,7 @@ import moe_export
 from moe_export.capture.choices import Kept
 from moe_export.forms import CHOICES
 from moe_export.load.pretrained.cache import carried
-from moe_export.load.pretrained.indexed import indexers_of, keep_by_count, kept
+from moe_export.load.pretrained.indexed import _indices, indexers_of, keep_by_count, kept
 from moe_export.load.pretrained.parts import Decoder
 from moe_export.runtime import Session
 from moe_export.runtime.cache import Cache
@@ -48,6 +48,12 @@ def test_all_are_kept_where_there_are_no_more(count):
 
 def test_what_is_nowhere_is_kept_behind_all_else():
     assert picked([[NOWHERE, 1.0, NOWHERE, 0.0]], 2) == [[1, 3]]
+
+
+def test_as_indices_they_are_scattered_to_the_same_mask():
+    keeps = torch.tensor([[False, True, False, True], [True, False, False, False]])
+    made = torch.zeros(2, 4, dtype=torch.bool).scatter(-1, _indices(keeps), True)
+    assert torch.equal(made, keeps)
 
 
 def test_it_is_what_topk_gives():

@@ -52,12 +52,16 @@ def has_index(layer: nn.Module) -> bool:
     return bool(indexers_of(layer))
 
 
-def keep_by_count(model: nn.Module) -> None:
-    """Let the indexers of ``model`` hand on what they keep as ``attended`` takes it."""
+def keep_by_count(model: nn.Module, *, as_indices: bool = False) -> None:
+    """Let the indexers of ``model`` hand on what they keep as ``attended`` takes it.
+
+    With ``as_indices``, for attention that is the source's own: as many indices as there are keys,
+    of which some are the same.
+    """
     for module in indexers_of(model):
         kind: Any = type(module)
         if not has_pools(module) and not issubclass(kind, _Counting):
-            module.__class__ = _counting(kind)
+            module.__class__ = _counting(kind, as_indices=as_indices)
     for module in model.modules():
         if hasattr(module, "build_attention_mask_from_topk"):
             keep_pools(module, kept)
@@ -109,7 +113,7 @@ class _Counting:
 
 
 @cache
-def _counting(indexer: type[nn.Module]) -> type[nn.Module]:
+def _counting(indexer: type[nn.Module], *, as_indices: bool) -> type[nn.Module]:
     """The same class, run one key at a time; its sizes stay in its ``__dict__`` as they were."""
 
     def forward(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -118,8 +122,12 @@ def _counting(indexer: type[nn.Module]) -> type[nn.Module]:
             # The mask knows which keys lie in the future, also where padding moves positions.
             *first, positions = args
             args = (*first, torch.full_like(positions, _END_OF_TIME))
-        choose = None if in_blocks else lambda scores: kept(scores, vars(self)["index_topk"])
-        with _BestAsked(choose):
+
+        def choose(scores: Tensor) -> Tensor:
+            keeps = kept(scores, vars(self)["index_topk"])
+            return _indices(keeps) if as_indices else keeps
+
+        with _BestAsked(None if in_blocks else choose):
             return cast(Any, indexer).forward(self, *args, **kwargs)
 
     def one(value: int) -> property:
@@ -127,6 +135,12 @@ def _counting(indexer: type[nn.Module]) -> type[nn.Module]:
 
     own = {name: one(value) for name, value in _ONE_BY_ONE.items()}
     return type(indexer.__name__, (_Counting, indexer), {"forward": forward, **own})
+
+
+def _indices(keeps: Tensor) -> Tensor:
+    """Of the keys that are kept ``[..., T]``; in place of the others stands the first of them."""
+    first = (keeps.long().cumsum(-1) == 0).sum(-1, keepdim=True)
+    return torch.where(keeps, torch.arange(keeps.shape[-1]), first)
 
 
 class _BestAsked(TorchFunctionMode):

@@ -175,7 +175,7 @@ class Decoder(Part):
         if self.tokens_lead:
             attention.register()
             self.text_config._attn_implementation = attention.GROUPED
-        keep_by_count(self.text_model)
+        keep_by_count(self.text_model, as_indices=not self.tokens_lead)
         in_lightning_steps(self.text_model)
         with_blocks(self.text_model, self.text_config.hidden_size)
         kind: Any = type(self)
