@@ -126,4 +126,7 @@ def _idle(block: BlockRecord) -> int:
     if block.layer is None:
         return 0
     router, experts = block.layer.router, block.layer.experts
-    return (router.num_experts - router.top_k) * experts.parameters_per_expert
+    # A token may have chosen experts without parameters; what it then leaves idle is more.
+    return (experts.num_experts - min(router.top_k, experts.num_experts)) * (
+        experts.parameters_per_expert
+    )

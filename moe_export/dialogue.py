@@ -54,10 +54,11 @@ class PatchRecipe(ImageRecipe):
     max_side: int | None = None
     """Pixels; for ``shrink`` alone."""
 
-    fit: Literal["area", "shrink", "fill"] = "area"
+    fit: Literal["area", "shrink", "fill", "canvas"] = "area"
     """``area``: to whole units, near the image's shape and within both limits; ``shrink``: to the
     limits where it is larger, then black on the right and below up to whole units; ``fill``: to the
-    most whole units of its shape below ``max_pixels``."""
+    most whole units of its shape below ``max_pixels``; ``canvas``: on the least whole units that
+    hold it within both limits, as it is or in its own shape, black on the right and below."""
 
     layout: Literal["blocks", "rows", "places"] = "blocks"
     """``blocks``: flat patches with a grid, those of one feature together; ``rows``: square patches
@@ -72,6 +73,45 @@ class PatchRecipe(ImageRecipe):
             raise ValueError(f"min_pixels is above max_pixels, or that above {_MAX_PIXELS}")
         if (self.fit == "shrink") != (self.max_side is not None) or (self.max_side or 1) < 1:
             raise ValueError("max_side belongs to shrink, and is 1 or more")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CropRecipe:
+    """How an image is also cut into pieces, whose features stand before those of the whole.
+
+    The text of the pieces is row by row, each ``before``, the token ``features`` times and
+    ``behind``, with ``between_rows`` between two rows.
+    """
+
+    side: int
+    """Pixels of a piece's side."""
+
+    features: int
+    """Of one piece."""
+
+    fit: Literal["grid", "window"]
+    """``grid``: what has more than ``side`` pixels on a side is stretched over ``min_pieces`` to
+    ``max_pieces``, of the grid nearest in shape.  ``window``: it is stretched to whole squares of
+    ``side``, or of its shorter side where it is more than 4 times as long, where a rest of more
+    than a fifth counts, and each is resized to ``side``; what fits the tile is cut if it is more
+    than 1.5 times as long, by its shorter side.  Before that, an image of less than 32 pixels that
+    is more than 4 times as long is put in the corner of a black square, and one of more than
+    ``largest`` pixels on a side is shrunk to these."""
+
+    min_pieces: int = 1
+    max_pieces: int = 1
+    largest: int | None = None
+    before: str = ""
+    behind: str = ""
+    between_rows: str = ""
+
+    def __post_init__(self) -> None:
+        if min(self.side, self.features, self.min_pieces, self.largest or 1) < 1:
+            raise ValueError("a size of pieces is less than 1")
+        if not self.min_pieces <= self.max_pieces <= _MAX_TILES or self.features > _MAX_FEATURES:
+            raise ValueError(f"min_pieces is above max_pieces, or that above {_MAX_TILES}")
+        if max(self.side, self.largest or 1) ** 2 > _MAX_PIXELS:
+            raise ValueError(f"pieces of more than {_MAX_PIXELS} pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -119,6 +159,9 @@ class TileRecipe(ImageRecipe):
     behind_row: str = ""
     before_whole: str = ""
 
+    crops: CropRecipe | None = None
+    """Pieces of another size that an image is also cut into; for one tile alone."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         sizes = (self.height, self.width, self.features, self.min_tiles, self.min_side)
@@ -132,7 +175,12 @@ class TileRecipe(ImageRecipe):
             raise ValueError(f"tiles of more than {_MAX_PIXELS} pixels, or min_side above a tile's")
         if max(self.features, self.separators) > _MAX_FEATURES:
             raise ValueError(f"a tile has more than {_MAX_FEATURES} features")
-        if self.token in self.between_columns + self.behind_row + self.before_whole:
+        texts = [self.between_columns, self.behind_row, self.before_whole]
+        if (crops := self.crops) is not None:
+            texts += [crops.before, crops.behind, crops.between_rows]
+            if self.max_tiles > 1 or self.masked or self.height != self.width:
+                raise ValueError("crops belong to one square tile without a mask")
+        if self.token in "".join(texts):
             raise ValueError("what stands between tiles holds the image's token")
 
 

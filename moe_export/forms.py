@@ -217,6 +217,23 @@ class Edges(threading.local):
     shift: float = 0.0
 
 
+class Choices(threading.local):
+    """What a run keeps of much: the keys that an index picks, in the order of its choosing.
+
+    ``settle`` hears of each choice and gives the one that counts; every thread has its own.
+    """
+
+    settle: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    def made(self, choice: torch.Tensor) -> torch.Tensor:
+        """The choice that counts."""
+        return choice if self.settle is None else self.settle(choice)
+
+
+CHOICES = Choices()
+"""Of the run that is at work."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class MarkedModel:
     """The model twice: as it was, and with each proven block as a router op and an experts op.

@@ -19,7 +19,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from families.catalogue import CASES, NOT_TRIED, REMARKS, Case  # noqa: E402
+from families.catalogue import CASES, NOT_TRIED, REMARKS, STOPPED, Case  # noqa: E402
 from families.stages import STAGES, Progress, progress  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
@@ -38,8 +38,8 @@ Transformers {transformers} and PyTorch {torch}.
 - **decode**: {tokens} tokens of it are those of Transformers' `generate`, greedily;
 - **standard**: a bundle for the target `standard` was made and validated, and decodes the same.
 
-A stage behind one that failed was *not run*.  Sliding windows and chunks are shorter than the
-prompts here.
+A stage behind one that failed was *not run*.  Sliding windows, chunks and what an index keeps are
+shorter than the prompts here.
 """
 
 STATE = """
@@ -85,7 +85,10 @@ def known_rows() -> dict[str, str]:
 
 
 def row(case: Case, made: Progress) -> str:
-    remark = made.reason or REMARKS.get(case.family, "")
+    remark = REMARKS.get(case.family, "")
+    if made.reason:
+        stop = STOPPED.get(case.family)
+        remark = made.reason if stop is None else f"{stop.why}.  The message: {made.reason}"
     return _line([f"`{case.family}`", *_marks(made), remark])
 
 
@@ -96,6 +99,8 @@ def table(kind: str, rows: dict[str, str]) -> str:
 
 
 def not_tried() -> str:
+    if not NOT_TRIED:
+        return ""
     lines = [f"- `{family}`: {reason}\n" for family, reason in NOT_TRIED.items()]
     return "\nWithout a record, and not run:\n\n" + "".join(lines)
 

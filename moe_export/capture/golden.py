@@ -1,8 +1,8 @@
 """Record what the eager model does: outputs, routing, and each MoE layer's own inputs and outputs.
 
 Beside every float32 tensor stands its float64 reference, computed with the eager model's choice
-of experts.  A difference between the two is then rounding alone, and its size is the yardstick of
-validation.
+of experts, and of keys where an index picks them.  A difference between the two is then rounding
+alone, and its size is the yardstick of validation.
 
 In a precision that rounds, the eager model is one whose proven blocks are layers of that precision,
 and where rows are rounded too a float32 number next to an edge may fall either way.  Further runs
@@ -22,6 +22,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_export.capture.axes import Axes, other_sizes, resized
+from moe_export.capture.choices import Kept
 from moe_export.capture.modality import modality_of_case, modality_of_layer
 from moe_export.capture.rounding import OwnRun, rounding_cost
 from moe_export.capture.watch import (
@@ -184,6 +185,7 @@ class _Case:
         self._model, self._name, self._inputs = model, name, inputs
         self._modality = modality
         self._routed: dict[str, Promise[Seen]] = {path: Promise() for path in model.paths}
+        self._kept = Kept()
         self._exact: Promise[_Replay] = Promise()
         self._moved: dict[float, Promise[_Replay]] = {s: Promise() for s in model.shifts}
         self._rewritten: Promise[_Replay] | None = Promise() if model.is_rewritten else None
@@ -199,9 +201,10 @@ class _Case:
                 seen = marked.layers[path].watch(x.reshape(-1, x.shape[-1]))
             self._routed[path].keep(seen)
 
-        self._outputs, calls = run_watched(
-            self._model.eager, self._inputs, self._model.paths, route
-        )
+        with self._kept.recorded():
+            self._outputs, calls = run_watched(
+                self._model.eager, self._inputs, self._model.paths, route
+            )
         for path, (_, y) in calls.items():
             rows = y.reshape(-1, y.shape[-1])
             self._layers[path] = {**self.routed(path), "y": rows}
@@ -224,14 +227,14 @@ class _Case:
     def _replay(
         self, module: nn.Module, inputs: Inputs, shift: float, promise: Promise[_Replay]
     ) -> None:
-        """Run a model of layers on the choice of the eager run, with its rounding edges moved."""
+        """Run a model of layers on the choices of the eager run, with its rounding edges moved."""
         layers = {path: layer_at(module, path) for path in self._model.paths}
         edges = self._model.marked.edges
         for path, layer in layers.items():
             layer.replayed = partial(self._chosen, path)
             layer.edge_shift = shift
         edges.shift = shift
-        with torch.no_grad():
+        with torch.no_grad(), self._kept.replayed():
             outputs = tensors_in(module(**inputs))
         edges.shift = 0.0
         for layer in layers.values():

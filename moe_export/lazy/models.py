@@ -14,6 +14,7 @@ from moe_export.lazy.cores import one_core_for_operators
 from moe_export.lazy.tensors import LazyTensor, is_lazy, like, real
 from moe_export.moe.recipe import (
     Concatenated,
+    Leading,
     Recipe,
     Reshaped,
     Source,
@@ -35,6 +36,8 @@ def made_of(recipe: Recipe, read: Callable[[str], Tensor]) -> Tensor:
             return torch.stack([made_of(part, read) for part in recipe.parts])
         case Concatenated():
             return torch.cat([made_of(part, read) for part in recipe.parts], dim=1)
+        case Leading():
+            return made_of(recipe.inner, read)[: recipe.count]
 
 
 @contextmanager

@@ -28,7 +28,7 @@ class Packed:
     features: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
     """Which of the tower's outputs goes on."""
 
-    fit: Literal["area", "shrink"] = "area"
+    fit: Literal["area", "shrink", "canvas"] = "area"
     """How an image becomes whole patches, as in ``dialogue.PatchRecipe``."""
 
     order: Literal["blocks", "rows"] = "blocks"
@@ -48,6 +48,17 @@ class Packed:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Crops:
+    """Pieces of one size, another than that of tiles, that an image is also cut into."""
+
+    fit: Literal["grid", "window"]
+    """How, as in ``dialogue.CropRecipe``."""
+
+    side: str
+    """What the family's processor calls the side of a piece."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tiles:
     """Images as tiles of one size, ``[tiles, channels, height, width]``."""
 
@@ -64,6 +75,7 @@ class Tiles:
     separator: str | None = None
     """The model's row that stands behind those of each tile."""
 
+    crops: Crops | None = None
     unread: tuple[str, ...] = ()
     """Modules of the model that run although nothing reads what they give; they are left out."""
 
@@ -118,6 +130,7 @@ FAMILIES: Mapping[str, Family] = {
             fit="middle",
             tower_and_projector=("vision_tower", "multi_modal_projector"),
             separator="view_separator",
+            crops=Crops(fit="grid", side="tile_size"),
         ),
     ),
     "ernie4_5_vl_moe": Family(
@@ -137,6 +150,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "glm46v": Family(positions="mrope", images=Packed(limits_count_time=True)),
     "glm4v_moe": Family(positions="mrope", images=Packed(limits_count_time=True)),
+    "glm5_next": Family(positions="plain", images=Packed(fit="canvas")),
     "internvl": Family(positions="plain", images=Tiles(fit="aspect")),
     "kimi_k25": Family(
         positions="plain",
@@ -166,7 +180,11 @@ FAMILIES: Mapping[str, Family] = {
     "qwen3_vl_moe": Family(positions="mrope", images=Packed(deepstack=True)),
     "step3p7": Family(
         positions="plain",
-        images=Tiles(fit="whole", tower_and_projector=("vision_model", "multi_modal_projector")),
+        images=Tiles(
+            fit="whole",
+            tower_and_projector=("vision_model", "multi_modal_projector"),
+            crops=Crops(fit="window", side="patch_size"),
+        ),
     ),
 }
 """By ``model_type``."""

@@ -197,3 +197,8 @@ class LayerSpec:
 
     shared_parameters: int = field(default=0)
     """Parameters of that path (the shared expert and its gate)."""
+
+    @property
+    def identity_experts(self) -> int:
+        """Those that the router may choose behind the others: each gives back the row it gets."""
+        return self.router.num_experts - self.experts.num_experts

@@ -152,7 +152,36 @@ class Concatenated:
         return out
 
 
-Recipe = Source | Transposed | Reshaped | Stacked | Concatenated
+@dataclass(frozen=True)
+class Leading:
+    """The first E of what has a row for more."""
+
+    inner: Recipe
+    count: int
+
+    def __post_init__(self) -> None:
+        if not 0 < self.count <= self.inner.shape[0]:
+            raise ValueError(f"{self.inner.shape} has no {self.count} rows")
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return (self.count, *self.inner.shape[1:])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self.inner.dtype
+
+    def sources(self) -> tuple[str, ...]:
+        return self.inner.sources()
+
+    def map(self, change: Change) -> Leading:
+        return Leading(self.inner.map(change), self.count)
+
+    def build(self, read: Read) -> Array:
+        return self.inner.build(read)[: self.count]
+
+
+Recipe = Source | Transposed | Reshaped | Stacked | Concatenated | Leading
 
 
 def _require_alike(facts: list[Any]) -> None:

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from moe_export.card import weight_bytes
+from moe_export.moe.recipe import Leading
 
 if TYPE_CHECKING:
     import torch
@@ -215,17 +216,20 @@ def _block(path: str, module: torch.nn.Module) -> BlockFacts | None:
         if not isinstance(group, ExpertGroup):
             continue
         experts = {name for slot in group.matrices for name in slot.sources()}
+        # A router that chooses among more has rows for more, as some matrices have.
+        rows = [slot.inner.shape[0] for slot in group.matrices if isinstance(slot, Leading)]
+        width = max([group.num_experts, *rows])
         routers = [
             tensor
             for name, tensor in module.named_parameters()
-            if name not in experts and tensor.dim() == 2 and group.num_experts in tensor.shape
+            if name not in experts and tensor.dim() == 2 and width in tensor.shape
         ]
         # Attention has two matrices of one height beside two that are a multiple of it.
         if len(routers) == 1:
             return BlockFacts(
                 path=path,
                 experts=group.num_experts,
-                hidden_size=routers[0].numel() // group.num_experts,
+                hidden_size=routers[0].numel() // width,
                 elements=_elements(module),
                 matrices=tuple(_shape(slot) for slot in group.matrices),
                 matrix_bytes=sum(

@@ -92,9 +92,14 @@ def logits_values(observation: Observation, num_experts: int) -> list[int]:
     return [index for index in found if index not in later]
 
 
-def dissect(observation: Observation, group: ExpertGroup, output: int) -> Iterator[Anatomy | str]:
-    """Readings of the block with this group as its experts; a string says why one failed."""
-    for logits in logits_values(observation, group.num_experts):
+def dissect(
+    observation: Observation, group: ExpertGroup, output: int, width: int
+) -> Iterator[Anatomy | str]:
+    """Readings of the block with this group as its experts; a string says why one failed.
+
+    ``width`` is how many experts the router chooses among: those of the group or more.
+    """
+    for logits in logits_values(observation, width):
         routed = observation.descendants(logits)
         for routed_value in _routed_sums(observation, output, routed):
             try:
@@ -158,7 +163,7 @@ def _reading(
         for value in observation.values
         if value.name is not None
         and value.name not in taken
-        and value.data.numel() == group.num_experts
+        and value.data.numel() == observation.values[logits].data.shape[-1]
         and value.data.is_floating_point()
     )
     return Anatomy(

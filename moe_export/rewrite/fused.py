@@ -124,8 +124,9 @@ class FusedMoE(nn.Module):
         x = next(given for given in (*args, *kwargs.values()) if isinstance(given, Tensor))
         rows = x.reshape(-1, x.shape[-1])
         tensors = self.watch(rows)
-        y = self.mix(tensors["x"], tensors["topk_ids"], tensors["topk_weights"])
-        y = self._probe("experts_y", y)
+        routed = (tensors["x"], tensors["topk_ids"], tensors["topk_weights"])
+        y = self._probe("experts_y", self.mix(*routed))
+        y = self.with_identities(y, *routed)
         tensors["y"] = self._probe("y", self.finish(rows, y))
         leaves, tree = tree_flatten(self.proposal.output)
         values = []
@@ -141,6 +142,16 @@ class FusedMoE(nn.Module):
         for shared in self.shared:
             y = y + shared(rows)
         return y if self.after is None else self.after(rows, y)
+
+    def with_identities(
+        self, y: Tensor, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor
+    ) -> Tensor:
+        """``y`` and the weighted rows of the chosen experts that give back what they get."""
+        layer = self.proposal.layer
+        if not layer.identity_experts:
+            return y
+        gives_back = topk_ids >= layer.experts.num_experts
+        return y + hidden * torch.where(gives_back, topk_weights, 0).sum(dim=-1, keepdim=True)
 
     def watch(self, rows: Tensor) -> dict[str, Tensor]:
         """What enters the experts for ``rows [T, H]``: their input and the routing."""

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from moe_export.moe.recipe import Recipe, Reshaped, Source, Stacked
+from moe_export.moe.recipe import Leading, Recipe, Reshaped, Source, Stacked
 from moe_export.rewrite.rows import tensor_named
 
 
@@ -54,7 +54,21 @@ def expert_groups(module: nn.Module) -> list[ExpertGroup | UnevenExperts]:
         if name not in inside_lists and tensor.dim() >= 2 and tensor.shape[0] >= 2:
             by_count.setdefault(tensor.shape[0], []).append(_source(name, tensor))
     groups = [_group(count, slots) for count, slots in by_count.items()]
-    return [group for group in groups if group.matrices] + uneven + _flat_groups(module)
+    found = [group for group in groups if group.matrices]
+    return [*_cut_groups(found), *found, *uneven, *_flat_groups(module)]
+
+
+def _cut_groups(groups: Sequence[ExpertGroup]) -> Iterator[ExpertGroup]:
+    """Experts some of whose matrices have rows for more, which nobody reads."""
+    for group in groups:
+        taller = [
+            Leading(slot, group.num_experts)
+            for other in groups
+            if other.num_experts > group.num_experts
+            for slot in other.matrices
+        ]
+        if 1 <= len(taller) <= 2:
+            yield ExpertGroup(group.num_experts, (*taller, *group.matrices), group.vectors)
 
 
 def _flat_groups(module: nn.Module) -> list[ExpertGroup | UnevenExperts]:

@@ -60,7 +60,7 @@ def propose(block: nn.Module, x: Tensor) -> Proposal | Refusal:
             if logits_values(observation, group.count):
                 refusal = Refusal(group.reason)
             continue
-        for anatomy in dissect(observation, group, output):
+        for anatomy in _readings(observation, block, group, output):
             if (random := observation.random_op()) is not None:
                 return Refusal(f"it draws random numbers in eval mode ({random})")
             if isinstance(anatomy, str):
@@ -71,6 +71,22 @@ def propose(block: nn.Module, x: Tensor) -> Proposal | Refusal:
                 return found
             nearest = nearest or found
     return nearest or refusal
+
+
+def _readings(
+    observation: Observation, block: nn.Module, group: ExpertGroup, output: int
+) -> Iterator[Anatomy | str]:
+    """With a router over the group's experts; where there is none, with one over more."""
+    found = False
+    for anatomy in dissect(observation, group, output, group.num_experts):
+        found = True
+        yield anatomy
+    if found:
+        return
+    matrices = [tensor for _, tensor in block.named_parameters() if tensor.dim() == 2]
+    wider = {matrix.shape[0] for matrix in matrices if matrix.shape[0] > group.num_experts}
+    for width in sorted(wider):
+        yield from dissect(observation, group, output, width)
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,11 @@ class _Evidence:
 
     def read(self, name: str) -> Array:
         return tensor_named(self.block, name).detach().numpy()
+
+    @property
+    def router_width(self) -> int:
+        """How many experts the router chooses among."""
+        return int(self.rows(self.anatomy.logits_value).shape[1])
 
 
 @dataclass(frozen=True)
@@ -123,8 +144,9 @@ def _fit(evidence: _Evidence) -> Proposal | Refusal:
 
 @dataclass(frozen=True)
 class _Routers:
-    """Every router that fits the clues, with what it chooses on the observed logits."""
+    """Every router over ``width`` experts that fits the clues, and its choice of observed ones."""
 
+    width: int
     routed: Array
     constants: tuple[float, ...]
     choices: tuple[tuple[RouterHypothesis, Array, Array], ...]
@@ -133,21 +155,27 @@ class _Routers:
     def scale(self) -> float:
         return max(float(np.abs(self.routed).max()), 1e-300)
 
-    def fits(self, experts: ExpertsHypothesis, each: Array) -> Iterator[_Fit]:
-        """Mixtures of what every expert makes, ``each [E, T, Hout]``."""
+    def fits(self, experts: ExpertsHypothesis, each: Array, hidden: Array) -> Iterator[_Fit]:
+        """Mixtures of what every expert makes, ``each [E, T, Hout]`` of ``hidden [T, H]``."""
+        behind = self.width - len(each)
+        if behind:
+            if hidden.shape != each.shape[1:]:
+                return
+            each = np.concatenate([each, np.broadcast_to(hidden, (behind, *hidden.shape))])
         for router, weights, ids in self.choices:
-            mixed = np.einsum("te,eto->to", _dense(weights, ids, len(each)), each)
+            mixed = np.einsum("te,eto->to", _dense(weights, ids, self.width), each)
             scaled, error = _scaled(router, mixed, self.routed, self.constants)
             yield _Fit(scaled, experts, None, error / self.scale)
 
 
 def _fits(evidence: _Evidence, routed: Array) -> Iterator[_Fit]:
     """Every hypothesis with its error, the plainest first."""
-    num_experts = evidence.group.num_experts
+    num_experts = evidence.router_width
     logits = evidence.rows(evidence.anatomy.logits_value)
     clues = router_clues(evidence.observation, num_experts)
     vectors = evidence.anatomy.own_vectors
     routers = _Routers(
+        num_experts,
         routed,
         clues.constants,
         tuple(
@@ -174,7 +202,7 @@ def _fits_on_output(
 ) -> Iterator[_Fit]:
     """Experts that the ``Experts`` op can say, their outputs weighted."""
     for experts in candidates:
-        yield from routers.fits(experts, _each_expert(evidence, experts, hidden))
+        yield from routers.fits(experts, _each_expert(evidence, experts, hidden), hidden)
 
 
 def _fits_with_middle(
@@ -186,14 +214,14 @@ def _fits_with_middle(
             experts = with_middle(plain, evidence.observation, evidence.read, hidden)
             if experts is not None:
                 each = each_expert(experts, evidence.block, evidence.read, hidden)
-                yield from routers.fits(experts, each)
+                yield from routers.fits(experts, each, hidden)
 
 
 def _fits_on_input(
     evidence: _Evidence, candidates: list[ExpertsHypothesis], routers: _Routers, hidden: Array
 ) -> Iterator[_Fit]:
     """Experts whose input is weighted, so that each choice has to be run by itself."""
-    for plain in candidates:
+    for plain in candidates if routers.width == evidence.group.num_experts else ():
         experts = replace(plain, spec=replace(plain.spec, weight_on="input"))
         built = {role: recipe.build(evidence.read) for role, recipe in experts.weights.items()}
         for router, weights, ids in routers.choices:
@@ -283,7 +311,7 @@ def _proposal(evidence: _Evidence, fit: _Fit) -> Proposal:
 def _vectors(evidence: _Evidence, router: RouterHypothesis) -> dict[str, Recipe]:
     """Recipes of the router's ``[E]`` inputs."""
     names = {"correction_bias": router.correction_bias, "expert_scale": router.expert_scale}
-    flat = (evidence.group.num_experts,)
+    flat = (evidence.router_width,)
     return {
         role: Reshaped(named_source(evidence.block, name), flat)
         for role, name in names.items()

@@ -57,7 +57,7 @@ def prove(proposal: Proposal, block: nn.Module, x: Tensor) -> Proof | Refusal:
         names.append(case.name)
         tokens += case.x.shape[:-1].numel()
         worst, allowed = max(worst, error), max(allowed, tolerance)
-    missing = sorted(set(range(proposal.layer.experts.num_experts)) - reached)
+    missing = sorted(set(range(proposal.layer.router.num_experts)) - reached)
     if missing:
         return Refusal(f"experts {missing} could not be reached by any input that was tried")
     # Twins must stay within their group: exchanging them must not change a group's score.
@@ -102,7 +102,7 @@ def size_of(x: Tensor) -> float:
 
 def _cases(proposal: Proposal, block: nn.Module, x: Tensor) -> Iterator[_Case]:
     generator = torch.Generator().manual_seed(20)
-    experts = proposal.layer.experts.num_experts
+    experts = proposal.layer.router.num_experts
     scale = size_of(x)
     random = torch.randn(4 * experts + 3, x.shape[-1], generator=generator, dtype=x.dtype) * scale
     yield _Case("example", block, x)
@@ -141,7 +141,7 @@ def _visits(proposal: Proposal, block: nn.Module, rows: Tensor) -> Tensor:
     """``rows`` and, for every expert they miss, a token pushed uphill until it chooses it."""
     router = fused(proposal, block)
     with torch.no_grad(), Float64Mode():
-        missing = set(range(proposal.layer.experts.num_experts))
+        missing = set(range(proposal.layer.router.num_experts))
         missing -= set(router.route(router.logits(rows))[1].unique().tolist())
     found = [_climb(router, rows, expert) for expert in sorted(missing)]
     return torch.cat([rows, *found])
@@ -199,7 +199,7 @@ def _ties(proposal: Proposal, block: nn.Module, x: Tensor) -> Refusal | None:
 
 def _with_twins(proposal: Proposal, block: nn.Module) -> nn.Module:
     """A copy whose router cannot tell experts 2j and 2j+1 apart."""
-    experts = proposal.layer.experts.num_experts
+    experts = proposal.layer.router.num_experts
     other = copy.deepcopy(block)
     logits = proposal.logits.on(other)
     tensors = [tensor for _, tensor in (*logits.named_parameters(), *logits.named_buffers())]
@@ -230,7 +230,11 @@ def _relabelled(replacement: FusedMoE, x: Tensor, *, swap: bool) -> Tensor:
     }
     weights, ids = reference.route(replacement.logits(rows).numpy()[:, label], router, **vectors)
     chosen = torch.from_numpy(label[ids].astype(np.int32))
-    return replacement.finish(rows, replacement.mix(hidden, chosen, torch.from_numpy(weights)))
+    counts = torch.from_numpy(weights)
+    mixed = replacement.with_identities(
+        replacement.mix(hidden, chosen, counts), hidden, chosen, counts
+    )
+    return replacement.finish(rows, mixed)
 
 
 def _tolerance(proposal: Proposal, replacement: FusedMoE, expected: Tensor) -> float:

@@ -50,8 +50,8 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
 def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     """The size that an image of ``height x width`` is resized to.
 
-    ``area`` is Qwen2-VL's ``smart_resize``, ``shrink`` Kimi-VL's, ``fill`` Gemma 4's.  Raises
-    ``UsageError`` for an image so long and thin that it has none.
+    ``area`` is Qwen2-VL's ``smart_resize``, ``shrink`` Kimi-VL's, ``fill`` Gemma 4's, ``canvas``
+    GLM-5.3's.  Raises ``UsageError`` for an image so long and thin that it has none.
     """
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise UsageError(f"the image is {height} x {width} pixels, which is too long and thin")
@@ -62,19 +62,65 @@ def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
             return _shrunk(height, width, recipe)
         case "fill":
             return _filling(height, width, recipe)
+        case "canvas":
+            return _on_canvas(height, width, canvas_of(height, width, recipe), recipe)
+
+
+def canvas_of(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
+    """The whole units around the resized image, in pixels."""
+    unit = recipe.patch_size * recipe.merge_size
+    if recipe.fit == "canvas":
+        return _least_canvas(height, width, unit, recipe)
+    tall, wide = fitted(height, width, recipe)
+    return _whole(tall, unit), _whole(wide, unit)
 
 
 def _prepared(image: Image, recipe: PatchRecipe) -> Image:
     """The image in a size of whole units."""
+    canvas = canvas_of(image.height, image.width, recipe)
     height, width = fitted(image.height, image.width, recipe)
     image = resized(image, height, width, recipe)
-    unit = recipe.patch_size * recipe.merge_size
-    canvas = (-(-width // unit) * unit, -(-height // unit) * unit)
-    if image.size == canvas:
+    if (height, width) == canvas:
         return image
-    made: Image = pillow().Image.new("RGB", canvas)
+    made: Image = pillow().Image.new("RGB", canvas[::-1])
     made.paste(image)
     return made
+
+
+def _whole(side: int, unit: int) -> int:
+    """The least multiple of ``unit`` that is no less than ``side``."""
+    return -(-side // unit) * unit
+
+
+def _least_canvas(height: int, width: int, unit: int, recipe: PatchRecipe) -> tuple[int, int]:
+    tall, wide = _whole(height, unit), _whole(width, unit)
+    if tall * wide < recipe.min_pixels:
+        grow = math.sqrt(recipe.min_pixels / (height * width))
+        tall, wide = (_whole(max(1, math.ceil(side * grow)), unit) for side in (height, width))
+    if tall * wide <= recipe.max_pixels:
+        return tall, wide
+    low, high, best = 1, height, (unit, unit)
+    while low <= high:  # the tallest that fits, in its own shape
+        middle = (low + high) // 2
+        tall, wide = _whole(middle, unit), _whole(max(1, width * middle // height), unit)
+        if tall * wide <= recipe.max_pixels:
+            best, low = (tall, wide), middle + 1
+        else:
+            high = middle - 1
+    return best
+
+
+def _on_canvas(
+    height: int, width: int, canvas: tuple[int, int], recipe: PatchRecipe
+) -> tuple[int, int]:
+    scale = min(canvas[0] / height, canvas[1] / width)
+    if height * width >= recipe.min_pixels:
+        scale = min(1.0, scale)
+    tall, wide = (
+        max(1, min(most, math.floor(side * scale)))
+        for side, most in zip((height, width), canvas, strict=True)
+    )
+    return tall, wide
 
 
 def _near_area(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 
+PIECES = "pixel_values_local"
+"""What ``vision`` takes pieces of images as, where it takes any: at least one."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Seen:
     """One image, made ready."""
@@ -47,7 +51,11 @@ class Seen:
 def side_by_side(images: Sequence[Seen]) -> dict[str, Array]:
     """What ``vision`` takes for one image or more."""
     names = images[0].inputs
-    return {name: np.concatenate([each.inputs[name] for each in images]) for name in names}
+    made = {name: np.concatenate([each.inputs[name] for each in images]) for name in names}
+    if PIECES in made and not len(made[PIECES]):
+        # Nobody reads its features; a graph is not asked to look at nothing.
+        made[PIECES] = np.zeros((1, *made[PIECES].shape[1:]), made[PIECES].dtype)
+    return made
 
 
 def opened(image: ImageLike) -> Image:

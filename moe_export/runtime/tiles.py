@@ -7,28 +7,30 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_export.dialogue import TileRecipe
+from moe_export.dialogue import CropRecipe, TileRecipe
 from moe_export.errors import UnsupportedError
 from moe_export.forms import Array
+from moe_export.runtime.crops import pieces_of, plan_of, squared
+from moe_export.runtime.grids import Grid, nearest_shape
 from moe_export.runtime.images import ImageLike, pillow
-from moe_export.runtime.seen import Seen, numbers_of, opened, resized
+from moe_export.runtime.seen import PIECES, Seen, numbers_of, opened, resized
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-# Rows and columns of tiles.
-_Grid = tuple[int, int]
 
 
 def tiles_of(image: ImageLike, recipe: TileRecipe) -> Seen:
     """An image as ``pixel_values [tiles, C, height, width]``, row by row, the whole of it last.
 
     With it ``pixel_mask [tiles, height, width]``, true where a pixel is of the image, if the recipe
-    has masks.  Raises ``UnsupportedError`` for an image that the model's processor would cut in
-    ways which no recipe has.
+    has masks; ``pixel_values_local [pieces, C, side, side]`` and ``is_whole [features]`` if it has
+    crops.  Raises ``UnsupportedError`` for an image that the model's processor would cut in ways
+    which the recipe has not.
     """
     picture = opened(image)
     _refuse_crops(picture, recipe)
+    if recipe.crops is not None:
+        return _with_crops(picture, recipe, recipe.crops)
     grid = grid_of(picture.height, picture.width, recipe)
     canvas, (height, width) = _on_canvas(picture, grid, recipe)
     pixels = _cut(np.asarray(canvas, np.uint8), grid)
@@ -49,11 +51,35 @@ def tiles_of(image: ImageLike, recipe: TileRecipe) -> Seen:
     )
 
 
-def grid_of(height: int, width: int, recipe: TileRecipe) -> _Grid:
+def _with_crops(picture: Image, recipe: TileRecipe, crops: CropRecipe) -> Seen:
+    """The whole image in one tile, and its pieces, if it has any, before it."""
+    plan = plan_of(picture.height, picture.width, recipe)
+    picture = squared(picture, plan)
+    canvas, _ = _on_canvas(resized(picture, *plan.whole, recipe), (1, 1), recipe)
+    whole = numbers_of(np.asarray(canvas, np.uint8)[np.newaxis], recipe)
+    pieces = numbers_of(pieces_of(picture, plan, recipe), recipe)
+    of_pieces, of_whole = len(pieces) * crops.features, recipe.features + recipe.separators
+    rows, columns = plan.grid
+    row = (crops.before + recipe.token * crops.features + crops.behind) * columns
+    text = crops.between_rows.join([row] * rows) + recipe.before_whole + recipe.token * of_whole
+    return Seen(
+        inputs={
+            "pixel_values": np.ascontiguousarray(whole.transpose(0, 3, 1, 2)),
+            PIECES: np.ascontiguousarray(pieces.transpose(0, 3, 1, 2)),
+            "is_whole": np.arange(of_pieces + of_whole) >= of_pieces,
+        },
+        text=text,
+        features=of_pieces + of_whole,
+        grid=np.array([1, rows, columns], np.int64),
+    )
+
+
+def grid_of(height: int, width: int, recipe: TileRecipe) -> Grid:
     """Rows and columns of the tiles that an image of ``height x width`` is cut into."""
     match recipe.fit:
         case "aspect":
-            return _nearest_shape(height, width, recipe)
+            tile = (recipe.height, recipe.width)
+            return nearest_shape(height, width, tile, recipe.min_tiles, recipe.max_tiles)
         case "scale":
             return _least_shrinking(height, width, recipe)
         case _:
@@ -75,21 +101,7 @@ def _refuse_crops(image: Image, recipe: TileRecipe) -> None:
     )
 
 
-def _nearest_shape(height: int, width: int, recipe: TileRecipe) -> _Grid:
-    """The grid whose shape is nearest, of several alike the largest that the image half fills."""
-    sides = range(1, recipe.max_tiles + 1)
-    shapes = [(rows, columns) for columns in sides for rows in sides]
-    allowed = [s for s in shapes if recipe.min_tiles <= s[0] * s[1] <= recipe.max_tiles]
-    best, nearest = (1, 1), math.inf
-    for rows, columns in sorted(allowed, key=math.prod):
-        distance = abs(width / height - columns / rows)
-        half_filled = height * width > 0.5 * recipe.height * recipe.width * rows * columns
-        if distance < nearest or (distance == nearest and half_filled):
-            best, nearest = (rows, columns), distance
-    return best
-
-
-def _least_shrinking(height: int, width: int, recipe: TileRecipe) -> _Grid:
+def _least_shrinking(height: int, width: int, recipe: TileRecipe) -> Grid:
     """The smallest grid that holds the image as it is; else the one that shrinks it least.
 
     With ``enlarge``, the one that enlarges it most.  Of several alike the one of least area.
@@ -110,7 +122,7 @@ def _least_shrinking(height: int, width: int, recipe: TileRecipe) -> _Grid:
     return grids[int(np.flatnonzero(scales == chosen)[0])]
 
 
-def _on_canvas(image: Image, grid: _Grid, recipe: TileRecipe) -> tuple[Image, _Grid]:
+def _on_canvas(image: Image, grid: Grid, recipe: TileRecipe) -> tuple[Image, Grid]:
     """The image on all its tiles together, and its height and width there."""
     rows, columns = grid
     canvas = (rows * recipe.height, columns * recipe.width)
@@ -125,7 +137,7 @@ def _on_canvas(image: Image, grid: _Grid, recipe: TileRecipe) -> tuple[Image, _G
     return made, (height, width)
 
 
-def _size_on(canvas: _Grid, image: Image, recipe: TileRecipe) -> _Grid:
+def _size_on(canvas: Grid, image: Image, recipe: TileRecipe) -> Grid:
     """Height and width of the image on a canvas of so many pixels."""
     sides = (image.height, image.width)
     longer = max(sides)
@@ -144,7 +156,7 @@ def _size_on(canvas: _Grid, image: Image, recipe: TileRecipe) -> _Grid:
             return round(image.height * scale), round(image.width * scale)
 
 
-def _grown(sides: _Grid, canvas: _Grid, tile: _Grid) -> _Grid:
+def _grown(sides: Grid, canvas: Grid, tile: Grid) -> Grid:
     """No larger than the image or a tile, whichever is larger, nor than the canvas."""
     height, width = (
         min(max(side, grown), most) for side, grown, most in zip(sides, tile, canvas, strict=True)
@@ -152,7 +164,7 @@ def _grown(sides: _Grid, canvas: _Grid, tile: _Grid) -> _Grid:
     return height, width
 
 
-def _within(sides: _Grid, limits: _Grid) -> _Grid:
+def _within(sides: Grid, limits: Grid) -> Grid:
     """The largest size of the image's shape within ``limits``, at least one pixel each way."""
     height, width = sides
     by_height, by_width = limits[0] / height, limits[1] / width
@@ -161,7 +173,7 @@ def _within(sides: _Grid, limits: _Grid) -> _Grid:
     return limits[0], max(1, min(math.floor(width * by_height), limits[1]))
 
 
-def _cut(pixels: Array, grid: _Grid) -> Array:
+def _cut(pixels: Array, grid: Grid) -> Array:
     """``[H, W, 3]`` as tiles ``[rows * columns, height, width, 3]``, row by row."""
     rows, columns = grid
     height, width = pixels.shape[0] // rows, pixels.shape[1] // columns
@@ -169,7 +181,7 @@ def _cut(pixels: Array, grid: _Grid) -> Array:
     return tiles.reshape(rows * columns, height, width, 3)
 
 
-def _text(grid: _Grid, recipe: TileRecipe) -> str:
+def _text(grid: Grid, recipe: TileRecipe) -> str:
     tile = recipe.token * recipe.features
     whole = recipe.before_whole + tile + recipe.token * recipe.separators
     if grid == (1, 1):

@@ -11,7 +11,7 @@ import pytest
 
 from moe_export import manifest
 from moe_export.bundle.weights import ALIGNMENT
-from moe_export.dialogue import Dialogue, PatchRecipe, Prompt, TileRecipe
+from moe_export.dialogue import CropRecipe, Dialogue, PatchRecipe, Prompt, TileRecipe
 from moe_export.manifest import ComponentRecord, Manifest
 from moe_export.strict_json import MAX_DEPTH
 
@@ -20,7 +20,7 @@ FIELDS = set(re.findall(r"`(\w+)`", "\n".join(re.findall(r"^\| (`.*?`) \|", DOC,
 
 
 @pytest.mark.parametrize(
-    "kind", [Manifest, ComponentRecord, Dialogue, Prompt, PatchRecipe, TileRecipe]
+    "kind", [Manifest, ComponentRecord, Dialogue, Prompt, PatchRecipe, TileRecipe, CropRecipe]
 )
 def test_every_field_is_in_a_table(kind):
     missing = {field.name for field in fields(kind)} - FIELDS

@@ -23,33 +23,29 @@ class Stop:
 
     stage: str
     words: str
+    why: str
+    """What a user is told on the page, before the message."""
 
-
-_INDEXED = Stop("proven", "layers of the kind 'indexed_attention' are not built yet")
 
 STOPPED: dict[str, Stop] = {
-    "deepseek_v32": _INDEXED,
-    "glm_moe_dsa": _INDEXED,
-    "longcat_flash": Stop("recognised", "not feed-forward networks"),
-    "minimax": Stop("proven", "MiniMax uses cache of its own"),
-    "phimoe": Stop("recognised", "no known router and experts reproduce it"),
+    "phimoe": Stop(
+        "recognised",
+        "no known router and experts reproduce it",
+        why="its router (SparseMixer) weighs the first choice among the logits near it, and the"
+        " second among those near that, without the first: no router op says this",
+    ),
 }
 
-NOT_TRIED: dict[str, str] = {
-    "glm5_next": "its decoder mixes linear attention with attention by an index of its own",
-}
+NOT_TRIED: dict[str, str] = {}
 """Families of vision-language models without a record, and what is known to stand in the way."""
 
 REMARKS: dict[str, str] = {
     "aria": "images whole, as its processor shows them; not split",
-    "deepseek_ocr2": "whole views of one size; images that its processor would crop are refused",
     "gemma4": "text and images, without sound; without embeddings for each layer",
     "internvl": "text models with experts, such as qwen3_moe",
     "llama4": "Transformers 5.24.0 itself needs a fault mended to run it",
-    "minimax_m3_vl": "with full attention in every layer; sparse ones are refused",
     "qwen3_omni_moe": "the thinker alone, which reads text and images; it hears and says nothing",
     "qwen3_omni_moe_thinker": "text and images, without sound",
-    "step3p7": "whole views of one size; images that its processor would crop are refused",
 }
 """What a family that comes to the end does not do."""
 

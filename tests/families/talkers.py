@@ -125,6 +125,26 @@ TALKERS = (
         image="<|begin_of_image|><|image|><|end_of_image|>",
     ),
     Talker(
+        family="glm5_next",
+        processor="Glm5NextProcessor",
+        image_processor="Glm5NextImageProcessorPil",
+        settings={
+            "patch_size": 4,
+            "merge_size": 2,
+            "min_image_tokens": 4,
+            "max_image_tokens": 36,
+        },
+        tokens=(
+            "<|begin_of_image|>",
+            "<|end_of_image|>",
+            "<|image|>",
+            "<|video|>",
+            "<|begin_of_video|>",
+            "<|end_of_video|>",
+        ),
+        image="<|begin_of_image|><|image|><|end_of_image|>",
+    ),
+    Talker(
         family="ernie4_5_vl_moe",
         processor="Ernie4_5_VLMoeProcessor",
         image_processor="Ernie4_5_VLMoeImageProcessorPil",
@@ -255,7 +275,12 @@ TALKERS = (
         family="step3p7",
         processor="Step3p7Processor",
         image_processor="Step3p7ImageProcessor",
-        settings={"size": {"height": 672, "width": 672}},
+        # A photograph is shrunk, and then cut into six.
+        settings={
+            "size": {"height": 168, "width": 168},
+            "patch_size": 112,
+            "max_image_size": 320,
+        },
         tokens=(
             "<im_start>",
             "<im_end>",
@@ -265,16 +290,19 @@ TALKERS = (
             "<patch_newline>",
         ),
         image="<im_patch>",
-        changes={"vision_config.image_size": 672, "vision_config.patch_size": 14},
+        changes={"vision_config.image_size": 168, "vision_config.patch_size": 14},
     ),
     Talker(
         family="deepseek_ocr2",
         processor="DeepseekOcr2Processor",
         image_processor="DeepseekOcr2ImageProcessorPil",
-        settings={"size": {"height": 768, "width": 768}},
+        settings={"size": {"height": 1024, "width": 1024}},
         tokens=("<unused0>", "<unused1>", "<image>"),
         image="<image>\n",
-        changes={"vision_config.sam_config.image_size": 768},
+        changes={
+            "vision_config.sam_config.image_size": 1024,
+            "text_config.max_position_embeddings": 4096,
+        },
     ),
     Talker(
         family="internvl",

@@ -81,7 +81,7 @@ def test_a_state_is_replaced_and_what_was_given_stays():
     kinds = ["linear_attention", "full_attention"]
     keys, values = (torch.zeros(1, 2, 0, 8) for _ in range(2))
     given = [torch.zeros(1, 3, 4), torch.zeros(1, 2, 5), keys, values]
-    cache = filled(kinds, given)
+    cache = filled(torch.nn.Identity(), kinds, given)
     assert cache.update_conv_state(torch.ones(1, 3, 2), 0, conv_kernel_size=4).shape[-1] == 6
     cache.get_conv_state(0).add_(1)
     cache.update_recurrent_state(torch.ones(1, 2, 5), 0)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from PIL import Image
 
 pytest.importorskip("transformers")
 
+from moe_export.dialogue import PatchRecipe
 from moe_export.load.pretrained import dialogue_assets
 from moe_export.load.pretrained.directory import read_directory
-from moe_export.runtime.patches import patches_of
+from moe_export.runtime.patches import canvas_of, fitted, patches_of
 from moe_export.strict_json import parse
 from pretrained_models import tokenizer
 
@@ -47,3 +50,39 @@ def test_glm_images_become_the_processors_patches(processor_and_recipe, side):
     assert made["image_grid_thw"].tolist() == [seen.grid.tolist()]
     # Both resize with Pillow to bytes; the rest is a handful of float32 operations.
     assert np.abs(made["pixel_values"] - seen.inputs["pixel_values"]).max() <= 1e-5
+
+
+def test_a_canvas_is_that_of_glm_for_every_size():
+    from transformers.models.glm5_next.image_processing_pil_glm5_next import smart_resize
+
+    recipe = PatchRecipe(
+        token="<i>",  # noqa: S106 - of an image
+        token_id=1,
+        rescale_factor=1.0,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        patch_size=4,
+        temporal_patch_size=2,
+        merge_size=2,
+        min_pixels=6 * 64,
+        max_pixels=40 * 64,
+        fit="canvas",
+    )
+    sizes = np.random.default_rng(3).integers(1, 200, (500, 2)).tolist()
+    for height, width in sizes:
+        expected = smart_resize(2, height, width, 2, 8, min_pixels=6, max_pixels=40)
+        assert canvas_of(height, width, recipe) == expected, (height, width)
+        tall, wide = _content(height, width, expected)
+        if max(height, width) <= 200 * min(height, width):
+            assert fitted(height, width, recipe) == (tall, wide), (height, width)
+
+
+def _content(height, width, canvas):
+    """As the processor's ``resize`` has it."""
+    scale = min(canvas[0] / height, canvas[1] / width)
+    if 2 * height * width >= 2 * 64 * 6:
+        scale = min(1.0, scale)
+    return (
+        max(1, min(canvas[0], math.floor(height * scale))),
+        max(1, min(canvas[1], math.floor(width * scale))),
+    )

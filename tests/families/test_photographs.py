@@ -29,8 +29,8 @@ LENGTH = 16
 QUESTION = "what is it?"
 END = TEXT["eos_token_id"]
 
-# What a processor gives and no model takes where nothing was cut.
-UNREAD = ("num_local_patches", "num_soft_tokens_per_image")
+# What a processor gives and no model takes: of the second where nothing was cut.
+UNREAD, PIECES = "num_soft_tokens_per_image", ("pixel_values_local", "num_local_patches")
 
 
 @dataclass(frozen=True)
@@ -57,8 +57,10 @@ def theirs(talker: Talker, model: Any, judge: Any, photos: list[Path]) -> Answer
     inputs = {
         name: value.float() if value.is_floating_point() else value
         for name, value in inputs.items()
-        if isinstance(value, torch.Tensor) and name not in UNREAD
+        if isinstance(value, torch.Tensor) and name != UNREAD
     }
+    if PIECES[0] not in inputs:
+        inputs.pop(PIECES[1], None)
     made = model.generate(
         **inputs,
         max_new_tokens=LENGTH,
@@ -94,18 +96,45 @@ def apart(one: Answer, other: Answer) -> float:
     return float(np.abs(one.logits - other.logits).max())
 
 
+@dataclass(frozen=True)
+class Both:
+    """A bundle, and what it was made of."""
+
+    speaker: Conversation
+    model: Any
+    judge: Any
+
+    def told(self, talker: Talker, photos: list[Path]) -> Answer:
+        return theirs(talker, self.model, self.judge, photos)
+
+
+@pytest.fixture(scope="module")
+def exported(tmp_path_factory):
+    """By family, made once."""
+    made: dict[str, Both] = {}
+
+    def export(talker: Talker) -> Both:
+        if not talker.has_pillow:
+            pytest.importorskip("torchvision", reason="its processor is torchvision's alone")
+        if talker.family not in made:
+            folder = tmp_path_factory.mktemp(talker.family)
+            talker.save(folder / "model")
+            moe_export.export(folder / "model", output=folder / "bundle")
+            speaker = Conversation(folder / "bundle", threads=1)
+            assert speaker.dialogue.images is not None, speaker.dialogue.no_images
+            model, judge = model_of(talker, folder / "model"), talker.judge(folder / "model")
+            made[talker.family] = Both(speaker, model, judge)
+        return made[talker.family]
+
+    return export
+
+
 @pytest.mark.parametrize("talker", TALKERS, ids=lambda talker: talker.family)
-def test_it_answers_about_photographs_what_transformers_answers(talker, photos, tmp_path):
-    if not talker.has_pillow:
-        pytest.importorskip("torchvision", reason="its processor is torchvision's alone")
-    talker.save(tmp_path / "model")
-    moe_export.export(tmp_path / "model", output=tmp_path / "bundle")
-    speaker = Conversation(tmp_path / "bundle", threads=1)
-    assert speaker.dialogue.images is not None, speaker.dialogue.no_images
-    model, judge = model_of(talker, tmp_path / "model"), talker.judge(tmp_path / "model")
+def test_it_answers_about_photographs_what_transformers_answers(talker, photos, exported):
+    both = exported(talker)
     asked = {"one": photos[:1], "the other": photos[1:], "both": photos}
-    heard = {name: ours(speaker, shown) for name, shown in asked.items()}
-    told = {name: theirs(talker, model, judge, shown) for name, shown in asked.items()}
+    heard = {name: ours(both.speaker, shown) for name, shown in asked.items()}
+    told = {name: both.told(talker, shown) for name, shown in asked.items()}
     assert {name: each.tokens for name, each in heard.items()} == {
         name: each.tokens for name, each in told.items()
     }
@@ -113,3 +142,26 @@ def test_it_answers_about_photographs_what_transformers_answers(talker, photos, 
     difference = apart(told["one"], told["the other"])
     for name, each in heard.items():
         assert apart(each, told[name]) <= difference / 20, name
+
+
+# Width and height, and the rows and columns of pieces.
+CUT = {
+    "step3p7": {(640, 427): [2, 3], (90, 80): [0, 0], (600, 70): [1, 9], (200, 24): [2, 2]},
+    "deepseek_ocr2": {(900, 850): [2, 2], (90, 80): [0, 0], (800, 250): [1, 3]},
+}
+
+
+@pytest.mark.parametrize("family", CUT)
+def test_what_is_cut_and_what_is_not_go_into_one_prompt(family, photos, exported, tmp_path):
+    (talker,) = (each for each in TALKERS if each.family == family)
+    both, shown = exported(talker), []
+    for number, shape in enumerate(CUT[family]):
+        shown.append(tmp_path / f"{number}.png")
+        Image.open(photos[number % 2]).convert("RGB").resize(shape).save(shown[-1])
+    seen = [both.speaker.see(photo) for photo in shown]
+    assert [each.grid.tolist()[1:] for each in seen] == list(CUT[family].values())
+    heard, told = ours(both.speaker, shown), both.told(talker, shown)
+    assert heard.tokens == told.tokens
+    assert apart(heard, told) <= apart(told, both.told(talker, shown[::-1])) / 20
+    whole = shown[1:2]
+    assert ours(both.speaker, whole).tokens == both.told(talker, whole).tokens

@@ -8,11 +8,14 @@ import torch.nn.functional as F
 
 pytest.importorskip("transformers")
 
+from transformers import MiniMaxConfig, MiniMaxModel
 from transformers.models.granitemoehybrid import modeling_granitemoehybrid as granite
 from transformers.models.jamba import modeling_jamba as jamba
 from transformers.models.kimi_linear import modeling_kimi_linear as kimi
 from transformers.models.qwen3_next import modeling_qwen3_next as qwen
 
+from moe_export.load.pretrained.cache import empty
+from moe_export.load.pretrained.lightning import in_lightning_steps
 from moe_export.load.pretrained.recurrence import delta_rule, selective_scan, state_space
 
 # Longer than a chunk of 64, so that states pass from one to the next.
@@ -98,3 +101,30 @@ def test_the_selective_scan_is_that_of_mamba_1_and_goes_on_from_a_state():
     first, state = selective_scan(**part(0, 30))
     second, last = selective_scan(**part(30, LENGTH), initial_state=state)
     require_same((torch.cat([first, second], dim=-1), last), whole)
+
+
+def test_lightning_attention_is_that_of_minimax_and_goes_on_from_a_state():
+    config = MiniMaxConfig(
+        hidden_size=32,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        num_hidden_layers=2,
+        intermediate_size=32,
+        vocab_size=16,
+        layer_types=["linear_attention", "full_attention"],
+        block_size=16,
+    )
+    model = MiniMaxModel(config).eval()
+    attention = model.layers[0].self_attn
+    rows, seen = drawn(2, LENGTH, 32), torch.ones(2, LENGTH)
+    seen[0, :5] = 0
+    with torch.no_grad():
+        expected = attention(rows, None, seen)
+        in_lightning_steps(model)
+        in_lightning_steps(model)  # a second time leaves all as it is
+        cache = empty(model, ["lightning", "full_attention"])
+        made = [
+            attention(rows[:, start:end], attention_mask=seen[:, start:end], cache=cache)
+            for start, end in ((0, 30), (30, 31), (31, LENGTH))
+        ]
+    require_same((torch.cat([y for y, _ in made], dim=1), made[-1][1]), expected)

@@ -38,7 +38,7 @@ from moe_export.load.pretrained.parts import (
     TypedEmbed,
     text_model_of,
 )
-from moe_export.load.pretrained.vision import PackedVision, PaddedVision, TileVision
+from moe_export.load.pretrained.vision import CroppedVision, PackedVision, PaddedVision, TileVision
 from moe_export.load.usercode import run_user_code
 from moe_export.moe.families import Family, Packed, Padded, Tiles
 
@@ -67,13 +67,13 @@ def assemble(source: Pretrained, *, all_logits: bool = False) -> list[LoadedPart
     mend(model)
     if source.family is None:
         return _language(model, all_logits=all_logits)
-    return _vision_language(model, source.family, all_logits=all_logits)
+    return _vision_language(model, source.family, source.crop_side, all_logits=all_logits)
 
 
 def _language(model: Any, *, all_logits: bool) -> list[LoadedPart]:
     examples = Examples(model)
     ids = examples.tokens(2, 12)
-    with torch.no_grad(), narrowed(model.config.get_text_config()):
+    with torch.no_grad(), narrowed(model.config.get_text_config(), model):
         whole = _logits(model, {"input_ids": ids})
     embed, decoder = EmbedText(model).eval(), Decoder(model, all_logits=all_logits).eval()
     positions = torch.arange(ids.shape[1]).expand_as(ids)
@@ -86,13 +86,15 @@ def _language(model: Any, *, all_logits: bool) -> list[LoadedPart]:
     ]
 
 
-def _vision_language(model: Any, family: Family, *, all_logits: bool) -> list[LoadedPart]:
+def _vision_language(
+    model: Any, family: Family, crop_side: int | None, *, all_logits: bool
+) -> list[LoadedPart]:
     images = family.images
-    examples = Examples(model, images)
+    examples = Examples(model, images, crop_side)
     shapes = [(2, 3), (3, 2)]
     ids = torch.cat([examples.prompt([shape], 3) for shape in shapes])
     seen = examples.seen(shapes)
-    whole, positions = _whole(model, {"input_ids": ids, **seen})
+    whole, positions = _whole(model, {"input_ids": ids, **examples.as_source(seen)})
     if positions.dim() != {"plain": 2, "mrope": 3}[family.positions]:
         raise RewriteError(
             f"the model gives its tokens positions {list(positions.shape)}, "
@@ -100,7 +102,8 @@ def _vision_language(model: Any, family: Family, *, all_logits: bool) -> list[Lo
             where=type(model).__name__,
             hint="the family's record is wrong; please report it",
         )
-    vision, embed, decoder = _parts(model, family, all_logits=all_logits)
+    vision = _vision(model, images, has_crops=crop_side is not None).eval()
+    embed, decoder = _parts(model, family, all_logits=all_logits)
     own = {**embed.run({"input_ids": ids, **vision.run(seen)}), "position_ids": positions}
     modality = modality_of(ids, model.config.image_token_id)
     inputs = _proven(Prompts(decoder=decoder, own=own, modality=modality), whole, model)
@@ -122,7 +125,7 @@ def _whole(model: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
     handle = text_model_of(model).register_forward_pre_hook(record, with_kwargs=True)
     try:
-        with torch.no_grad(), narrowed(model.config.get_text_config()):
+        with torch.no_grad(), narrowed(model.config.get_text_config(), model):
             logits = _logits(model, given)
     finally:
         handle.remove()
@@ -143,9 +146,8 @@ def kinds_of_tokens(model: Any, ids: Tensor) -> Inputs:
     return {name: x for name, x in made.items() if name in taken}
 
 
-def _parts(model: Any, family: Family, *, all_logits: bool) -> tuple[Part, Embed, Decoder]:
-    """``vision``, ``embed`` and ``decoder``.  From here on attention is the parts' own."""
-    vision = _vision(model, family.images).eval()
+def _parts(model: Any, family: Family, *, all_logits: bool) -> tuple[Embed, Decoder]:
+    """``embed`` and ``decoder``.  From here on attention is the parts' own."""
     embed: Embed
     decoder: type[Decoder]
     if isinstance(family.images, Packed) and family.images.deepstack:
@@ -154,13 +156,13 @@ def _parts(model: Any, family: Family, *, all_logits: bool) -> tuple[Part, Embed
         embed, decoder = TypedEmbed(model, family.image_tokens), TypedDecoder
     else:
         embed, decoder = Embed(model), Decoder
-    return vision, embed.eval(), decoder(model, all_logits=all_logits).eval()
+    return embed.eval(), decoder(model, all_logits=all_logits).eval()
 
 
-def _vision(model: Any, images: Packed | Tiles | Padded) -> Part:
+def _vision(model: Any, images: Packed | Tiles | Padded, *, has_crops: bool) -> Part:
     match images:
         case Tiles():
-            return TileVision(model, images)
+            return (CroppedVision if has_crops else TileVision)(model, images)
         case Packed():
             return PackedVision(model, images)
         case Padded():
@@ -188,7 +190,7 @@ def _proven(prompts: Prompts, whole: Tensor, model: Any) -> PartInputs:
     limit = _TOLERANCE * float(whole.abs().max())
     where = type(model).__name__
     starts = {"prompt": 0, "one token more": length - 1}
-    with narrowed(decoder.text_config):
+    with narrowed(decoder.text_config, decoder):
         run_user_code(prompts.prepare, failure=_IN_PARTS, where=where)
         runs = [partial(_logits_from, prompts, start, where) for start in starts.values()]
         for name, made in zip(starts, together(runs), strict=True):

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from moe_export.load.pretrained.indexed import attended
+
 # Transformers hands segment borders to an implementation whose name says flash, and splits them
 # in Python for any other.
 SEGMENTS = "moe_export_flash_segments"
@@ -30,12 +32,17 @@ def attend_in_groups(
     attention_mask: Tensor | None = None,
     *,
     scaling: float | None = None,
+    indices: Tensor | None = None,
+    block_indices: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """``[B, S, heads, d]``; several heads of the query share one of ``key`` and ``value``.
 
     They are not copied for that, as Transformers' own implementation does where there is a mask.
+    Indices are those of ``indexed``.
     """
+    if attention_mask is not None:
+        attention_mask = attended(module, attention_mask, indices, block_indices)
     made = F.scaled_dot_product_attention(
         query,
         key,

@@ -2,42 +2,81 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from moe_export.load.pretrained.masks import CONV, LINEAR, NONE
+from moe_export.load.pretrained.masks import CONV, INDEXED, INDEXED_BLOCKS, LIGHTNING, LINEAR, NONE
 
+_OF_ATTENTION = ("key", "value")
 _KINDS: Mapping[str, tuple[str, ...]] = {
     LINEAR: ("conv", "state"),
     CONV: ("conv",),
+    LIGHTNING: ("state",),
+    INDEXED: (*_OF_ATTENTION, "index"),
+    INDEXED_BLOCKS: (*_OF_ATTENTION, "index"),
     **dict.fromkeys(NONE, ()),
 }
 
+GROWING = frozenset({"key", "value", "index"})
+"""What is one row longer behind each token."""
+
 
 def carried(kinds: Sequence[str]) -> list[tuple[int, str]]:
-    """Each tensor of the cache, by its layer and what it is: key, value, conv or state.
+    """Each tensor of the cache, by its layer and what it is: key, value, index, conv or state.
 
-    ``conv [B, channels, kernel]`` are the last inputs of a convolution, ``state [B, heads, ...]``
-    what a recurrence has come to: both of one size, however long the text.
+    ``index [B, 1, P, d]`` are the keys that an index scores.  ``conv [B, channels, kernel]`` are
+    the last inputs of a convolution, ``state [B, heads, ...]`` what a recurrence has come to: both
+    of one size, however long the text.
     """
-    of_attention = ("key", "value")
-    return [(i, what) for i, kind in enumerate(kinds) for what in _KINDS.get(kind, of_attention)]
+    return [(i, what) for i, kind in enumerate(kinds) for what in _KINDS.get(kind, _OF_ATTENTION)]
 
 
-def has_states(kinds: Sequence[str]) -> bool:
+def needs_kinds(kinds: Sequence[str]) -> bool:
     """Whether any layer carries something else than keys and values."""
     return any(kind in _KINDS for kind in kinds)
 
 
-def filled(kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
+def empty(model: Any, kinds: Sequence[str]) -> Any:
+    """Transformers' cache of a text model before its first token."""
+    return _kind_of(model)(config=model.config if needs_kinds(kinds) else None)
+
+
+def filled(model: Any, kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
     """Transformers' cache of these tensors, in the order of ``carried``."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer, LinearAttentionLayer
+    from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, DynamicLayer
 
     keys_and_values: Any = DynamicLayer
+    states: Any = _states()
+    given = iter(tensors)
+    layers: list[Any] = []
+    for kind in kinds:
+        what = _KINDS.get(kind, _OF_ATTENTION)
+        if GROWING.issuperset(what) and what:
+            has_index = "index" in what
+            layers.append(DYNAMIC_LAYER_TYPE_MAPPING[kind]() if has_index else keys_and_values())
+            layers[-1].update(next(given), next(given))
+            if has_index:
+                _put_index(layers[-1], next(given))
+            continue
+        layers.append(states())
+        layers[-1].record_past = True  # takes one token as it takes several
+        layers[-1].has_previous_state[0] = True
+        for name in what:
+            held = layers[-1].conv_states if name == "conv" else layers[-1].recurrent_states
+            held[0] = next(given).clone()  # some sources write to what they are given
+    made = _kind_of(model)()
+    made.layers, made.layer_class_to_replicate = layers, None
+    return made
+
+
+@cache
+def _states() -> type[Any]:
+    from transformers.cache_utils import LinearAttentionLayer
 
     class States(LinearAttentionLayer):
         """States that are replaced and not written to: a graph has no memory."""
@@ -60,39 +99,73 @@ def filled(kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
             self.recurrent_states[state_idx] = recurrent_states
             return recurrent_states
 
-    class Carried(DynamicCache):
-        """A cache that remembers which state was read last."""
+    return States
+
+
+def _kind_of(model: Any) -> Any:
+    """What the code of a text model takes for a cache: its own kind, where it has one."""
+    from transformers import DynamicCache
+
+    scope = type(model).__module__
+    kinds: list[Any] = [
+        kind for kind in vars(sys.modules[scope]).values() if isinstance(kind, type)
+    ]
+    own = [kind for kind in kinds if kind.__module__ == scope and DynamicCache in kind.__mro__]
+    return _carrying(own[0] if own else DynamicCache)
+
+
+@cache
+def _carrying(kind: type[Any]) -> type[Any]:
+    from transformers import DynamicCache
+
+    class Carried(kind):  # type: ignore[misc]
+        """A cache whose states all are in its layers, and that knows which was read last."""
 
         read_last: Tensor | None = None
+
+        def __init__(self, config: Any = None) -> None:
+            super().__init__()
+            DynamicCache.__init__(self, config=config)
+
+        def __len__(self) -> int:
+            return len(self.layers)
 
         def get_recurrent_state(self, layer_idx: int, state_idx: int = 0) -> Tensor | None:
             self.read_last = super().get_recurrent_state(layer_idx, state_idx)
             return self.read_last
 
-    given = iter(tensors)
-    layers: list[Any] = []
-    for kind in kinds:
-        what = _KINDS.get(kind)
-        if what is None:
-            layers.append(keys_and_values())
-            layers[-1].update(next(given), next(given))
-            continue
-        layers.append(States())
-        layers[-1].record_past = True  # takes one token as it takes several
-        layers[-1].has_previous_state[0] = True
-        for name in what:
-            held = layers[-1].conv_states if name == "conv" else layers[-1].recurrent_states
-            held[0] = next(given).clone()  # some sources write to what they are given
-    cache = Carried()
-    cache.layers, cache.layer_class_to_replicate = layers, None
-    return cache
+        def get_linear_cache(self, layer_idx: int) -> Tensor | None:
+            state: Tensor | None = self.layers[layer_idx].recurrent_states[0]
+            return state
+
+        def set_linear_cache(self, layer_idx: int, state: Tensor) -> None:
+            self.layers[layer_idx].recurrent_states[0] = state
+
+    return Carried
 
 
-def tensors_of(kinds: Sequence[str], cache: Any) -> Iterator[Tensor]:
+def tensors_of(kinds: Sequence[str], source: Any) -> Iterator[Tensor]:
     """The tensors that a cache holds, in the order of ``carried``."""
     for i, what in carried(kinds):
-        layer = cache.layers[i]
-        if what in ("key", "value"):
+        layer = source.layers[i]
+        if what == "index":
+            yield _index_of(layer)
+        elif what in GROWING:
             yield layer.keys if what == "key" else layer.values
         else:
             yield layer.conv_states[0] if what == "conv" else layer.recurrent_states[0]
+
+
+def _put_index(layer: Any, keys: Tensor) -> None:
+    """Give a layer its index's keys ``[B, 1, P, d]``."""
+    if hasattr(layer, "idx_keys"):
+        layer.idx_keys = keys
+        return
+    layer.lazy_initialization_indexer(keys)
+    layer.indexer_keys = keys.squeeze(1)
+
+
+def _index_of(layer: Any) -> Tensor:
+    """The index's keys of a layer, ``[B, 1, P, d]``."""
+    keys: Tensor = layer.idx_keys if hasattr(layer, "idx_keys") else layer.indexer_keys.unsqueeze(1)
+    return keys

@@ -18,9 +18,11 @@ from moe_export.errors import (
 from moe_export.load.pretrained.masks import KINDS
 from moe_export.load.pretrained.shards import read_shards
 from moe_export.load.pretrained.weights import read_whole, whole_files
-from moe_export.moe.families import ENCLOSING, FAMILIES, Enclosing, Family
+from moe_export.moe.families import ENCLOSING, FAMILIES, Enclosing, Family, Tiles
+from moe_export.strict_json import parse
 
 CONFIG = "config.json"
+PROCESSOR, PROCESSORS = "preprocessor_config.json", "processor_config.json"
 
 # What an application may want beside the graphs.  Weights and code stay behind.
 _ASSETS = (
@@ -31,8 +33,8 @@ _ASSETS = (
     "special_tokens_map.json",
     "chat_template.jinja",
     "chat_template.json",
-    "preprocessor_config.json",
-    "processor_config.json",
+    PROCESSOR,
+    PROCESSORS,
 )
 _MAX_ASSET_BYTES = 2**26
 
@@ -55,6 +57,27 @@ class Pretrained:
     """Tensors of the checkpoint that are no part of ``model``, by their names' beginning."""
 
     assets: Mapping[str, bytes]
+
+    @property
+    def crop_side(self) -> int | None:
+        """Pixels of the pieces that images are also cut into, where a processor says so."""
+        images = None if self.family is None else self.family.images
+        crops = images.crops if isinstance(images, Tiles) else None
+        settings = None if crops is None else image_settings(self.assets)
+        if crops is None or settings is None or not settings.get("crop_to_patches", True):
+            return None
+        side = settings.get(crops.side)
+        return side if isinstance(side, int) and side > 0 else None
+
+
+def image_settings(assets: Mapping[str, bytes]) -> Mapping[str, Any] | None:
+    """Of the image processor, in a file of its own or with the other parts of a processor."""
+    alone = parse(assets.get(PROCESSOR, b"null"), PROCESSOR)
+    if isinstance(alone, dict):
+        return alone
+    parts = parse(assets.get(PROCESSORS, b"{}"), PROCESSORS)
+    found = parts.get("image_processor") if isinstance(parts, dict) else None
+    return found if isinstance(found, dict) else None
 
 
 def read_directory(folder: Path) -> Pretrained:

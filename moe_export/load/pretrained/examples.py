@@ -19,10 +19,16 @@ from torch import Tensor
 
 from moe_export.forms import IMAGE, PADDING, TEXT, Array
 from moe_export.lazy import together
-from moe_export.load.pretrained.cache import carried
+from moe_export.load.pretrained.cache import GROWING, carried
 from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part, core_of
-from moe_export.load.pretrained.vision import features_of_tiles, merge_of, tile_size
+from moe_export.load.pretrained.vision import (
+    features_of_pieces,
+    features_of_tiles,
+    merge_of,
+    tile_size,
+)
 from moe_export.moe.families import Packed, Padded, Tiles
+from moe_export.runtime.seen import PIECES
 
 Inputs = dict[str, Tensor]
 Shape = tuple[int, int]
@@ -47,14 +53,22 @@ class Examples:
     Images of packed patches have so many ``rows x columns`` of features; tiles have them all alike.
     """
 
-    def __init__(self, model: Any, images: Packed | Tiles | Padded | None = None) -> None:
+    def __init__(
+        self,
+        model: Any,
+        images: Packed | Tiles | Padded | None = None,
+        crop_side: int | None = None,
+    ) -> None:
         self.config = model.config
-        self._images = images
+        self._images, self._crop_side = images, crop_side
         self._generator = torch.Generator().manual_seed(_SEED)
         if isinstance(images, Tiles):
+            core, tile = core_of(model), self._tiled([(1, 1)])
             with torch.no_grad():
-                made = features_of_tiles(core_of(model), images, **self.seen([(1, 1)]))
-            self._tile_features = made.shape[0]
+                self._tile_features = features_of_tiles(core, images, **tile).shape[0]
+                if crop_side is not None:
+                    piece = torch.zeros(1, 3, crop_side, crop_side)
+                    self._piece_features = features_of_pieces(core, images, piece).shape[0]
 
     def tokens(self, batch: int, length: int) -> Tensor:
         """Ids ``[batch, length]`` that mean nothing but text."""
@@ -85,13 +99,22 @@ class Examples:
 
     def features(self, shape: Shape) -> int:
         """How many rows an image becomes."""
-        return self._tile_features if isinstance(self._images, Tiles) else shape[0] * shape[1]
+        if not isinstance(self._images, Tiles):
+            return shape[0] * shape[1]
+        return self._tile_features + self._features_of_pieces(shape)
+
+    def _features_of_pieces(self, shape: Shape) -> int:
+        """An image of several rows is cut into as few pieces, where the family cuts any."""
+        if self._crop_side is None or shape[0] == 1:
+            return 0
+        return min(shape) * self._piece_features
 
     def seen(self, shapes: list[Shape]) -> Inputs:
         """What ``vision`` takes for random images."""
         vision = self.config.vision_config
         if not isinstance(self._images, Packed | Padded):
-            return self._tiled(shapes)
+            made = self._tiled(shapes)
+            return made if self._crop_side is None else {**made, **self._cut(shapes)}
         merge = merge_of(self.config)
         if isinstance(self._images, Padded):
             return self._padded(shapes, merge)
@@ -116,6 +139,29 @@ class Examples:
             made["pixel_mask"] = mask
         return made
 
+    def _cut(self, shapes: list[Shape]) -> Inputs:
+        """Random pieces of the images, and which features are of their tiles."""
+        side, counts = self._crop_side or 0, [self._features_of_pieces(each) for each in shapes]
+        # One that nobody reads where none is cut, as the runtime has it.
+        pieces = max(1, sum(counts) // self._piece_features)
+        whole = [torch.arange(count + self._tile_features) >= count for count in counts]
+        return {
+            PIECES: torch.randn(pieces, 3, side, side, generator=self._generator),
+            "is_whole": torch.cat(whole),
+        }
+
+    def as_source(self, seen: Inputs) -> Inputs:
+        """What ``vision`` takes as the whole model takes it."""
+        if "is_whole" not in seen:
+            return seen
+        made = {"pixel_values": seen["pixel_values"]}
+        ends = seen["is_whole"].nonzero().flatten()[:: self._tile_features]
+        before = ends - torch.arange(len(ends)) * self._tile_features
+        counts = before.diff(prepend=torch.zeros(1, dtype=torch.int64)) // self._piece_features
+        if int(counts.sum()):
+            made[PIECES] = seen[PIECES]
+        return {**made, "num_local_patches": counts}
+
     def _padded(self, shapes: list[Shape], merge: int) -> Inputs:
         """Images with as many patches as the largest needs, and those of one more square."""
         sizes = [(rows * merge, columns * merge) for rows, columns in shapes]
@@ -135,6 +181,8 @@ def vision_inputs(examples: Examples, images: Packed | Tiles | Padded) -> PartIn
     """One, two and three images, of several shapes where they may differ."""
     example = examples.seen([(2, 3), (4, 2)])
     axes = {name: {0: "tiles"} for name in example}
+    if PIECES in example:
+        axes |= {PIECES: {0: "pieces"}, "is_whole": {0: "features"}}
     if isinstance(images, Packed):
         patches = f"{merge_of(examples.config) ** 2}*features"
         axes = {"pixel_values": {0: patches}, "image_grid_thw": {0: "images"}}
@@ -251,7 +299,7 @@ def decoder_inputs(prompts: Prompts) -> PartInputs:
     decoder, length, case = prompts.decoder, prompts.length, prompts.case
     in_tokens = {0: "past", 1: "batch"} if decoder.tokens_lead else {0: "batch", 2: "past"}
     cache = {
-        f"past_{what}_{layer}": in_tokens if what in ("key", "value") else {0: "batch"}
+        f"past_{what}_{layer}": in_tokens if what in GROWING else {0: "batch"}
         for layer, what in carried(decoder.kinds)
     }
     own_axes: dict[str, dict[int, str]] = {

@@ -8,17 +8,26 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
+
+from moe_export.load.pretrained.indexed import narrowed_indexers
+from moe_export.load.pretrained.pooled import scores_pools
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 
 LINEAR, CONV = "linear_attention", "conv"
 """Layers that do not attend, and carry a state."""
 
+INDEXED, INDEXED_BLOCKS = "indexed_attention", "minimax_m3_sparse"
+"""Layers that attend to the keys that an index picks, or to blocks of them."""
+
+LIGHTNING = "lightning"
+"""What a configuration calls linear, where there is a state and no convolution before it."""
+
 NONE = frozenset({"moe", "mlp"})
 """Layers that do nothing across tokens."""
 
-KINDS = frozenset({FULL, SLIDING, CHUNKED, LINEAR, CONV}) | NONE
+KINDS = frozenset({FULL, SLIDING, CHUNKED, LINEAR, CONV, INDEXED, INDEXED_BLOCKS}) | NONE
 """The kinds of layers that the decoder builds masks and caches for."""
 
 
@@ -40,7 +49,7 @@ def masks_of(
         whole = _of_one_image(image_tokens, past)
     made = {}
     for kind in kinds_of(config):
-        if kind in (LINEAR, CONV):
+        if kind in (LINEAR, CONV) or (kind == INDEXED and scores_pools(config)):
             made[kind] = padding[:, past:]
             continue
         seen = _seen(config, kind, padding.bool(), query, key, whole)
@@ -64,23 +73,23 @@ def kinds_of(config: Any) -> list[str]:
 _NARROW = 5
 
 
+_WIDTHS = ("sliding_window", "attention_chunk_size")
+
+
 @contextmanager
-def narrowed(config: Any) -> Iterator[None]:
-    """Windows and chunks so short that a short prompt crosses them.
+def narrowed(config: Any, model: nn.Module) -> Iterator[None]:
+    """Windows and chunks that a short prompt crosses, and indices that keep a part of it.
 
     Both the source's own masks and those made here read the size when they run.  So what a prompt
     of a dozen tokens proves with a short window holds for a window of thousands, which only
     another number tells apart.
     """
-    sizes = {
-        name: size
-        for name in ("sliding_window", "attention_chunk_size")
-        if (size := getattr(config, name, None)) is not None
-    }
+    sizes = {name: size for name in _WIDTHS if (size := getattr(config, name, None)) is not None}
     try:
         for name, size in sizes.items():
             setattr(config, name, min(size, _NARROW))
-        yield
+        with narrowed_indexers(model):
+            yield
     finally:
         for name, size in sizes.items():
             setattr(config, name, size)

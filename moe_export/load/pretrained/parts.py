@@ -17,9 +17,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe_export.load.pretrained import attention
-from moe_export.load.pretrained.cache import carried, filled, has_states, tensors_of
+from moe_export.load.pretrained.cache import GROWING, carried, empty, filled, tensors_of
+from moe_export.load.pretrained.indexed import has_index, keep_by_count
 from moe_export.load.pretrained.joined import join_apart
-from moe_export.load.pretrained.masks import FULL, masks_of
+from moe_export.load.pretrained.lightning import in_lightning_steps, is_lightning
+from moe_export.load.pretrained.masks import FULL, INDEXED, LIGHTNING, LINEAR, masks_of
 from moe_export.load.pretrained.modal import split_by_kind
 from moe_export.load.pretrained.recurrence import in_steps
 from moe_export.load.pretrained.rotations import in_real_numbers, keep_real
@@ -167,11 +169,14 @@ class Decoder(Part):
         super().__init__(source)
         self.all_logits = all_logits
         count: int = self.text_config.num_hidden_layers
-        self.kinds: list[str] = getattr(self.text_config, "layer_types", None) or [FULL] * count
+        kinds = getattr(self.text_config, "layer_types", None) or [FULL] * count
+        self.kinds: list[str] = [self._kind(i, kind) for i, kind in enumerate(kinds)]
         self.tokens_lead = self.text_config._attn_implementation == "sdpa"
         if self.tokens_lead:
             attention.register()
             self.text_config._attn_implementation = attention.GROUPED
+        keep_by_count(self.text_model, as_indices=not self.tokens_lead)
+        in_lightning_steps(self.text_model)
         with_blocks(self.text_model, self.text_config.hidden_size)
         kind: Any = type(self)
         self.__class__ = _taking(kind, (*self.own_inputs, *self.cache_names("past")))
@@ -192,7 +197,7 @@ class Decoder(Part):
             self._by_head(what, inputs[name])
             for (_, what), name in zip(carried(self.kinds), self.cache_names("past"), strict=True)
         ]
-        cache = filled(self.kinds, past)
+        cache = filled(self.text_model, self.kinds, past)
         embeds = inputs["inputs_embeds"]
         masks = masks_of(
             self.text_config,
@@ -214,6 +219,15 @@ class Decoder(Part):
         hidden = made.last_hidden_state
         logits = self._logits(hidden if self.all_logits else hidden[:, -1:])
         return {"logits": logits, **dict(zip(self.cache_names("present"), present, strict=True))}
+
+    def _kind(self, number: int, kind: str) -> str:
+        """What a layer carries, by the name of a kind of layers."""
+        # Some layers attend to what an index before them picked, and have none.
+        if kind == INDEXED and not has_index(self.text_model.layers[number]):
+            return FULL
+        if kind == LINEAR and any(map(is_lightning, self.text_model.layers[number].modules())):
+            return LIGHTNING
+        return kind
 
     def _length_before(self, inputs: Mapping[str, Tensor]) -> int:
         """P, as the cache has it where it has keys, else as the mask has it."""
@@ -241,30 +255,31 @@ class Decoder(Part):
 
     def empty_cache(self, embeds: Tensor) -> dict[str, Tensor]:
         """The cache that a prompt of ``embeds [B, S, H]`` begins with; its sizes from one token."""
-        from transformers import DynamicCache
-
-        cache = DynamicCache(config=self.text_config if has_states(self.kinds) else None)
+        cache = empty(self.text_model, self.kinds)
+        first = embeds[:, :1]
+        seen = torch.ones(first.shape[:2], dtype=torch.int64)
+        masks = masks_of(self.text_config, seen, first, 0)
         with torch.no_grad():
-            self.text_model(inputs_embeds=embeds[:, :1], cache=cache, use_cache=True)
+            self.text_model(inputs_embeds=first, attention_mask=masks, cache=cache, use_cache=True)
         made = zip(carried(self.kinds), self._tensors_of(cache), strict=True)
         axis = 0 if self.tokens_lead else 2
         return {
             f"past_{what}_{layer}": x.narrow(axis, 0, 0).clone()
-            if what in ("key", "value")
+            if what in GROWING
             else torch.zeros_like(x)
             for (layer, what), x in made
         }
 
     def _by_head(self, what: str, past: Tensor) -> Tensor:
         """Keys and values ``[B, heads, P, d]``, as the source's caches have them."""
-        turn = self.tokens_lead and what in ("key", "value")
+        turn = self.tokens_lead and what in GROWING
         return past.permute(1, 2, 0, 3) if turn else past
 
     def _tensors_of(self, cache: Any) -> list[Tensor]:
         """What a cache of the source's holds, as it goes in and comes out."""
         made = zip(carried(self.kinds), tensors_of(self.kinds, cache), strict=True)
         return [
-            x.permute(2, 0, 1, 3) if self.tokens_lead and what in ("key", "value") else x
+            x.permute(2, 0, 1, 3) if self.tokens_lead and what in GROWING else x
             for (_, what), x in made
         ]
 

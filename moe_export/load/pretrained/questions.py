@@ -7,7 +7,14 @@ from contextlib import suppress
 
 import numpy as np
 
-from moe_export.dialogue import FILE_NAME, Dialogue, ImageRecipe, PatchRecipe, TileRecipe
+from moe_export.dialogue import (
+    FILE_NAME,
+    CropRecipe,
+    Dialogue,
+    ImageRecipe,
+    PatchRecipe,
+    TileRecipe,
+)
 from moe_export.errors import MoeExportError
 from moe_export.forms import TEXT, Array, Asked
 from moe_export.load.pretrained.directory import Pretrained
@@ -64,10 +71,13 @@ def _picture(recipe: ImageRecipe) -> Array:
 
 
 def _size(recipe: ImageRecipe) -> tuple[int, int]:
-    """Of one tile, or of few patches."""
+    """Of one tile, or of few patches; what is not cut, where some images are."""
     match recipe:
-        case TileRecipe():
+        case TileRecipe(crops=None):
             return recipe.height, recipe.width
+        case TileRecipe(crops=CropRecipe() as crops):
+            side = min(crops.side, recipe.height)
+            return side, side
         case PatchRecipe():
             unit = recipe.patch_size * recipe.merge_size
             return _UNITS[0] * unit, _UNITS[1] * unit

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
-from moe_export.dialogue import PatchRecipe, TileRecipe
+from moe_export.dialogue import CropRecipe, PatchRecipe, TileRecipe
 from moe_export.forms import Array
 from moe_export.load.pretrained.processors import NoProcessorError, Processor
 from moe_export.load.pretrained.vision import tile_size
-from moe_export.moe.families import Packed, Padded, Tiles
+from moe_export.moe.families import Crops, Packed, Padded, Tiles
+from moe_export.runtime.crops import plan_of
 from moe_export.runtime.tiles import grid_of
 
 Recipe = PatchRecipe | TileRecipe
@@ -23,11 +24,16 @@ _RESAMPLING = {1: "lanczos", 2: "bilinear", 3: "bicubic"}
 
 
 def recipe_of(
-    images: Packed | Tiles | Padded, config: Any, tokenizer: Any, processor: Processor
+    images: Packed | Tiles | Padded,
+    config: Any,
+    tokenizer: Any,
+    processor: Processor,
+    crop_side: int | None = None,
 ) -> tuple[Recipe, str]:
     """A recipe that is not proven yet, and the text of one image with the recipe's token once.
 
-    Raises ``NoProcessorError`` for settings that no recipe has.
+    ``crop_side`` is that of the pieces that ``vision`` takes, if it takes any.  Raises
+    ``NoProcessorError`` for settings that no recipe has.
     """
     settings = processor.settings
     token_id = int(config.image_token_id)
@@ -40,7 +46,8 @@ def recipe_of(
             case Padded():
                 recipe = _padded(settings, alike)
             case Tiles():
-                return _with_separators(_tiles(images, config, settings, alike), processor)
+                tiles = _tiles(images, config, settings, alike, crop_side)
+                return _with_separators(tiles, processor)
     except (KeyError, TypeError, ValueError) as error:
         raise NoProcessorError(f"its processor has settings of other kinds: {error}") from error
     opening, closing = _around(processor.written(_blank(64, 96)), token)
@@ -76,6 +83,15 @@ def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) 
             max_side=int(size["max_height"]) * patch,
         )
     times = int(settings["temporal_patch_size"])
+    if images.fit == "canvas":
+        unit = (patch * int(settings["merge_size"])) ** 2
+        return PatchRecipe(
+            **alike,
+            **sizes,
+            temporal_patch_size=times,
+            min_pixels=int(settings["min_image_tokens"]) * unit,
+            max_pixels=int(settings["max_image_tokens"]) * unit,
+        )
     counted = times if images.limits_count_time else 1
     return PatchRecipe(
         **alike,
@@ -101,26 +117,32 @@ def _padded(settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
 
 
 def _tiles(
-    images: Tiles, config: Any, settings: Mapping[str, Any], alike: dict[str, Any]
+    images: Tiles,
+    config: Any,
+    settings: Mapping[str, Any],
+    alike: dict[str, Any],
+    crop_side: int | None,
 ) -> TileRecipe:
     height, width = tile_size(config)
     own: dict[str, Any] = {}
+    if images.crops is not None and crop_side is not None:
+        own["crops"] = _crops(images.crops, settings, crop_side)
     match images.fit:
-        case "whole":
+        case "whole" if "crops" not in own:
             # Step 3.7: what fits the whole view and is not elongated has no crops.
-            own = {"max_side": int(settings["size"]["height"]), "max_aspect": 1.5}
+            own |= {"max_side": int(settings["size"]["height"]), "max_aspect": 1.5}
         case "aspect" if settings["crop_to_patches"]:
             own["min_tiles"] = int(settings["min_patches"])
             own["max_tiles"] = int(settings["max_patches"])
         case "scale":
             # Llama 4: bfloat16, as the model was trained.
-            own = {"max_tiles": int(settings["max_patches"]), "rounding": "bfloat16"}
+            own |= {"max_tiles": int(settings["max_patches"]), "rounding": "bfloat16"}
             own["enlarge"] = bool(settings["resize_to_max_canvas"])
         case "corner":
-            own = {"min_side": int(settings["min_image_size"])}
+            own |= {"min_side": int(settings["min_image_size"])}
         case "middle":
-            own = {"fill": tuple(settings["background_color"])}
-            if settings["crop_to_patches"]:
+            own |= {"fill": tuple(settings["background_color"])}
+            if settings["crop_to_patches"] and crop_side is None:
                 own["max_side"] = int(settings["tile_size"])
     separators = 0 if images.separator is None else 1
     return TileRecipe(
@@ -135,12 +157,27 @@ def _tiles(
     )
 
 
+def _crops(crops: Crops, settings: Mapping[str, Any], side: int) -> CropRecipe:
+    """One whose features and texts are not known yet."""
+    sizes: dict[str, Any] = (
+        {"min_pieces": int(settings["min_patches"]), "max_pieces": int(settings["max_patches"])}
+        if crops.fit == "grid"
+        else {"largest": int(settings["max_image_size"])}
+    )
+    return CropRecipe(side=side, features=1, fit=crops.fit, **sizes)
+
+
 def _with_separators(recipe: TileRecipe, processor: Processor) -> tuple[TileRecipe, str]:
     """The recipe with what the processor writes between tiles, and how many features one has."""
     token, height, width = recipe.token, recipe.height, recipe.width
-    whole = processor.written(_blank(height, width))
+    side = height if recipe.crops is None else min(height, recipe.crops.side)
+    # Of an image that is not cut.
+    whole = processor.written(_blank(side, side if recipe.crops is not None else width))
     recipe = replace(recipe, features=whole.count(token) - recipe.separators)
     opening, closing = _around(whole, token)
+    if recipe.crops is not None:
+        recipe = _with_pieces(recipe, recipe.crops, processor)
+        opening = opening.removesuffix(recipe.before_whole)
     if recipe.max_tiles > 1:
         tall, wide = (height * 2, width), (height, width * 2)
         if (grid_of(*tall, recipe), grid_of(*wide, recipe)) != ((2, 1), (1, 2)):
@@ -157,6 +194,41 @@ def _with_separators(recipe: TileRecipe, processor: Processor) -> tuple[TileReci
             )
             opening = opening.removesuffix(before_whole)
     return recipe, opening + token + closing
+
+
+def _with_pieces(recipe: TileRecipe, crops: CropRecipe, processor: Processor) -> TileRecipe:
+    """The recipe with what the processor writes around pieces, and how many features one has."""
+    rows, columns, size = next(_cut_squares(recipe, crops))
+    written = processor.written(_blank(size, size))
+    parts, count = _between(written, recipe.token), written.count(recipe.token)
+    features = (count - recipe.features - recipe.separators) // (rows * columns)
+    if len(parts) == 2:  # all of them one after the other
+        return replace(recipe, crops=replace(crops, features=features))
+    if len(parts) != rows * columns + 2:
+        raise NoProcessorError("its processor does not write so many pieces of an image")
+    before = parts[0]
+    behind = parts[1].removesuffix(before)
+    return replace(
+        recipe,
+        before_whole=parts[-2].removeprefix(behind),
+        crops=replace(
+            crops,
+            features=features,
+            before=before,
+            behind=behind,
+            between_rows=parts[columns].removeprefix(behind).removesuffix(before),
+        ),
+    )
+
+
+def _cut_squares(recipe: TileRecipe, crops: CropRecipe) -> Iterator[tuple[int, int, int]]:
+    """Squares that are cut into several rows and columns, which come first, and their sides."""
+    for factor in range(2, 5):
+        size = factor * max(crops.side, recipe.height // 2 + 1)
+        rows, columns = plan_of(size, size, recipe).grid
+        if rows > 1 and columns > 1:
+            yield rows, columns, size
+    raise NoProcessorError("its processor cuts no square into rows and columns")
 
 
 def _between(text: str, token: str) -> list[str]:

@@ -139,6 +139,26 @@ def _selective_step(state: Tensor, row: Rows) -> tuple[Tensor, Tensor]:
     return state, (state * after[:, None, :]).sum(-1)
 
 
+def decayed(
+    query: Tensor, key: Tensor, value: Tensor, remains: Tensor, state: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Lightning attention (Qin et al., Lightning Attention-2, equation 4) on ``[B, S, heads, d]``.
+
+    ``remains [heads, 1, 1]`` is what a token leaves of the state before it.
+    """
+    if state is None:
+        state = value.new_zeros(*value.shape[::2], key.shape[-1], value.shape[-1])
+    # A rate for each token, as a step sees nothing that it is not handed.
+    rates = remains.squeeze(-1).expand(*key.shape[:3], 1)
+    return over_time(_decaying_step, state, (query, key, value, rates))
+
+
+def _decaying_step(state: Tensor, row: Rows) -> tuple[Tensor, Tensor]:
+    query, key, value, remains = row
+    state = state * remains[..., None] + key[..., None] * value[..., None, :]
+    return state, (state * query[..., None]).sum(-2)
+
+
 _BY_NAME: Mapping[str, Callable[..., tuple[Tensor, Tensor]]] = {
     "torch_chunk_gated_delta_rule": delta_rule,
     "torch_recurrent_gated_delta_rule": delta_rule,

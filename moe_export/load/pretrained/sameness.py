@@ -13,8 +13,8 @@ from moe_export.errors import MoeExportError
 from moe_export.forms import Array
 from moe_export.load.pretrained.processors import NoProcessorError, Processor
 from moe_export.load.pretrained.recipes import Recipe
-from moe_export.runtime.patches import fitted, patches_of
-from moe_export.runtime.seen import Seen
+from moe_export.runtime.patches import canvas_of, fitted, patches_of
+from moe_export.runtime.seen import PIECES, Seen
 from moe_export.runtime.tiles import tiles_of
 
 # What stands for the user's words while a template is looked at.
@@ -73,6 +73,8 @@ def require_sameness(recipe: Recipe, asked: Question, processor: Processor, code
             raise NoProcessorError(f"its processor writes other tokens for {size}")
         exact = trial.as_it_is or processor.resizes_with_pillow
         for name, ours in seen.inputs.items():
+            if name == "is_whole" or (name == PIECES and not len(ours)):
+                continue  # which tokens are whose is in their text
             theirs = made.arrays.get(name)
             if theirs is None or theirs.shape != ours.shape:
                 raise NoProcessorError(f"its processor makes {name} of another shape of {size}")
@@ -97,9 +99,8 @@ def _tolerance(recipe: Recipe, *, exact: bool) -> float:
 def _require_as_many(recipe: Recipe, processor: Processor, trial: _Trial) -> None:
     if isinstance(recipe, TileRecipe) or recipe.layout == "places":
         return
-    unit = recipe.patch_size * recipe.merge_size
-    height, width = fitted(trial.height, trial.width, recipe)
-    patches = (-(-height // unit)) * (-(-width // unit)) * recipe.merge_size**2
+    height, width = canvas_of(trial.height, trial.width, recipe)
+    patches = (height // recipe.patch_size) * (width // recipe.patch_size)
     if processor.number_of_patches(trial.height, trial.width) != patches:
         raise NoProcessorError("its processor fits large images otherwise")
 
@@ -111,6 +112,8 @@ def _trials(recipe: Recipe) -> Iterator[_Trial]:
         yield _Trial(height, width, as_it_is=True)
         shapes = [(0.3, 0.4), (0.9, 0.7), (1.7, 2.6), (3.1, 1.2), (0.4, 1.9), (2.2, 2.1)]
         yield from (_Trial(round(tall * height), round(wide * width)) for tall, wide in shapes)
+        if recipe.crops is not None:
+            yield _Trial(20, round(1.3 * width))  # so thin that some put it on a square
         return
     unit = recipe.patch_size * recipe.merge_size
     areas = [recipe.min_pixels / 3, recipe.min_pixels * 2, recipe.max_pixels * 0.8]

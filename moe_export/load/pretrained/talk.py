@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from moe_export.dialogue import FILE_NAME, Dialogue, PatchRecipe, Prompt, TileRecipe
 from moe_export.errors import UnsupportedError
-from moe_export.load.pretrained.directory import Pretrained
+from moe_export.load.pretrained.directory import Pretrained, image_settings
 from moe_export.load.pretrained.processors import NoProcessorError, Processor
 from moe_export.load.pretrained.recipes import Recipe, recipe_of
 from moe_export.load.pretrained.sameness import WORDS, Question, require_sameness
 from moe_export.load.usercode import run_user_code
 from moe_export.runtime.text import TOKENIZER as _TOKENIZER
 from moe_export.runtime.text import parse_tokenizer
-from moe_export.strict_json import encode, parse, render
+from moe_export.strict_json import encode, render
 
-_PROCESSOR, _PROCESSORS = "preprocessor_config.json", "processor_config.json"
 _MAX_NEW_TOKENS = 256  # where the model's own configuration names none
 
 
@@ -32,7 +30,15 @@ def dialogue_assets(source: Pretrained, folder: Path) -> dict[str, bytes]:
         failure="the tokenizer or the processor cannot be used",
         where=str(folder),
     )
-    return {FILE_NAME: render(encode(made)).encode()}
+    return {FILE_NAME: render(_without_none(encode(made), "tiles", "crops")).encode()}
+
+
+def _without_none(written: Any, outer: str, inner: str) -> Any:
+    """The text's form without a field that few have, so that others read as they always did."""
+    holder = written[outer]
+    if holder is not None and holder[inner] is None:
+        del holder[inner]
+    return written
 
 
 @dataclass(frozen=True)
@@ -73,12 +79,14 @@ def _sight(source: Pretrained, folder: Path, tokenizer: Any, template: str | Non
         return _Sight()
     if template is None:
         return _Sight(reason="the model has no chat template")
-    if not _has_image_processor(source.assets):
+    if image_settings(source.assets) is None:
         return _Sight(reason="the model came without an image processor")
     config = source.model.config
     try:
         processor = Processor(str(config.model_type), folder, tokenizer)
-        recipe, features = recipe_of(source.family.images, config, tokenizer, processor)
+        recipe, features = recipe_of(
+            source.family.images, config, tokenizer, processor, source.crop_side
+        )
         prompt = _prompt(tokenizer, template, images=True)
         shown = prompt.image or ""
         if shown.count(processor.image_token) != 1:
@@ -91,14 +99,6 @@ def _sight(source: Pretrained, folder: Path, tokenizer: Any, template: str | Non
     except NoProcessorError as error:
         return _Sight(reason=str(error))
     return _Sight(recipe, prompt)
-
-
-def _has_image_processor(assets: Mapping[str, bytes]) -> bool:
-    """In a file of its own, or with the other parts of a processor in one."""
-    if _PROCESSOR in assets:
-        return True
-    parts = parse(assets.get(_PROCESSORS, b"{}"), _PROCESSORS)
-    return isinstance(parts, dict) and "image_processor" in parts
 
 
 def _ids(*candidates: int | list[int] | None) -> tuple[int, ...]:

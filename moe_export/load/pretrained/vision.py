@@ -37,6 +37,23 @@ class TileVision(Part):
             return {"image_embeds": made}
 
 
+class CroppedVision(TileVision):
+    """The same, with ``pixel_values_local [pieces, channels, side, side]`` of these images.
+
+    ``is_whole [rows]`` says of each feature, in order, whether it is the next of the tiles', else
+    it is the next of the pieces'.  Pieces behind the last that is asked for are not read.
+    """
+
+    def forward(  # type: ignore[override]
+        self, pixel_values: Tensor, pixel_values_local: Tensor, is_whole: Tensor
+    ) -> dict[str, Tensor]:
+        pieces = features_of_pieces(self.core, self.images, pixel_values_local)
+        tiles = features_of_tiles(self.core, self.images, pixel_values)
+        of_piece, of_tile = ((~is_whole).long().cumsum(0) - 1, is_whole.long().cumsum(0) - 1)
+        row = torch.where(is_whole, of_tile + pieces.shape[0], of_piece)
+        return {"image_embeds": torch.cat([pieces, tiles])[row]}
+
+
 class _BucketsCounted(TorchFunctionMode):
     """``torch.bucketize`` with ``right``: how many boundaries a number has reached.
 
@@ -57,8 +74,7 @@ def features_of_tiles(
 ) -> Tensor:
     """``[rows, H]``, those of each tile one after the other."""
     if images.tower_and_projector is not None:
-        tower, projector = (getattr(model, name) for name in images.tower_and_projector)
-        projected: Tensor = projector(tower(pixel_values).last_hidden_state)
+        projected = _projected(model, images.tower_and_projector, pixel_values)
         if images.separator is not None:
             row = getattr(model, images.separator).expand(projected.shape[0], 1, -1)
             projected = torch.cat([projected, row], dim=1)
@@ -67,6 +83,18 @@ def features_of_tiles(
     made = model.get_image_features(pixel_values, return_dict=True, **given).pooler_output
     features: Tensor = made if isinstance(made, Tensor) else torch.cat(list(made))
     return features.flatten(0, -2)
+
+
+def features_of_pieces(model: Any, images: Tiles, pixel_values: Tensor) -> Tensor:
+    """``[rows, H]``, those of each piece one after the other, and nothing behind them."""
+    return _projected(model, images.tower_and_projector or ("", ""), pixel_values).flatten(0, -2)
+
+
+def _projected(model: Any, names: tuple[str, str], pixel_values: Tensor) -> Tensor:
+    """What the modules of these names, tower and projector, make of tiles: ``[tiles, rows, H]``."""
+    tower, projector = (getattr(model, name) for name in names)
+    made: Tensor = projector(tower(pixel_values).last_hidden_state)
+    return made
 
 
 class PackedVision(Part):
