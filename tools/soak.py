@@ -4,7 +4,8 @@
 
 Threads ask the same generator many questions, and every answer must be what it is alone.  Then a
 session runs and a generator answers many times, and memory in use must not grow: a line is laid
-through what was seen in the second half, and fails where it rises by more than --grow bytes a run.
+through what was seen in the second half, and fails where it rises by more than --grow bytes a run:
+by default less than one array that is left behind, which has 112 without its numbers.
 Ends with 1 where either is not so.
 """
 
