@@ -36,6 +36,15 @@ _INDEX = {"index_topk": 6, "index_head_dim": 32, "index_n_heads": 8}
 
 TEXT_MODELS: dict[str, dict[str, Any]] = {
     "afmoe": {"num_dense_layers": 1, **_SLIDING},
+    "axk2": {**_ROUTED, **_LATENT, **_GROUPS, **_INDEX},
+    "bailing_hybrid": {
+        **_ROUTED,
+        **_LATENT,
+        **_GROUPS,
+        **_MIXED,
+        "num_key_value_heads": 4,
+        "mlp_layer_types": ["dense", "sparse"],
+    },
     "cohere2_moe": _SLIDING,
     "deepseek_v2": {**_ROUTED, **_LATENT, "topk_method": "greedy"},
     "deepseek_v3": {**_ROUTED, **_LATENT, **_GROUPS},
@@ -44,6 +53,7 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
     "ernie4_5_moe": {"moe_num_experts": 8, "moe_k": 2, "moe_num_shared_experts": 1},
     "exaone_moe": _SLIDING,
     "flex_olmo": {},
+    "flint": {"mlp_only_layers": [0], "shared_expert_intermediate_size": 32, **_SLIDING},
     "gemma4_text": {
         **_SLIDING,
         "enable_moe_block": True,
@@ -99,6 +109,7 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
     },
     "kolibri1": {},
     "laguna": _SLIDING,
+    "lara_mini": {},
     "lfm2_moe": {"num_dense_layers": 1, "layer_types": ["conv", "full_attention"]},
     "llama4_text": {
         **_LOCAL,

@@ -13,14 +13,21 @@ pytest.importorskip("transformers")
 
 import moe_export
 from moe_export.capture.choices import Kept
+from moe_export.capture.golden import record
+from moe_export.capture.look import look_at
+from moe_export.capture.watch import Rounding
 from moe_export.forms import CHOICES
+from moe_export.load import load
+from moe_export.load.pretrained import indexed
 from moe_export.load.pretrained.cache import carried
 from moe_export.load.pretrained.indexed import _indices, indexers_of, keep_by_count, kept
 from moe_export.load.pretrained.parts import Decoder
+from moe_export.rewrite import rewrite
 from moe_export.runtime import Session
 from moe_export.runtime.cache import Cache
 from moe_export.runtime.greedy import greedy, no_features
 from moe_export.runtime.positions import plain_positions
+from moe_export.spec import export_spec
 
 from .catalogue import Case
 from .configurations import VISION_MODELS
@@ -156,3 +163,27 @@ def test_an_index_may_keep_more_keys_than_there_are(tmp_path):
     past = next(info for info in decoder.inputs if info.name == "past_index_0")
     assert past.shape == ("past", "batch", 1, 32)
     assert np.dtype(past.dtype) == np.float32
+
+
+def test_a_reference_attends_to_the_keys_that_eager_kept(tmp_path, monkeypatch):
+    """Every later run would keep others, as one may whose scores are nearly equal."""
+    text_model("deepseek_v32", folder=tmp_path)
+    (decoder,) = (part for part in rewrite(load(export_spec(tmp_path))).parts if part.layers)
+    layers = len(indexers_of(decoder.loaded.module))
+    calls = 0
+
+    def first_best_then_worst(scores, count):
+        nonlocal calls
+        calls += 1
+        best = scores if calls <= layers else torch.where(scores == NOWHERE, scores, -scores)
+        order = best.topk(min(count, best.shape[-1]), dim=-1).indices
+        mask = torch.zeros_like(best, dtype=torch.bool).scatter(-1, order, True)
+        return CHOICES.made(mask)
+
+    monkeypatch.setattr(indexed, "kept", first_best_then_worst)
+    inputs = {"prompt": decoder.loaded.cases["prompt"]}
+    golden, _ = record(decoder, inputs, look_at(decoder).names, Rounding())
+    (case,) = golden.cases
+    off = np.abs(case.outputs["logits"] - case.outputs_reference["logits"]).max()
+    assert calls > layers
+    assert off <= 1e-4 * np.abs(case.outputs["logits"]).max()

@@ -74,7 +74,7 @@ def features_of_tiles(
 ) -> Tensor:
     """``[rows, H]``, those of each tile one after the other."""
     if images.tower_and_projector is not None:
-        projected = _projected(model, images.tower_and_projector, pixel_values)
+        projected = _projected(model, images, pixel_values)
         if images.separator is not None:
             row = getattr(model, images.separator).expand(projected.shape[0], 1, -1)
             projected = torch.cat([projected, row], dim=1)
@@ -87,12 +87,14 @@ def features_of_tiles(
 
 def features_of_pieces(model: Any, images: Tiles, pixel_values: Tensor) -> Tensor:
     """``[rows, H]``, those of each piece one after the other, and nothing behind them."""
-    return _projected(model, images.tower_and_projector or ("", ""), pixel_values).flatten(0, -2)
+    return _projected(model, images, pixel_values).flatten(0, -2)
 
 
-def _projected(model: Any, names: tuple[str, str], pixel_values: Tensor) -> Tensor:
-    """What the modules of these names, tower and projector, make of tiles: ``[tiles, rows, H]``."""
-    tower, projector = (getattr(model, name) for name in names)
+def _projected(model: Any, images: Tiles, pixel_values: Tensor) -> Tensor:
+    """What tower and projector make of tiles of any one size: ``[tiles, rows, H]``."""
+    if images.tower_and_projector is None:
+        raise AssertionError("a record whose tiles pass through no tower and projector")
+    tower, projector = (getattr(model, name) for name in images.tower_and_projector)
     made: Tensor = projector(tower(pixel_values).last_hidden_state)
     return made
 
