@@ -1,14 +1,21 @@
 #include "core/words.h"
 
-#include <cstdint>
 #include <cstdio>
 
 namespace moe::runtime {
 
 namespace {
 
-// The length of the character of UTF-8 that begins `text` and its number; 0 where none does.
-size_t character(std::string_view text, uint32_t* code) {
+// What moves a cursor, or turns the direction of the text around it.
+bool disturbs(uint32_t code) {
+  return code < 0x20 || (code >= 0x7F && code < 0xA0) || (code >= 0x200B && code <= 0x200F) ||
+         (code >= 0x2028 && code <= 0x202E) || (code >= 0x2060 && code <= 0x206F) ||
+         code == 0xFEFF;
+}
+
+}  // namespace
+
+size_t first_character(std::string_view text, uint32_t* code) {
   const auto byte = [&](size_t i) { return static_cast<uint8_t>(text[i]); };
   const uint8_t first = byte(0);
   if (first < 0x80) return *code = first, 1;
@@ -24,21 +31,29 @@ size_t character(std::string_view text, uint32_t* code) {
   return *code < kLeast[length] || *code > 0x10FFFF || surrogate ? 0 : length;
 }
 
-// What moves a cursor, or turns the direction of the text around it.
-bool disturbs(uint32_t code) {
-  return code < 0x20 || (code >= 0x7F && code < 0xA0) || (code >= 0x200B && code <= 0x200F) ||
-         (code >= 0x2028 && code <= 0x202E) || (code >= 0x2060 && code <= 0x206F) ||
-         code == 0xFEFF;
+void append_utf8(uint32_t code, std::string* text) {
+  const auto put = [&](uint32_t byte) { text->push_back(static_cast<char>(byte)); };
+  if (code < 0x80) return put(code);
+  if (code < 0x800) {
+    put(0xC0 | code >> 6);
+  } else {
+    if (code < 0x10000) {
+      put(0xE0 | code >> 12);
+    } else {
+      put(0xF0 | code >> 18);
+      put(0x80 | (code >> 12 & 0x3F));
+    }
+    put(0x80 | (code >> 6 & 0x3F));
+  }
+  put(0x80 | (code & 0x3F));
 }
-
-}  // namespace
 
 std::string printable(std::string_view text, size_t most) {
   std::string shown;
   while (!text.empty()) {
     if (shown.size() >= most) return shown + "...";
     uint32_t code = 0;
-    const size_t length = character(text, &code);
+    const size_t length = first_character(text, &code);
     const size_t taken = length != 0 ? length : 1;
     if (length == 0 || disturbs(code)) {
       for (size_t i = 0; i < taken; ++i) {
@@ -63,6 +78,16 @@ std::string listed(const std::vector<std::string>& names) {
     text += name;
   }
   return text.empty() ? "none" : text;
+}
+
+bool is_utf8(std::string_view text) {
+  uint32_t code = 0;
+  while (!text.empty()) {
+    const size_t length = first_character(text, &code);
+    if (length == 0) return false;
+    text.remove_prefix(length);
+  }
+  return true;
 }
 
 std::string first_line(std::string_view text) {
