@@ -51,7 +51,7 @@ Struct known(const Struct* given, const char* what) {
   if (given == nullptr) return made;
   if (given->size < sizeof(size_t)) {
     throw Error(Kind::usage, std::string(what) + " does not begin with its size", "",
-                "fill it as in `= {sizeof options}`");
+                "fill it as in `= {.size = sizeof options}`");
   }
   std::memcpy(static_cast<void*>(&made), given, std::min(given->size, sizeof made));
   return made;

@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -31,6 +32,9 @@ enum class DType : int32_t {
 size_t size_of(DType dtype);
 // NumPy's name, as manifests have it: "float32", "bool"; "?" for a number that is none of the above.
 const char* name_of(DType dtype);
+
+// What has this name; none where nothing has.
+std::optional<DType> dtype_named(std::string_view name);
 
 // Elements of a shape.  Raises Error(usage) for a negative size or more than memory can address.
 int64_t elements_of(const std::vector<int64_t>& shape);
@@ -68,6 +72,11 @@ struct View {
             array.data.size()};
   }
 };
+
+// Copies a block of so many elements along each axis, from where it begins in `from` to where it begins
+// in `into`; both have as many axes and one dtype, and the block lies within both.
+void copy_block(const View& into, const std::vector<int64_t>& at, const View& from,
+                const std::vector<int64_t>& begin, const std::vector<int64_t>& extent);
 
 }  // namespace moe::runtime
 

@@ -70,8 +70,7 @@ struct OrtApi {
   OrtStatus* (*CreateRunOptions)(OrtRunOptions** out);
   void* gap_40[6];
   OrtStatus* (*RunOptionsSetTerminate)(OrtRunOptions* options);
-  OrtStatus* (*RunOptionsUnsetTerminate)(OrtRunOptions* options);
-  void* gap_48;
+  void* gap_47[2];
   OrtStatus* (*CreateTensorWithDataAsOrtValue)(const OrtMemoryInfo* memory, void* data, size_t bytes, const int64_t* shape, size_t rank, ONNXTensorElementDataType type, OrtValue** out);
   void* gap_50;
   OrtStatus* (*GetTensorMutableData)(OrtValue* value, void** out);

@@ -163,15 +163,22 @@ const TensorInfo* find(const std::vector<TensorInfo>& infos, const std::string& 
 
 }  // namespace
 
-Stop::Stop() {
-  ort::OrtRunOptions* made = nullptr;
-  check(OnnxRuntime::here().api->CreateRunOptions(&made));
-  options_.reset(made);
+void Stop::now() {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  asked_ = true;
+  if (options_) check(OnnxRuntime::here().api->RunOptionsSetTerminate(options_.get()));
 }
 
-void Stop::now() {
-  asked_ = true;
-  check(OnnxRuntime::here().api->RunOptionsSetTerminate(options_.get()));
+const ort::OrtRunOptions* Stop::options() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  if (!options_) {
+    const ort::OrtApi* api = OnnxRuntime::here().api;
+    ort::OrtRunOptions* made = nullptr;
+    check(api->CreateRunOptions(&made));
+    options_.reset(made);
+    if (asked_) check(api->RunOptionsSetTerminate(made));
+  }
+  return options_.get();
 }
 
 Session::Session(std::shared_ptr<const Bundle> bundle, const SessionOptions& options)

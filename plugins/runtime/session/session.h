@@ -5,6 +5,7 @@
 
 #include <atomic>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <vector>
 
@@ -31,13 +32,14 @@ struct Named {
 // Ends a run under way, from another thread.
 class Stop {
  public:
-  Stop();
   void now();
   bool asked() const { return asked_; }
-  const ort::OrtRunOptions* options() const { return options_.get(); }
+  // What a run is given that it ends.
+  const ort::OrtRunOptions* options() const;
 
  private:
-  OrtOwned<ort::OrtRunOptions> options_;
+  mutable std::mutex mutex_;
+  mutable OrtOwned<ort::OrtRunOptions> options_;  // made by the first run
   std::atomic<bool> asked_{false};
 };
 

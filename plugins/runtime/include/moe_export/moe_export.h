@@ -6,7 +6,7 @@
  * object that it was asked of and lives as long.  Texts are UTF-8.
  *
  * Structs that the caller fills begin with their size, so that later versions can read what earlier
- * callers wrote: `moe_export_generate_options options = {sizeof options};` leaves every other field
+ * callers wrote: `moe_export_generate_options options = {.size = sizeof options};` leaves every other field
  * at 0, which always stands for the default.
  */
 #ifndef MOE_EXPORT_MOE_EXPORT_H_
@@ -175,7 +175,8 @@ typedef struct moe_export_generator_options {
   const char* kernels;
   int64_t max_cache_tokens;   /* the most that a prompt and its answer may have; 0: no limit */
   int keep_no_prefix;         /* not 0: begin every prompt anew */
-  size_t kept_images;         /* whose features are kept for the next prompts; 0: 16 */
+  /* Features of images that are kept for the next prompts; 0: 256 MiB of them, below 0: none. */
+  int64_t max_image_bytes;
 } moe_export_generator_options;
 
 MOE_EXPORT_CALL MOE_EXPORT_CHECKED moe_export_error* moe_export_generator_create(
@@ -183,7 +184,7 @@ MOE_EXPORT_CALL MOE_EXPORT_CHECKED moe_export_error* moe_export_generator_create
     moe_export_generator** generator);
 MOE_EXPORT_CALL void moe_export_generator_free(moe_export_generator* generator);
 
-/* What ends a request early, from any thread.  It may serve many requests, one after the other or at
+/* What ends a request early, from any thread, in the middle of a run too.  It may serve many requests, one after the other or at
  * once; what is cancelled stays so. */
 typedef struct moe_export_cancellation moe_export_cancellation;
 
@@ -228,7 +229,7 @@ typedef struct moe_export_image {
 typedef struct moe_export_request {
   size_t size;
   const char* prompt;
-  const moe_export_image* images;
+  const moe_export_image* images; /* all of one `size` */
   size_t image_count;
   const int64_t* ids;
   size_t id_count;
@@ -248,15 +249,15 @@ typedef struct moe_export_answer moe_export_answer;
 MOE_EXPORT_CALL MOE_EXPORT_CHECKED moe_export_error* moe_export_generate(
     moe_export_generator* generator, const moe_export_request* request, moe_export_answer** answer);
 /* Answers several together, each as it would be answered alone; see docs/embedding.md.  `answers` has
- * room for `count`; on an error none is made. */
+ * room for `count`; on an error none is made.  All elements of an array are of one `size`. */
 MOE_EXPORT_CALL MOE_EXPORT_CHECKED moe_export_error* moe_export_generate_batch(
     moe_export_generator* generator, const moe_export_request* requests, size_t count,
     moe_export_answer** answers);
 
-/* The ids that were drawn, without one that ends an answer. */
+/* The ids that were drawn, those of a stop text too, without the one that ends an answer. */
 MOE_EXPORT_CALL const int64_t* moe_export_answer_ids(const moe_export_answer* answer);
 MOE_EXPORT_CALL size_t moe_export_answer_id_count(const moe_export_answer* answer);
-/* "" in a bundle without a tokenizer. */
+/* In front of the stop text, if one ended it. */
 MOE_EXPORT_CALL const char* moe_export_answer_text(const moe_export_answer* answer);
 MOE_EXPORT_CALL moe_export_finish moe_export_answer_finish(const moe_export_answer* answer);
 /* Tokens of the prompt, and how many of them were found in a cache. */
