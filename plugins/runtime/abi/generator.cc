@@ -156,6 +156,9 @@ size_t moe_export_answer_id_count(const moe_export_answer* answer) {
 const char* moe_export_answer_text(const moe_export_answer* answer) {
   return answer->answer.text.c_str();
 }
+size_t moe_export_answer_text_bytes(const moe_export_answer* answer) {
+  return answer->answer.text.size();
+}
 moe_export_finish moe_export_answer_finish(const moe_export_answer* answer) {
   return static_cast<moe_export_finish>(answer->answer.finish);
 }

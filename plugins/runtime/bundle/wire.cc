@@ -99,7 +99,7 @@ class Fields {
 };
 
 std::string text_of(std::string_view bytes) {
-  if (!is_utf8(bytes)) throw WireFault("a text is not UTF-8");
+  if (!all_utf8(bytes)) throw WireFault("a text is not UTF-8");
   return std::string(bytes);
 }
 

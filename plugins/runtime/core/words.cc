@@ -80,7 +80,7 @@ std::string listed(const std::vector<std::string>& names) {
   return text.empty() ? "none" : text;
 }
 
-bool is_utf8(std::string_view text) {
+bool all_utf8(std::string_view text) {
   uint32_t code = 0;
   while (!text.empty()) {
     const size_t length = first_character(text, &code);

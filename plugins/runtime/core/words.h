@@ -21,7 +21,7 @@ std::string listed(const std::vector<std::string>& names);
 size_t first_character(std::string_view text, uint32_t* code);
 void append_utf8(uint32_t code, std::string* text);
 // Whether every byte belongs to a character of UTF-8.
-bool is_utf8(std::string_view text);
+bool all_utf8(std::string_view text);
 // Up to the first line's end, at most 400 bytes.
 std::string first_line(std::string_view text);
 

@@ -93,7 +93,7 @@ std::vector<TensorInfo> infos_of(const OnnxRuntime& runtime, const ort::OrtSessi
     check(name_of_(session, i, runtime.allocator, &text));
     const std::string name = text;
     check(runtime.api->AllocatorFree(runtime.allocator, text));
-    if (!is_utf8(name)) throw Error(Kind::unsafe, "a name in the graph is not UTF-8");
+    if (!all_utf8(name)) throw Error(Kind::unsafe, "a name in the graph is not UTF-8");
     ort::OrtTypeInfo* type = nullptr;
     check(type_of(session, i, &type));
     const OrtOwned<ort::OrtTypeInfo> owned(type);

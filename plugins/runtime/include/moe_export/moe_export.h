@@ -257,8 +257,9 @@ MOE_EXPORT_CALL MOE_EXPORT_CHECKED moe_export_error* moe_export_generate_batch(
 /* The ids that were drawn, those of a stop text too, without the one that ends an answer. */
 MOE_EXPORT_CALL const int64_t* moe_export_answer_ids(const moe_export_answer* answer);
 MOE_EXPORT_CALL size_t moe_export_answer_id_count(const moe_export_answer* answer);
-/* In front of the stop text, if one ended it. */
+/* In front of the stop text, if one ended it.  A model may say a zero byte: the second has the size. */
 MOE_EXPORT_CALL const char* moe_export_answer_text(const moe_export_answer* answer);
+MOE_EXPORT_CALL size_t moe_export_answer_text_bytes(const moe_export_answer* answer);
 MOE_EXPORT_CALL moe_export_finish moe_export_answer_finish(const moe_export_answer* answer);
 /* Tokens of the prompt, and how many of them were found in a cache. */
 MOE_EXPORT_CALL size_t moe_export_answer_prompt_tokens(const moe_export_answer* answer);

@@ -466,7 +466,7 @@ class Generator {
 
   static Answer read(const moe_export_answer* answer) {
     const int64_t* ids = moe_export_answer_ids(answer);
-    return {moe_export_answer_text(answer),
+    return {{moe_export_answer_text(answer), moe_export_answer_text_bytes(answer)},
             {ids, ids + moe_export_answer_id_count(answer)},
             static_cast<Finish>(moe_export_answer_finish(answer)),
             moe_export_answer_prompt_tokens(answer),
