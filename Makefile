@@ -55,6 +55,11 @@ test-native: setup ## Native tests, plain and built with the address, undefined-
 	@tools/native.sh sanitized-tests
 	@tools/native.sh thread-tests
 
+.PHONY: fuzz
+fuzz: native ## What libFuzzer and a damaging hand find in the native readers; SECONDS=60 for each
+	@tools/native-fuzz.sh $(or $(SECONDS),60)
+	$(BIN)/python -m tools.fuzz.bundles $(BUNDLE)
+
 .PHONY: unit
 unit: native ## Tests (pytest); ARGS='-k name' runs some
 	@tools/gpu/build.sh tests
