@@ -2,10 +2,10 @@
 
 usage: python -m tools.fuzz.bundles [BUNDLE] [--count 10000] [--seed 0] [--driver PROGRAM]
 
-Without a bundle it is one of the tests' own, small and quick.  The driver is ``moe_embed_driver``, built with sanitizers or without (tools/native.sh).  Files that
-are not as they were written have to be refused.  A manifest that was changed by somebody who can
-compute a hash has to be refused or taken as Python's reader refuses or takes it.  Exits with 0
-where nothing was found and with 4 where something was.
+Without a bundle it is one of the tests' own, small and quick.  The driver is ``moe_embed_driver``,
+built with sanitizers or without.  Files that are not as they were written have to be refused.  A
+manifest that was changed by somebody who can compute a hash has to be refused or taken as Python's
+reader refuses or takes it.  Exits with 0 where nothing was found and with 4 where something was.
 """
 
 from __future__ import annotations
