@@ -23,32 +23,33 @@ std::string got(const View& view, const TensorInfo& info) {
 using Sizes = std::map<std::string, std::pair<int64_t, std::string>>;
 
 void check_array(const View& view, const TensorInfo& info, Sizes* sizes) {
-  const std::string input = "input " + in_quotes(info.name);
+  // Words are made where somebody reads them: this is on the way of every run.
+  const auto input = [&] { return "input " + in_quotes(info.name); };
   if (info.dtype == "str") {
-    throw Error(Kind::unsupported, input + " is text, which this release cannot pass");
+    throw Error(Kind::unsupported, input() + " is text, which this release cannot pass");
   }
   if (name_of(view.dtype) != info.dtype) {
-    throw Error(Kind::usage, input + " has the wrong dtype: " + got(view, info));
+    throw Error(Kind::usage, input() + " has the wrong dtype: " + got(view, info));
   }
   if (view.shape.size() != info.shape.size()) {
-    throw Error(Kind::usage, input + " has the wrong number of axes: " + got(view, info));
+    throw Error(Kind::usage, input() + " has the wrong number of axes: " + got(view, info));
   }
   if (static_cast<size_t>(elements_of(view.shape)) * size_of(view.dtype) != view.bytes) {
-    throw Error(Kind::usage, input + " has " + std::to_string(view.bytes) +
+    throw Error(Kind::usage, input() + " has " + std::to_string(view.bytes) +
                                  " bytes, which are not those of its shape: " + got(view, info));
   }
   for (size_t axis = 0; axis < view.shape.size(); ++axis) {
     const int64_t size = view.shape[axis];
     const Dimension& dim = info.shape[axis];
     if (dim.size && size != *dim.size) {
-      throw Error(Kind::usage, input + " has size " + std::to_string(size) + " on axis " +
+      throw Error(Kind::usage, input() + " has size " + std::to_string(size) + " on axis " +
                                    std::to_string(axis) + ": " + got(view, info));
     }
     if (dim.name.empty()) continue;
     const auto [known, first] = sizes->emplace(dim.name, std::make_pair(size, info.name));
     if (!first && known->second.first != size) {
       throw Error(Kind::usage,
-                  input + " has " + printable(dim.name) + " = " + std::to_string(size) + ", " +
+                  input() + " has " + printable(dim.name) + " = " + std::to_string(size) + ", " +
                       in_quotes(known->second.second) + " has " + printable(dim.name) + " = " +
                       std::to_string(known->second.first) + ": " + got(view, info));
     }
@@ -71,16 +72,16 @@ void check_inputs(const std::vector<Named>& given, const std::vector<TensorInfo>
     }
     return false;
   };
-  const std::string hint = "the inputs are " + listed(names_of(expected));
+  const auto hint = [&] { return "the inputs are " + listed(names_of(expected)); };
   for (const Named& each : given) {
-    if (!known(each.name)) throw Error(Kind::usage, "unknown input " + in_quotes(each.name), "", hint);
+    if (!known(each.name)) throw Error(Kind::usage, "unknown input " + in_quotes(each.name), "", hint());
     if (find(given, each.name) != &each) {
       throw Error(Kind::usage, "input " + in_quotes(each.name) + " is given twice");
     }
   }
   for (const TensorInfo& info : expected) {
     if (find(given, info.name) == nullptr) {
-      throw Error(Kind::usage, "missing input " + info.words(), "", hint);
+      throw Error(Kind::usage, "missing input " + info.words(), "", hint());
     }
   }
   Sizes sizes;

@@ -12,6 +12,7 @@
 #include <ctime>
 #include <map>
 
+#include "bundle/bundle.h"
 #include "core/array.h"
 #include "moe_export/moe_export.hpp"
 #include "session/kernels.h"
@@ -163,7 +164,7 @@ int main(int argc, char** argv) {
     if (std::strcmp(argv[i], "--rounds") == 0 && i + 1 < argc) {
       rounds = std::atoi(argv[++i]);
     } else if (is != nullptr) {
-      sizes[std::string(argv[i], is)] = std::atoll(is + 1);
+      sizes[std::string(argv[i], static_cast<size_t>(is - argv[i]))] = std::atoll(is + 1);
     }
   }
   if (argc < 3 || rounds < 1) {

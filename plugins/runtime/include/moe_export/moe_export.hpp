@@ -218,6 +218,7 @@ class Session {
     moe_export_session* made = nullptr;
     detail::check(moe_export_session_create(bundle.handle(), &options, &made));
     handle_.reset(made);
+    for (Port& port : outputs()) output_names_.push_back(std::move(port.name));
   }
 
   std::vector<Port> inputs() const {
@@ -229,23 +230,20 @@ class Session {
 
   // The named outputs, all where none is named.
   std::map<std::string, Tensor> run(const std::map<std::string, Input>& inputs,
-                                    std::vector<std::string> outputs = {}) const {
+                                    const std::vector<std::string>& outputs = {}) const {
     std::vector<moe_export_array> given;
     for (const auto& [name, input] : inputs) {
       given.push_back({name.c_str(), input.dtype, input.shape.size(), input.shape.data(),
                        input.data, input.bytes});
     }
-    const size_t asked = outputs.size();
+    const std::vector<std::string>& wanted = outputs.empty() ? output_names_ : outputs;
     std::vector<const char*> names;
-    for (const std::string& name : outputs) names.push_back(name.c_str());
-    if (asked == 0) {
-      for (Port& port : this->outputs()) outputs.push_back(std::move(port.name));
-    }
-    std::vector<moe_export_tensor*> tensors(outputs.size());
+    for (const std::string& name : wanted) names.push_back(name.c_str());
+    std::vector<moe_export_tensor*> tensors(wanted.size());
     detail::check(moe_export_session_run(handle_.get(), given.data(), given.size(), names.data(),
-                                         asked, tensors.data()));
+                                         names.size(), tensors.data()));
     std::map<std::string, Tensor> made;
-    for (size_t i = 0; i < outputs.size(); ++i) made.emplace(outputs[i], Tensor(tensors[i]));
+    for (size_t i = 0; i < wanted.size(); ++i) made.emplace(wanted[i], Tensor(tensors[i]));
     return made;
   }
 
@@ -261,6 +259,7 @@ class Session {
     return made;
   }
   detail::Owned<moe_export_session> handle_;
+  std::vector<std::string> output_names_;
 };
 
 // A file, the bytes of one, or pixels; what is not a file outlives the request.
