@@ -3,17 +3,12 @@
 #include <algorithm>
 #include <set>
 
-#include "bundle/casefold.h"
 #include "core/sha256.h"
 #include "core/words.h"
 
 namespace moe::runtime {
 
 namespace {
-
-constexpr size_t kMaxFiles = 10000;
-// What ext4, XFS, APFS and NTFS allow for one name, and Linux for a path less a folder to put it in.
-constexpr size_t kMaxSegment = 255, kMaxPath = 2048;
 
 bool is_sha256(std::string_view text) {
   return text.size() == 64 &&
@@ -178,28 +173,6 @@ void check_rounding(const Field& field) {
   if (outputs.empty()) members.refuse("the cost of rounding has an output at least");
 }
 
-// No two names meet on a file system that ignores case, and none is a folder of another.
-void check_file_names(const Members& members, const std::map<std::string, FileRecord>& files) {
-  if (files.size() > kMaxFiles) members.refuse("files names too many files");
-  std::set<std::string> folders, names = {casefolded(kManifestName)};
-  for (const auto& [path, record] : files) {
-    if (const auto reason = why_no_path(path)) members.refuse(*reason);
-    for (std::string folder = path; !folder.empty();) {
-      const size_t slash = folder.rfind('/');
-      folder.resize(slash == std::string::npos ? 0 : slash);
-      if (!folder.empty()) folders.insert(folder);
-    }
-    if (!names.insert(casefolded(path)).second) {
-      members.refuse("files names one file twice, or the manifest itself");
-    }
-  }
-  for (const std::string& folder : folders) {
-    if (names.count(casefolded(folder)) != 0) {
-      members.refuse("files has " + in_quotes(folder) + " as a file and as a folder");
-    }
-  }
-}
-
 void check_listed(const Members& members, const Manifest& manifest) {
   const auto listed = [&](const std::string& path) {
     if (manifest.files.count(path) == 0) members.refuse(in_quotes(path) + " is not in files");
@@ -272,7 +245,7 @@ Manifest decoded(const json& value, const std::string& file) {
   members.done();
   if (made.parameters < 0) members.refuse("parameters is negative");
   if (made.components.empty()) members.refuse("components is empty");
-  check_file_names(members, made.files);
+  if (const auto reason = why_no_names(made.files)) members.refuse(*reason);
   check_listed(members, made);
   return made;
 }
@@ -308,29 +281,6 @@ std::string checked_digest(std::string_view content, const json& value, const st
 }
 
 }  // namespace
-
-std::optional<std::string> why_no_path(std::string_view path) {
-  if (path.empty()) return "an empty path";
-  const std::string shown = "path " + in_quotes(path);
-  if (path.front() == '/') return shown + " is absolute";
-  for (const char letter : path) {
-    const auto byte = static_cast<uint8_t>(letter);
-    if (letter == '\\' || letter == ':' || byte < 32 || byte == 127) {
-      return shown + " holds a backslash, a colon or a control character";
-    }
-  }
-  for (size_t start = 0; start <= path.size();) {
-    const size_t end = std::min(path.find('/', start), path.size());
-    const std::string_view segment = path.substr(start, end - start);
-    if (segment.empty() || segment == "." || segment == "..") {
-      return shown + " has a segment " + in_quotes(segment);
-    }
-    if (segment.size() > kMaxSegment) return shown + " has a segment over 255 bytes";
-    start = end + 1;
-  }
-  if (path.size() > kMaxPath) return shown + " is over 2048 bytes";
-  return std::nullopt;
-}
 
 std::string TensorInfo::words() const {
   std::string text = printable(name) + " " + printable(dtype) + " [";

@@ -86,6 +86,9 @@ struct Manifest {
 void check_precision(const Field& field);
 void check_block(const Field& field);
 
+// Both in paths.cc.  No two of the names meet on a file system that ignores case, none is a folder of
+// another, and each is a path; or the reason why not.
+std::optional<std::string> why_no_names(const std::map<std::string, FileRecord>& files);
 // `path` names a place inside a bundle on every system, or the reason why it does not.
 std::optional<std::string> why_no_path(std::string_view path);
 

@@ -2,7 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
-#include <numeric>
+#include <functional>
 
 #include "core/error.h"
 
@@ -36,39 +36,41 @@ void penalise(std::vector<double>* scores, double penalty, const std::unordered_
   }
 }
 
-// Ids by descending score, lower ids first where two are equal: all, or the first `top_k`.
-std::vector<size_t> ordered(const std::vector<double>& scores, int64_t top_k) {
-  std::vector<size_t> ids(scores.size());
-  std::iota(ids.begin(), ids.end(), size_t{0});
-  const auto before = [&](size_t a, size_t b) {
-    return scores[a] > scores[b] || (scores[a] == scores[b] && a < b);
-  };
-  if (top_k > 0 && static_cast<size_t>(top_k) < ids.size()) {
-    const auto end = ids.begin() + top_k;
-    std::partial_sort(ids.begin(), end, ids.end(), before);
-    ids.erase(end, ids.end());
-  } else {
-    std::sort(ids.begin(), ids.end(), before);
+// The scores by descending order: all, or the first `top_k`.
+std::vector<double> highest(const std::vector<double>& scores, int64_t top_k) {
+  std::vector<double> values = scores;
+  if (top_k > 0 && static_cast<size_t>(top_k) < values.size()) {
+    const auto end = values.begin() + top_k;
+    std::nth_element(values.begin(), end - 1, values.end(), std::greater<>());
+    values.erase(end, values.end());
   }
-  return ids;
+  std::sort(values.begin(), values.end(), std::greater<>());
+  return values;
 }
 
-// One of the scores: the first whose running sum of probabilities is above `chance`.
+// One of the scores: the first whose running sum of probabilities is above `chance`.  They count by
+// descending score, lower ids first where two are equal.
 size_t drawn(const std::vector<double>& scores, const Options& options, double chance) {
-  const std::vector<size_t> order = ordered(scores, options.top_k);
+  const std::vector<double> values = highest(scores, options.top_k);
   std::vector<double> sums;
-  sums.reserve(order.size());
+  sums.reserve(values.size());
   double whole = 0;
-  for (const size_t id : order) sums.push_back(std::exp(scores[id] - scores[order[0]]));
-  for (const double weight : sums) whole += weight;
+  for (const double value : values) whole += sums.emplace_back(std::exp(value - values[0]));
   double running = 0;
   for (double& sum : sums) sum = running += sum / whole;
   if (options.top_p < 1) {
     const auto end = std::lower_bound(sums.begin(), sums.end(), options.top_p);
     if (end != sums.end()) sums.erase(end + 1, sums.end());
   }
-  const auto place = std::upper_bound(sums.begin(), sums.end(), chance * sums.back());
-  return order[std::min(static_cast<size_t>(place - sums.begin()), sums.size() - 1)];
+  const auto above = std::upper_bound(sums.begin(), sums.end(), chance * sums.back());
+  const size_t place = std::min(static_cast<size_t>(above - sums.begin()), sums.size() - 1);
+  // Values are sorted and not ids, which takes longer: it is that of equal ones which is as far behind
+  // the first of them.
+  const auto first = std::find(values.begin(), values.end(), values[place]);
+  size_t before = place - static_cast<size_t>(first - values.begin());
+  for (size_t id = 0;; ++id) {
+    if (scores[id] == values[place] && before-- == 0) return id;
+  }
 }
 
 }  // namespace

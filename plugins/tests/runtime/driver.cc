@@ -165,6 +165,7 @@ json told(const moe::Answer& answer, const std::vector<std::string>& pieces) {
 }
 
 json generate(State* state, const json& said) {
+  if (!state->generator) throw std::runtime_error("there is no generator");
   std::vector<std::unique_ptr<Asking>> asked;
   std::vector<moe::Request> requests;
   moe::Cancellation cancellation;
@@ -229,7 +230,8 @@ json threads(State* state, const json& said) {
 
 // Asks the same again and again, and says how much memory that took.
 json soak(State* state, const json& said) {
-  const moe::Request request = asking(said.at("request"))->request;
+  moe::Request request = asking(said.at("request"))->request;
+  request.listener = nullptr;  // its listener goes with what it was made of
   const int64_t rounds = said.at("rounds").get<int64_t>();
   std::vector<int64_t> sizes;
   for (int64_t i = 0; i < rounds; ++i) {
