@@ -1,4 +1,4 @@
-"""Print casefold.inc: how letters fold that have more than one case, as Python folds them.
+"""Print plugins/runtime/bundle/casefold.inc: how letters fold that have more than one case, as Python folds them.
 
 A run is ``{first, last, step, shift}``: each ``step``-th letter from ``first`` to ``last`` becomes
 the one ``shift`` further.  Letters that become several stand behind.
@@ -24,7 +24,7 @@ def main() -> None:
             last[1], last[2] = code, gap
         else:
             runs.append([code, code, 0, shift])
-    print(f"// Made by casefold.py of Unicode {unicodedata.unidata_version}.")
+    print(f"// Made by tools/casefold.py of Unicode {unicodedata.unidata_version}.")
     print("constexpr Run kRuns[] = {")
     for first, last_code, step, shift in runs:
         print(f"    {{{first:#06x}, {last_code:#06x}, {step or 1}, {shift}}},")
