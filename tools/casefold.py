@@ -1,4 +1,4 @@
-"""Print plugins/runtime/bundle/casefold.inc: how letters fold that have more than one case, as Python folds them.
+"""Print plugins/runtime/bundle/casefold.inc: how letters fold, as Python folds them.
 
 A run is ``{first, last, step, shift}``: each ``step``-th letter from ``first`` to ``last`` becomes
 the one ``shift`` further.  Letters that become several stand behind.
