@@ -25,6 +25,10 @@ demo: native ## Train a small vision-language model, export it, and run it witho
 native: setup ## Build the native library into moe_export/native; `demo` and `unit` do it too
 	@tools/native.sh library
 
+.PHONY: runtime
+runtime: setup ## Build libmoe_export for C and C++ programs into build/embed-install
+	@tools/native.sh runtime
+
 .PHONY: gpu
 gpu: native ## Build GPU kernels and TensorRT plugins, without a GPU; `unit` does it too
 	@tools/gpu/build.sh
@@ -46,9 +50,15 @@ types: setup ## Types (mypy --strict)
 	$(BIN)/mypy
 
 .PHONY: test-native
-test-native: setup ## Native tests, plain and built with the address and undefined-behaviour sanitizers
+test-native: setup ## Native tests, plain and built with the address, undefined-behaviour and thread sanitizers
 	@tools/native.sh tests
 	@tools/native.sh sanitized-tests
+	@tools/native.sh thread-tests
+
+.PHONY: fuzz
+fuzz: native ## What libFuzzer and a damaging hand find in the native readers; SECONDS=60 for each
+	@tools/native-fuzz.sh $(or $(SECONDS),60)
+	$(BIN)/python -m tools.fuzz.bundles $(BUNDLE)
 
 .PHONY: unit
 unit: native ## Tests (pytest); ARGS='-k name' runs some

@@ -1,22 +1,35 @@
 #!/usr/bin/env bash
 # Build the native library.  Installs what is missing for it; quick when nothing changed.
 #
-# usage: tools/native.sh library          into moe_export/native/
+# usage: tools/native.sh library          the kernels into moe_export/native/
+#        tools/native.sh runtime          libmoe_export and its headers into build/embed-install
 #        tools/native.sh tests            the native tests, and run them
 #        tools/native.sh sanitized-tests  the same with the address and undefined-behaviour sanitizers
+#        tools/native.sh thread-tests     those of the runtime with the thread sanitizer
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
-readonly what=${1:?usage: tools/native.sh library|tests|sanitized-tests}
+readonly what=${1:?usage: tools/native.sh library|runtime|tests|sanitized-tests|thread-tests}
+options=() targets=() packages=()
 case $what in
-  library) build=build/native options=() ;;
-  tests) build=build/native-tests options=(-D MOE_EXPORT_TESTS=ON) ;;
-  sanitized-tests)
-    build=build/native-sanitized
-    options=(-D MOE_EXPORT_TESTS=ON -D 'MOE_EXPORT_SANITIZE=address,undefined')
+  library) build=build/native ;;
+  runtime) build=build/embed targets=(moe_export moe_export_ort) ;;
+  tests) build=build/native-tests ;;
+  sanitized-tests) build=build/native-sanitized options=(-D 'MOE_EXPORT_SANITIZE=address,undefined') ;;
+  thread-tests)
+    build=build/native-thread options=(-D MOE_EXPORT_SANITIZE=thread) targets=(runtime_tests)
     ;;
-  *) echo "error: $what is not library, tests or sanitized-tests" >&2; exit 2 ;;
+  *) echo "error: $what is none of the words of $0" >&2; exit 2 ;;
 esac
+if [ "$what" != library ]; then
+  options+=(-D MOE_EXPORT_TESTS=ON -D MOE_EXPORT_RUNTIME=ON)
+  # What the runtime is made of; none of it is needed for the kernels.
+  for pair in nlohmann/json.hpp:nlohmann-json3-dev pcre2.h:libpcre2-dev utf8proc.h:libutf8proc-dev \
+    png.h:libpng-dev jpeglib.h:libjpeg-dev; do
+    [ -e "/usr/include/${pair%%:*}" ] || packages+=("${pair##*:}")
+  done
+  [ ${#packages[@]} -eq 0 ] || tools/apt-install "${packages[@]}"
+fi
 
 # A compiler is the system's affair.  CMake and Ninja come from the package index where they are
 # missing, as they do for `pip install`.
@@ -48,8 +61,11 @@ quietly() { "$@" >"$log" 2>&1 || { cat "$log" >&2; return 1; }; }
 [ -e "$build/build.ninja" ] ||
   echo "building the native ${what} (a minute or two, once) ..." >&2
 quietly cmake -S . -B "$build" -G Ninja "${options[@]}"
-quietly cmake --build "$build" --parallel "${MOE_EXPORT_JOBS:-$(nproc)}"
+quietly cmake --build "$build" --parallel "${MOE_EXPORT_JOBS:-$(nproc)}" \
+  ${targets[@]:+--target "${targets[@]}"}
 case $what in
   library) quietly cmake --install "$build" --prefix "$PWD" --strip ;;
+  runtime) quietly cmake --install "$build" --prefix "$PWD/$build-install" --strip --component embed ;;
+  thread-tests) ctest --test-dir "$build" --output-on-failure --tests-regex '^runtime' ;;
   *) ctest --test-dir "$build" --output-on-failure --parallel "$(nproc)" ;;
 esac

@@ -1,9 +1,10 @@
-// Compiles only if ort_abi.h and ONNX Runtime's own header describe the same interface.
+// Compiles only if ours.h, a header of this project with its namespace called ort_abi, and ONNX Runtime's
+// own describe the same interface.
 #include <onnxruntime_c_api.h>
 
 #include <type_traits>
 
-#include "ort_abi.h"
+#include "ours.h"
 
 // Whether two types are passed alike: opaque structs are all one, functions agree in each part.
 template <typename Ours, typename Theirs>
@@ -44,13 +45,13 @@ static_assert(!Alike<OrtStatus*, OrtStatus**>::value);
 SAME_MEMBER(OrtApiBase, GetApi)
 SAME_MEMBER(OrtApiBase, GetVersionString)
 
-static_assert(ort_abi::kCudaApiVersion <= ORT_API_VERSION);
-// The table ends behind the newest slot in use.
-static_assert(sizeof(ort_abi::OrtApi) ==
-              offsetof(::OrtApi, KernelContext_GetScratchBuffer) + sizeof(void*));
+// The table of ours ends behind its newest slot.
+#define LAST_MEMBER(member) \
+  static_assert(sizeof(ort_abi::OrtApi) == offsetof(::OrtApi, member) + sizeof(void*));
+#define KNOWN_VERSION(name) static_assert(ort_abi::name <= ORT_API_VERSION);
 
-// Written by test_abi.py: a SAME_MEMBER for each function of OrtApi and OrtCustomOp, a SAME_VALUE
-// for each name of an enum.
+// Written by test_abi.py: a SAME_MEMBER for each function of OrtApi and OrtCustomOp, the LAST_MEMBER, a
+// SAME_VALUE for each name of an enum, a KNOWN_VERSION for each version that is asked for.
 #include "members.inc"
 
 int main() {}
