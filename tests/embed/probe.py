@@ -96,7 +96,7 @@ def _library() -> Any:
     configure = ["cmake", "-S", str(_ROOT), "-B", str(_BUILD), "-G", "Ninja", *options]
     build = ["cmake", "--build", str(_BUILD), "--target", _TARGET]
     for command in (configure, build):
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        ran = subprocess.run(command, capture_output=True, text=True, check=False)
         assert ran.returncode == 0, ran.stdout + ran.stderr
     path = _BUILD / "plugins" / "tests" / "runtime" / f"lib{_TARGET}.so"
     # Sanitizers come first in a process or not at all: MOE_EXPORT_PROBE names a library of theirs.
