@@ -23,6 +23,8 @@ constexpr std::string_view kNotSpace =
 constexpr std::string_view kWord =
     "\\p{L}\\p{M}\\p{Nd}\\p{Nl}\\p{Pc}\\x{24b6}-\\x{24e9}\\x{1f130}-\\x{1f149}\\x{1f150}-\\x{1f169}"
     "\\x{1f170}-\\x{1f189}";
+// Outside of a class Oniguruma counts powers and fractions of Latin-1 among the letters of words.
+constexpr std::string_view kWordAlone = "\\x{b2}\\x{b3}\\x{b9}\\x{bc}-\\x{be}";
 constexpr std::string_view kHex = "0-9A-Fa-f";
 
 // General categories: one letter for a group of them, two for one.
@@ -192,11 +194,11 @@ class Translation {
   void escape(char32_t previous) {
     const char32_t kind = letter();
     switch (kind) {
-      case 's': made_ += '['; made_ += kSpace; made_ += ']'; return;
-      case 'S': made_ += "[^"; made_ += kSpace; made_ += ']'; return;
-      case 'w': made_ += '['; made_ += kWord; made_ += ']'; return;
-      case 'W': made_ += "[^"; made_ += kWord; made_ += ']'; return;
-      case 'h': made_ += '['; made_ += kHex; made_ += ']'; return;
+      case 's': made_ += '[' + std::string(kSpace) + ']'; return;
+      case 'S': made_ += "[^" + std::string(kSpace) + ']'; return;
+      case 'w': made_ += '[' + word() + ']'; return;
+      case 'W': made_ += "[^" + word() + ']'; return;
+      case 'h': made_ += '[' + std::string(kHex) + ']'; return;
       case 'd': made_ += "\\p{Nd}"; return;
       case 'D': made_ += "\\P{Nd}"; return;
       case 'A': made_ += "\\A"; return;
@@ -209,10 +211,12 @@ class Translation {
     }
   }
 
+  static std::string word() { return std::string(kWord) + std::string(kWordAlone); }
+
   // Between a letter of a word and one that is none, or an end.
   static std::string boundary() {
-    const std::string word = "[" + std::string(kWord) + "]";
-    return "(?:(?<=" + word + ")(?!" + word + ")|(?<!" + word + ")(?=" + word + "))";
+    const std::string one = "[" + word() + "]";
+    return "(?:(?<=" + one + ")(?!" + one + ")|(?<!" + one + ")(?=" + one + "))";
   }
 
   // The letter that an escape stands for.
