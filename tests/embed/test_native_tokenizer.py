@@ -172,6 +172,8 @@ def small(**parts: Any) -> Tokenizer:
     return made
 
 
+# Found in places of no letters too.
+EMPTY = r"x*|\b"
 PATTERNS = (
     QWEN,
     r"\w+",
@@ -189,7 +191,7 @@ PATTERNS = (
     r"{|}|a{x",
     r"[\p{Lo}&&[^\p{Han}]]|[^a&&\w]",
     r"\.\-\[[\]\-^]",
-    r"x*|\b",
+    EMPTY,
 )
 BEHAVIORS = ("isolated", "removed", "contiguous", "merged_with_previous", "merged_with_next")
 
@@ -207,6 +209,8 @@ def test_patterns_are_found_where_the_library_finds_them(pattern):
             ours = Native(made.to_str())
             for text in texts:
                 assert ours.encode(text, special=False) == made.encode(text).ids, (behavior, text)
+    if pattern == EMPTY:  # the library panics where something is put in for nothing at the end
+        return
     made = small(normalizer=normalizers.Replace(Regex(pattern), "<>"))
     ours = Native(made.to_str())
     for text in texts:
