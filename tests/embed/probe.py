@@ -6,10 +6,12 @@ The library is built by the first test that asks for it, which takes a minute on
 from __future__ import annotations
 
 import ctypes
+import fcntl
 import json
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -30,7 +32,7 @@ from moe_export.errors import (
 )
 
 _ROOT = Path(__file__).parents[2]
-_BUILD = _ROOT / "build" / "embed"
+_BUILD = _ROOT / "build" / "embed-probe"
 _TARGET = "moe_runtime_probe"
 
 _KINDS: Mapping[int, type[MoeExportError]] = {
@@ -89,18 +91,30 @@ def ask(do: str, content: bytes | np.ndarray = b"", **said: Any) -> Answer:
 
 @cache
 def _library() -> Any:
+    # Sanitizers come first in a process or not at all: MOE_EXPORT_PROBE names a library of theirs.
+    path = os.environ.get("MOE_EXPORT_PROBE") or _built()
+    function = ctypes.CDLL(path).moe_runtime_probe
+    function.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t)]
+    function.restype = ctypes.c_void_p
+    return function
+
+
+def _built() -> str:
+    """Its path, once it is there and of these sources."""
+    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     for tool in ("cmake", "ninja"):
-        if shutil.which(tool) is None:
+        if shutil.which(tool, path=places) is None:
             pytest.skip(f"the C++ runtime is built with {tool}, which is not here")
     options = ["-D", "MOE_EXPORT_TESTS=ON", "-D", "MOE_EXPORT_RUNTIME=ON"]
     configure = ["cmake", "-S", str(_ROOT), "-B", str(_BUILD), "-G", "Ninja", *options]
     build = ["cmake", "--build", str(_BUILD), "--target", _TARGET]
-    for command in (configure, build):
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-    path = _BUILD / "plugins" / "tests" / "runtime" / f"lib{_TARGET}.so"
-    # Sanitizers come first in a process or not at all: MOE_EXPORT_PROBE names a library of theirs.
-    function = ctypes.CDLL(os.environ.get("MOE_EXPORT_PROBE", str(path))).moe_runtime_probe
-    function.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t)]
-    function.restype = ctypes.c_void_p
-    return function
+    _BUILD.mkdir(parents=True, exist_ok=True)
+    with (_BUILD / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
+        for command in (configure, build):
+            environment = {**os.environ, "PATH": places}
+            ran = subprocess.run(
+                command, capture_output=True, text=True, check=False, env=environment
+            )
+            assert ran.returncode == 0, ran.stdout + ran.stderr
+    return str(_BUILD / "plugins" / "tests" / "runtime" / f"lib{_TARGET}.so")
