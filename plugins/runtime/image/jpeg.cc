@@ -20,6 +20,7 @@ struct Reading {
   jpeg_decompress_struct jpeg;
   jpeg_error_mgr errors;
   jpeg_source_mgr source;
+  jpeg_progress_mgr progress;
   std::jmp_buf out;
   char message[JMSG_LENGTH_MAX] = "";
 };
@@ -83,12 +84,10 @@ bool read_header(Reading* reading, std::string_view bytes) {
 
 // Rows of three bytes a pixel, or four for CMYK.
 bool read_rows(Reading* reading, uint8_t* pixels, size_t stride) {
-  static jpeg_progress_mgr scans;  // read only, once it is made
   if (setjmp(reading->out)) return false;
   jpeg_decompress_struct& jpeg = reading->jpeg;
-  jpeg_progress_mgr progress = scans;
-  progress.progress_monitor = count_scans;
-  jpeg.progress = &progress;
+  reading->progress.progress_monitor = count_scans;
+  jpeg.progress = &reading->progress;
   jpeg.out_color_space = jpeg.num_components == 4 ? JCS_CMYK : JCS_RGB;
   jpeg_start_decompress(&jpeg);
   if (size_t(jpeg.output_width) * size_t(jpeg.output_components) != stride) {

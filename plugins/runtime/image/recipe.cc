@@ -140,9 +140,6 @@ TileRecipe read_tiles(const Field& value) {
   if (std::max(made.features, made.separators) > kMaxFeatures) {
     members.refuse("a tile has more than " + std::to_string(kMaxFeatures) + " features");
   }
-  for (const std::string* text : {&made.between_columns, &made.behind_row, &made.before_whole}) {
-    if (holds(*text, made.token)) members.refuse("what stands between tiles holds the image's token");
-  }
   if (holds(made.between_columns + made.behind_row + made.before_whole, made.token)) {
     members.refuse("what stands between tiles holds the image's token");
   }

@@ -32,13 +32,13 @@ size_t behind_spaces(std::string_view text, size_t from) {
   return from;
 }
 
-size_t before_spaces(std::string_view text, size_t from, size_t least) {
-  while (from > least) {
+size_t before_spaces(std::string_view text, size_t from) {
+  while (from > 0) {
     size_t begin;
     if (!is_space(letter_before(text, from, &begin))) break;
     from = begin;
   }
-  return std::max(from, least);
+  return from;
 }
 
 }  // namespace
@@ -125,7 +125,7 @@ void AddedTokens::find(const Texts& texts, const Piece& piece, PiecesOfText* mad
   const std::string_view text = piece.text;
   size_t behind = 0;
   const auto put = [&](size_t begin, size_t end, int64_t token) {
-    if (begin == end) return;
+    if (begin >= end) return;
     made->push_back(
         {std::string(text.substr(begin, end - begin)), piece.at_start && begin == 0, token});
   };
@@ -140,12 +140,12 @@ void AddedTokens::find(const Texts& texts, const Piece& piece, PiecesOfText* mad
     size_t begin = at, end = at + length;
     at = end;
     if (token.single_word && !is_single_word(text, begin, end)) continue;
-    // Spaces may belong to the token in front already.
-    if (token.lstrip) begin = before_spaces(text, begin, std::min(behind, begin));
+    // What belongs to the token in front already stays there, be it all of this one.
+    if (token.lstrip) begin = std::max(before_spaces(text, begin), behind);
     if (token.rstrip) end = behind_spaces(text, end);
     if (behind < begin) put(behind, begin, Piece::kText);
     put(begin, end, *id);
-    behind = end;
+    behind = std::max(behind, end);
   }
   put(behind, text.size(), Piece::kText);
 }

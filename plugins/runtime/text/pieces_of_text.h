@@ -8,6 +8,7 @@
 
 #include "text/part.h"
 #include "text/regex.h"
+#include "text/utf8.h"
 
 namespace moe::runtime {
 
@@ -33,15 +34,7 @@ void split(const Piece& piece, const std::vector<Range>& ranges, Behavior behavi
 
 // Ranges of the letters for which `is_found` holds, each a find of its own.
 template <typename IsFound>
-std::vector<Range> ranges_of(const std::string& text, IsFound is_found);
-
-}  // namespace moe::runtime
-
-#include "text/utf8.h"
-
-template <typename IsFound>
-std::vector<moe::runtime::Range> moe::runtime::ranges_of(const std::string& text,
-                                                         IsFound is_found) {
+std::vector<Range> ranges_of(const std::string& text, IsFound is_found) {
   std::vector<Range> made;
   size_t behind = 0;
   for (size_t at = 0; at < text.size();) {
@@ -54,5 +47,7 @@ std::vector<moe::runtime::Range> moe::runtime::ranges_of(const std::string& text
   if (behind != text.size()) made.push_back({behind, text.size(), false});
   return made;
 }
+
+}  // namespace moe::runtime
 
 #endif  // MOE_EXPORT_PLUGINS_RUNTIME_TEXT_PIECES_OF_TEXT_H_
