@@ -330,3 +330,28 @@ def test_a_pattern_that_never_ends_is_given_up():
     made = small(pre_tokenizer=pre_tokenizers.Split(Regex(r"(?:a|aa)+$"), "isolated"))
     with pytest.raises(UsageError, match="takes too long"):
         Native(made.to_str()).encode("a" * 60 + "b", special=False)
+
+
+# Each step makes the text longer: fifty of them would fill any memory.
+LONGER = {
+    "normalizers": {"normalizer": {"type": "Sequence", "normalizers": [{"type": "Replace"}] * 50}},
+    "words": {"pre_tokenizer": {"type": "Sequence", "pretokenizers": [{"type": "ByteLevel"}] * 50}},
+}
+
+
+def twice(part: Any) -> Any:
+    """``part`` with its replacements from a to aa, and its bytes as letters."""
+    if isinstance(part, list):
+        return [twice(each) for each in part]
+    if part.get("type") == "Replace":
+        return {**part, "pattern": {"String": "a"}, "content": "aa"}
+    if part.get("type") == "ByteLevel":
+        return {**part, "add_prefix_space": False, "use_regex": False, "trim_offsets": True}
+    return {name: twice(each) if isinstance(each, list) else each for name, each in part.items()}
+
+
+@pytest.mark.parametrize("changes", LONGER.values(), ids=LONGER.keys())
+def test_a_text_that_grows_without_end_is_given_up(changes):
+    ours = Native(edited(**{name: twice(part) for name, part in changes.items()}))
+    with pytest.raises(UnsafeInputError, match="makes more than"):
+        ours.encode("a\u00e9", special=False)

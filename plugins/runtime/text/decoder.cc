@@ -5,6 +5,7 @@
 #include <functional>
 
 #include "text/byte_level.h"
+#include "text/limits.h"
 #include "text/metaspace.h"
 #include "text/replacement.h"
 #include "text/utf8.h"
@@ -133,7 +134,12 @@ std::unique_ptr<Decoder> read_sequence(Part* part) {
   }
   part->done();
   return of([parts](Texts tokens) {
-    for (const auto& each : *parts) tokens = each->decode(std::move(tokens));
+    for (const auto& each : *parts) {
+      tokens = each->decode(std::move(tokens));
+      size_t total = 0;
+      for (const std::string& token : tokens) total += token.size();
+      check_made(total);
+    }
     return tokens;
   });
 }

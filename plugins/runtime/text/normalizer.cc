@@ -5,6 +5,7 @@
 #include <vector>
 
 #include "text/byte_level.h"
+#include "text/limits.h"
 #include "text/regex.h"
 #include "text/replacement.h"
 #include "text/utf8.h"
@@ -31,7 +32,10 @@ class Sequence : public Normalizer {
  public:
   explicit Sequence(std::vector<std::unique_ptr<Normalizer>> parts) : parts_(std::move(parts)) {}
   std::string normalize(std::string text) const override {
-    for (const auto& part : parts_) text = part->normalize(std::move(text));
+    for (const auto& part : parts_) {
+      text = part->normalize(std::move(text));
+      check_made(text.size());
+    }
     return text;
   }
   bool keeps_start() const override {

@@ -1,6 +1,7 @@
 #include "text/post_processor.h"
 
 #include "core/words.h"
+#include "text/limits.h"
 
 namespace moe::runtime {
 
@@ -81,6 +82,7 @@ std::vector<int64_t> PostProcessor::around(const std::vector<int64_t>& ids,
   for (const Piece& piece : pieces_) {
     if (!piece.is_text && !add_special) continue;
     const std::vector<int64_t>& from = piece.is_text ? ids : piece.ids;
+    check_made(made.size() + from.size());
     made.insert(made.end(), from.begin(), from.end());
   }
   return made;

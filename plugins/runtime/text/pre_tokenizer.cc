@@ -5,6 +5,7 @@
 
 #include "core/error.h"
 #include "text/byte_level.h"
+#include "text/limits.h"
 #include "text/metaspace.h"
 #include "text/replacement.h"
 #include "text/utf8.h"
@@ -192,6 +193,9 @@ void PreTokenizer::run(PiecesOfText* pieces) const {
       split(std::move(piece), &made);
     }
   }
+  size_t total = 0;
+  for (const Piece& piece : made) total += piece.text.size();
+  check_made(total);
   *pieces = std::move(made);
 }
 

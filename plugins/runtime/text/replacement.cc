@@ -1,5 +1,7 @@
 #include "text/replacement.h"
 
+#include "text/limits.h"
+
 namespace moe::runtime {
 
 Regex read_pattern(const Field& value, const std::string& where) {
@@ -21,6 +23,7 @@ std::string Replacement::of(const std::string& text) const {
   std::string made;
   for (const Range& range : pattern_.ranges(text)) {
     if (range.found) {
+      check_made(made.size() + content_.size());
       made += content_;
     } else {
       made.append(text, range.begin, range.end - range.begin);

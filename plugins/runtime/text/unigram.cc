@@ -110,16 +110,11 @@ class Unigram : public Model {
       begin += letter;
     }
     std::vector<std::string> pieces;
-    bool fuses = false;
-    for (size_t end = word.size(); end > 0; end = ways[end].begin) {
-      const Way& way = ways[end];
-      std::string piece = word.substr(way.begin, end - way.begin);
-      if (way.is_unknown && fuses) {
-        pieces.back().insert(0, piece);
-      } else {
-        pieces.push_back(std::move(piece));
-      }
-      fuses = way.is_unknown;
+    for (size_t end = word.size(); end > 0;) {
+      size_t begin = ways[end].begin;
+      while (ways[end].is_unknown && begin > 0 && ways[begin].is_unknown) begin = ways[begin].begin;
+      pieces.push_back(word.substr(begin, end - begin));
+      end = begin;
     }
     std::reverse(pieces.begin(), pieces.end());
     return pieces;
