@@ -1,0 +1,216 @@
+#include "image/patches.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+
+namespace moe::runtime {
+
+namespace {
+
+// What is longer than this has no size that fits the model's limits and its own shape.
+constexpr int64_t kMaxAspect = 200;
+// A gibibyte of float32.
+constexpr int64_t kMaxNumbers = int64_t(1) << 28;
+
+std::string words(int64_t height, int64_t width) {
+  return "the image is " + std::to_string(height) + " x " + std::to_string(width) + " pixels";
+}
+
+int64_t whole(double value) {
+  // Beyond every size; what is no number or infinite came of sizes that no image has.
+  constexpr double kBeyond = 1LL << 40;
+  return static_cast<int64_t>(value < kBeyond ? value : kBeyond);
+}
+
+Size near_area(int64_t height, int64_t width, const PatchRecipe& recipe) {
+  const int64_t unit = recipe.unit();
+  const double area = static_cast<double>(height * width);
+  const double sides[2] = {static_cast<double>(height), static_cast<double>(width)};
+  int64_t made[2];
+  // Ties to even, as Python rounds.
+  for (int i = 0; i < 2; ++i) made[i] = whole(std::nearbyint(sides[i] / unit)) * unit;
+  if (made[0] * made[1] > recipe.max_pixels) {
+    const double shrink = std::sqrt(area / recipe.max_pixels);
+    for (int i = 0; i < 2; ++i) {
+      made[i] = std::max<int64_t>(1, whole(std::floor(sides[i] / shrink / unit))) * unit;
+    }
+  } else if (made[0] * made[1] < recipe.min_pixels) {
+    const double grow = std::sqrt(recipe.min_pixels / area);
+    for (int i = 0; i < 2; ++i) made[i] = whole(std::ceil(sides[i] * grow / unit)) * unit;
+  }
+  return {made[0], made[1]};
+}
+
+Size shrunk(int64_t height, int64_t width, const PatchRecipe& recipe) {
+  const int64_t most = recipe.max_side.value_or(std::max(height, width));
+  const int64_t patch = recipe.patch_size;
+  const int64_t patches =
+      std::max<int64_t>(1, height / patch) * std::max<int64_t>(1, width / patch);
+  const double by_area =
+      std::sqrt(static_cast<double>(recipe.max_pixels / (patch * patch)) / patches);
+  const double scale = std::min({1.0, by_area, static_cast<double>(most) / height,
+                                 static_cast<double>(most) / width});
+  const auto side = [&](int64_t given) {
+    return std::min(std::max<int64_t>(1, whole(given * scale)), most);
+  };
+  return {side(height), side(width)};
+}
+
+Size filling(int64_t height, int64_t width, const PatchRecipe& recipe) {
+  const int64_t unit = recipe.unit();
+  const double scale = std::sqrt(recipe.max_pixels / static_cast<double>(height * width));
+  int64_t tall = whole(std::floor(scale * height / unit));
+  int64_t wide = whole(std::floor(scale * width / unit));
+  const int64_t most = recipe.max_pixels / (unit * unit);
+  if (tall == 0 && wide == 0) {
+    throw Error(Kind::usage, words(height, width) + ", for which there is no size");
+  }
+  if (tall == 0) {
+    tall = 1;
+    wide = std::min(width / height, most);
+  } else if (wide == 0) {
+    wide = 1;
+    tall = std::min(height / width, most);
+  }
+  return {tall * unit, wide * unit};
+}
+
+// The image in a size of whole units, black on the right and below where it was not.
+Image prepared(const Image& image, const PatchRecipe& recipe) {
+  const Size size = fitted(image.height, image.width, recipe);
+  const int64_t unit = recipe.unit();
+  const auto up = [&](int64_t side) { return (side + unit - 1) / unit * unit; };
+  Image made = resized(image, size.height, size.width, recipe.resample);
+  if (up(size.height) == size.height && up(size.width) == size.width) return made;
+  Image canvas = Image::of(up(size.height), up(size.width));
+  paste(made, 0, 0, &canvas);
+  return canvas;
+}
+
+// Calls visit(row, column) for the patches of a grid, those of one feature behind one another.
+template <typename Visit>
+void by_block(int64_t rows, int64_t columns, int64_t merge, Visit visit) {
+  for (int64_t block_row = 0; block_row < rows; block_row += merge)
+    for (int64_t block_column = 0; block_column < columns; block_column += merge)
+      for (int64_t row = 0; row < merge; ++row)
+        for (int64_t column = 0; column < merge; ++column)
+          visit(block_row + row, block_column + column);
+}
+
+// One channel of one patch, row by row.
+float* put_channel(const Image& image, const Numbers& numbers, int64_t patch, int64_t row,
+                   int64_t column, int channel, float* to) {
+  for (int64_t y = row * patch; y < (row + 1) * patch; ++y) {
+    const uint8_t* from = image.row(static_cast<int>(y)) + column * patch * 3 + channel;
+    for (int64_t x = 0; x < patch; ++x, from += 3) *to++ = numbers.of(*from, channel);
+  }
+  return to;
+}
+
+Array blocks(const Image& image, const Numbers& numbers, const PatchRecipe& recipe) {
+  const int64_t patch = recipe.patch_size, time = recipe.temporal_patch_size;
+  const int64_t rows = image.height / patch, columns = image.width / patch;
+  Array made = Array::of(DType::float32, {rows * columns, 3 * time * patch * patch});
+  float* to = made.as<float>();
+  by_block(rows, columns, recipe.merge_size, [&](int64_t row, int64_t column) {
+    for (int channel = 0; channel < 3; ++channel) {
+      const float* once = to;
+      to = put_channel(image, numbers, patch, row, column, channel, to);
+      for (int64_t i = 1; i < time; ++i) to = std::copy(once, once + patch * patch, to);
+    }
+  });
+  return made;
+}
+
+Array squares(const Image& image, const Numbers& numbers, const PatchRecipe& recipe) {
+  const int64_t patch = recipe.patch_size;
+  const int64_t rows = image.height / patch, columns = image.width / patch;
+  Array made = Array::of(DType::float32, {rows * columns, 3, patch, patch});
+  float* to = made.as<float>();
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t column = 0; column < columns; ++column)
+      for (int channel = 0; channel < 3; ++channel)
+        to = put_channel(image, numbers, patch, row, column, channel, to);
+  return made;
+}
+
+// Patches with the column and row of each, padded to the most there may be.
+void put_places(const Image& image, const Numbers& numbers, const PatchRecipe& recipe,
+                std::map<std::string, Array>* inputs) {
+  const int64_t patch = recipe.patch_size, most = recipe.max_pixels / (patch * patch);
+  const int64_t rows = image.height / patch, columns = image.width / patch;
+  if (rows * columns > most) {
+    throw Error(Kind::unsafe, "the recipe makes " + std::to_string(rows * columns) +
+                                  " patches of an image, and has places for " +
+                                  std::to_string(most));
+  }
+  Array pixels = Array::of(DType::float32, {1, most, patch * patch * 3});
+  Array places = Array::of(DType::int64, {1, most, 2});
+  std::fill_n(places.as<int64_t>(), most * 2, int64_t(-1));
+  float* to = pixels.as<float>();
+  int64_t* place = places.as<int64_t>();
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      *place++ = column;
+      *place++ = row;
+      for (int64_t y = row * patch; y < (row + 1) * patch; ++y) {
+        const uint8_t* from = image.row(static_cast<int>(y)) + column * patch * 3;
+        for (int64_t i = 0; i < patch * 3; ++i) *to++ = numbers.of(from[i], static_cast<int>(i % 3));
+      }
+    }
+  }
+  inputs->emplace("pixel_values", std::move(pixels));
+  inputs->emplace("image_position_ids", std::move(places));
+}
+
+}  // namespace
+
+Size fitted(int64_t height, int64_t width, const PatchRecipe& recipe) {
+  if (std::max(height, width) > kMaxAspect * std::min(height, width)) {
+    throw Error(Kind::usage, words(height, width) + ", which is too long and thin");
+  }
+  Size made;
+  switch (recipe.fit) {
+    case PatchRecipe::Fit::area: made = near_area(height, width, recipe); break;
+    case PatchRecipe::Fit::shrink: made = shrunk(height, width, recipe); break;
+    case PatchRecipe::Fit::fill: made = filling(height, width, recipe); break;
+  }
+  if (made.height > kMaxPixels || made.width > kMaxPixels ||
+      made.height * made.width > kMaxPixels) {
+    throw Error(Kind::unsafe, "the recipe makes an image of " + std::to_string(made.height) +
+                                  " x " + std::to_string(made.width) + " pixels");
+  }
+  return made;
+}
+
+Seen patches_of(const Image& image, const PatchRecipe& recipe) {
+  const Image values = prepared(image, recipe);
+  const Numbers numbers(recipe);
+  Seen seen;
+  seen.grid = {1, values.height / recipe.patch_size, values.width / recipe.patch_size};
+  seen.features = seen.grid[1] * seen.grid[2] / (recipe.merge_size * recipe.merge_size);
+  seen.text = repeated(recipe.token, seen.features);
+  const int64_t pixels = static_cast<int64_t>(values.rgb.size());
+  const int64_t time = recipe.layout == PatchRecipe::Layout::blocks ? recipe.temporal_patch_size : 1;
+  if (time > kMaxNumbers / pixels) {
+    throw Error(Kind::unsafe, "the recipe makes more than " + std::to_string(kMaxNumbers) +
+                                  " numbers of an image");
+  }
+  switch (recipe.layout) {
+    case PatchRecipe::Layout::blocks:
+      seen.inputs.emplace("pixel_values", blocks(values, numbers, recipe));
+      break;
+    case PatchRecipe::Layout::rows:
+      seen.inputs.emplace("pixel_values", squares(values, numbers, recipe));
+      break;
+    case PatchRecipe::Layout::places: put_places(values, numbers, recipe, &seen.inputs); return seen;
+  }
+  Array grid = Array::of(DType::int64, {1, 3});
+  std::copy(seen.grid.begin(), seen.grid.end(), grid.as<int64_t>());
+  seen.inputs.emplace("image_grid_thw", std::move(grid));
+  return seen;
+}
+
+}  // namespace moe::runtime

@@ -1,0 +1,170 @@
+#include "image/resize.h"
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/error.h"
+
+namespace moe::runtime {
+
+namespace {
+
+// A byte, and two bits more: weights may be negative and sum to more than one.
+constexpr int kDigits = 32 - 8 - 2;
+// Weights take six numbers for each old pixel of a side.
+constexpr int64_t kMaxSide = int64_t(1) << 22;
+constexpr double kPi = 3.14159265358979323846;
+
+double bilinear(double x) {
+  x = std::fabs(x);
+  return x < 1.0 ? 1.0 - x : 0.0;
+}
+
+// Cubic convolution with a = -1/2, https://en.wikipedia.org/wiki/Bicubic_interpolation.
+double bicubic(double x) {
+  constexpr double a = -0.5;
+  x = std::fabs(x);
+  if (x < 1.0) return ((a + 2.0) * x - (a + 3.0)) * x * x + 1;
+  if (x < 2.0) return (((x - 5) * x + 8) * x - 4) * a;
+  return 0.0;
+}
+
+double sinc(double x) {
+  if (x == 0.0) return 1.0;
+  x *= kPi;
+  return std::sin(x) / x;
+}
+
+double lanczos(double x) { return -3.0 <= x && x < 3.0 ? sinc(x) * sinc(x / 3) : 0.0; }
+
+struct Filter {
+  double (*at)(double);
+  double support;  // zero from here on, in pixels of the smaller image
+};
+
+Filter filter_of(Resample how) {
+  switch (how) {
+    case Resample::bilinear: return {bilinear, 1.0};
+    case Resample::bicubic: return {bicubic, 2.0};
+    case Resample::lanczos: return {lanczos, 3.0};
+  }
+  throw Error(Kind::internal, "no such filter");
+}
+
+// For each new pixel: where its old pixels begin, how many they are, and the weight of each.
+struct Weights {
+  size_t most;
+  std::vector<int> first, count;
+  std::vector<int32_t> weight;  // [new size, most]
+};
+
+Weights weights_of(int old_size, int new_size, const Filter& filter) {
+  const double scale = static_cast<double>(static_cast<float>(old_size)) / new_size;
+  const double wide = std::max(scale, 1.0);
+  const double support = filter.support * wide;
+  const double narrow = 1.0 / wide;
+  Weights made;
+  made.most = static_cast<size_t>(std::ceil(support)) * 2 + 1;
+  made.first.resize(size_t(new_size));
+  made.count.resize(size_t(new_size));
+  made.weight.resize(size_t(new_size) * made.most);
+  std::vector<double> exact(made.most);
+  for (int i = 0; i < new_size; ++i) {
+    const double centre = (i + 0.5) * scale;
+    // Both truncate, which rounds what is positive.
+    const int first = std::max(0, static_cast<int>(centre - support + 0.5));
+    const int count = std::min(old_size, static_cast<int>(centre + support + 0.5)) - first;
+    double sum = 0.0;
+    for (int k = 0; k < count; ++k) {
+      exact[size_t(k)] = filter.at((k + first - centre + 0.5) * narrow);
+      sum += exact[size_t(k)];
+    }
+    for (int k = 0; k < count; ++k) {
+      const double share = sum != 0.0 ? exact[size_t(k)] / sum : exact[size_t(k)];
+      const double whole = share * (1 << kDigits);
+      made.weight[size_t(i) * made.most + size_t(k)] =
+          static_cast<int32_t>(share < 0 ? whole - 0.5 : whole + 0.5);
+    }
+    made.first[size_t(i)] = first;
+    made.count[size_t(i)] = count;
+  }
+  return made;
+}
+
+uint8_t to_byte(int32_t sum) {
+  return static_cast<uint8_t>(std::min(std::max(sum >> kDigits, 0), 255));
+}
+
+constexpr int32_t kHalf = 1 << (kDigits - 1);
+
+Image along_rows(const Image& image, int width, const Filter& filter) {
+  const Weights weights = weights_of(image.width, width, filter);
+  Image made = Image::of(image.height, width);
+  for (int y = 0; y < image.height; ++y) {
+    const uint8_t* from = image.row(y);
+    uint8_t* to = made.row(y);
+    for (int x = 0; x < width; ++x, to += 3) {
+      const int32_t* weight = &weights.weight[size_t(x) * weights.most];
+      const uint8_t* pixel = from + size_t(weights.first[size_t(x)]) * 3;
+      int32_t red = kHalf, green = kHalf, blue = kHalf;
+      for (int k = 0; k < weights.count[size_t(x)]; ++k, pixel += 3) {
+        red += pixel[0] * weight[k];
+        green += pixel[1] * weight[k];
+        blue += pixel[2] * weight[k];
+      }
+      to[0] = to_byte(red);
+      to[1] = to_byte(green);
+      to[2] = to_byte(blue);
+    }
+  }
+  return made;
+}
+
+Image along_columns(const Image& image, int height, const Filter& filter) {
+  const Weights weights = weights_of(image.height, height, filter);
+  Image made = Image::of(height, image.width);
+  const size_t numbers = size_t(image.width) * 3;
+  std::vector<int32_t> sums(numbers);
+  for (int y = 0; y < height; ++y) {
+    std::fill(sums.begin(), sums.end(), kHalf);
+    for (int k = 0; k < weights.count[size_t(y)]; ++k) {
+      const int32_t weight = weights.weight[size_t(y) * weights.most + size_t(k)];
+      const uint8_t* from = image.row(weights.first[size_t(y)] + k);
+      for (size_t i = 0; i < numbers; ++i) sums[i] += from[i] * weight;
+    }
+    uint8_t* to = made.row(y);
+    for (size_t i = 0; i < numbers; ++i) to[i] = to_byte(sums[i]);
+  }
+  return made;
+}
+
+[[noreturn]] void refuse(const Image& image, int64_t height, int64_t width) {
+  throw Error(Kind::unsafe, "an image of " + std::to_string(image.height) + " x " +
+                                std::to_string(image.width) + " pixels is to be resized to " +
+                                std::to_string(height) + " x " + std::to_string(width));
+}
+
+}  // namespace
+
+Image resized(const Image& image, int64_t height, int64_t width, Resample how) {
+  const int64_t longest =
+      std::max({height, width, int64_t(image.height), int64_t(image.width)});
+  if (height < 1 || width < 1 || longest > kMaxSide || height > kMaxPixels / width) {
+    refuse(image, height, width);
+  }
+  const Filter filter = filter_of(how);
+  const bool wider = width != image.width, taller = height != image.height;
+  if (!wider && !taller) return image;
+  // Where the height shrinks by more than twice what the width does, columns come first.
+  const int64_t lower = image.height - height, narrower = image.width - width;
+  const bool rows_first = !(lower > 0 && lower > 2 * narrower);
+  // The first pass alone may be larger than both images: rows that grow, columns that shrink.
+  if (rows_first && width > kMaxPixels / image.height) refuse(image, height, width);
+  const int to_height = static_cast<int>(height), to_width = static_cast<int>(width);
+  if (!wider) return along_columns(image, to_height, filter);
+  if (!taller) return along_rows(image, to_width, filter);
+  if (rows_first) return along_columns(along_rows(image, to_width, filter), to_height, filter);
+  return along_rows(along_columns(image, to_height, filter), to_width, filter);
+}
+
+}  // namespace moe::runtime

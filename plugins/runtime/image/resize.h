@@ -1,0 +1,23 @@
+// Resizing as Pillow does it, to the bit.
+#ifndef MOE_EXPORT_PLUGINS_RUNTIME_IMAGE_RESIZE_H_
+#define MOE_EXPORT_PLUGINS_RUNTIME_IMAGE_RESIZE_H_
+
+#include "image/image.h"
+
+namespace moe::runtime {
+
+enum class Resample { bilinear, bicubic, lanczos };
+
+// `image` in another size: Pillow's Image.resize of RGB or, as every channel is resized alike, of
+// grey.  Where it shrinks, the filter is as wide as the pixels that become one (antialias).  Rows and
+// columns are resized one after the other, each rounded to bytes, in the order of Pillow 13: columns
+// first where the height shrinks by more than twice what the width does.  Weights have 22 binary
+// digits.
+//
+// Raises Error(unsafe) for a size of no pixels or of more than kMaxPixels, and for sides of
+// more than 2^22 pixels.
+Image resized(const Image& image, int64_t height, int64_t width, Resample how);
+
+}  // namespace moe::runtime
+
+#endif  // MOE_EXPORT_PLUGINS_RUNTIME_IMAGE_RESIZE_H_

@@ -1,0 +1,67 @@
+#include "image/seen.h"
+
+#include <cstring>
+
+#include "core/error.h"
+
+namespace moe::runtime {
+
+namespace {
+
+// Far more than the tokens of any image.
+constexpr int64_t kMaxText = int64_t(1) << 26;
+
+// Float32 that bfloat16 holds, the nearest, ties to even; of finite numbers.
+float to_bfloat16(float value) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits = (bits + 0x7FFF + ((bits >> 16) & 1)) & 0xFFFF0000;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
+}
+
+}  // namespace
+
+Numbers::Numbers(const ImageRecipe& recipe) {
+  const auto rounded = [&](float value) { return recipe.bfloat16 ? to_bfloat16(value) : value; };
+  const float factor = static_cast<float>(recipe.rescale_factor);
+  for (size_t channel = 0; channel < 3; ++channel) {
+    const float mean = rounded(static_cast<float>(recipe.mean[channel]));
+    const float std = rounded(static_cast<float>(recipe.std[channel]));
+    for (int byte = 0; byte < 256; ++byte) {
+      const float value = rounded(static_cast<float>(byte) * factor);
+      table_[channel][size_t(byte)] = rounded(rounded(value - mean) / std);
+    }
+  }
+}
+
+std::map<std::string, Array> side_by_side(const std::vector<const Seen*>& images) {
+  std::map<std::string, Array> made;
+  for (const Seen* image : images) {
+    for (const auto& [name, array] : image->inputs) {
+      const auto [place, is_first] = made.emplace(name, array);
+      if (is_first) continue;
+      Array& all = place->second;
+      if (all.dtype != array.dtype || all.shape.size() != array.shape.size() ||
+          !std::equal(all.shape.begin() + 1, all.shape.end(), array.shape.begin() + 1)) {
+        throw Error(Kind::internal, "images do not go together: " + name + " " +
+                                        words_of(all.shape) + " and " + words_of(array.shape));
+      }
+      all.shape[0] += array.shape[0];
+      all.data.insert(all.data.end(), array.data.begin(), array.data.end());
+    }
+  }
+  return made;
+}
+
+std::string repeated(const std::string& part, int64_t times) {
+  if (!part.empty() && times > kMaxText / static_cast<int64_t>(part.size())) {
+    throw Error(Kind::unsafe, "an image would be " + std::to_string(times) + " tokens of text");
+  }
+  std::string made;
+  made.reserve(part.size() * static_cast<size_t>(times));
+  for (int64_t i = 0; i < times; ++i) made += part;
+  return made;
+}
+
+}  // namespace moe::runtime

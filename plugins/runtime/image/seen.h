@@ -1,0 +1,46 @@
+// An image as the `vision` component takes it, and as text.
+#ifndef MOE_EXPORT_PLUGINS_RUNTIME_IMAGE_SEEN_H_
+#define MOE_EXPORT_PLUGINS_RUNTIME_IMAGE_SEEN_H_
+
+#include <array>
+#include <cstdint>
+#include <map>
+#include <string>
+#include <vector>
+
+#include "core/array.h"
+#include "image/image.h"
+#include "image/recipe.h"
+
+namespace moe::runtime {
+
+struct Seen {
+  // What `vision` takes, by name; several images stand behind one another on axis 0.
+  std::map<std::string, Array> inputs;
+  // What stands for the image where its prompt has the image's token, which it holds `features` times.
+  std::string text;
+  int64_t features = 0;
+  // Time, rows and columns of its patches, or of its tiles.
+  std::array<int64_t, 3> grid{};
+};
+
+// What `vision` takes for one image or more.  Raises Error(internal) where their inputs do not go
+// together, which those of one recipe do.
+std::map<std::string, Array> side_by_side(const std::vector<const Seen*>& images);
+
+// The number that each byte becomes, by channel: (byte * rescale_factor - mean) / std.
+class Numbers {
+ public:
+  explicit Numbers(const ImageRecipe& recipe);
+  float of(uint8_t byte, int channel) const { return table_[size_t(channel)][byte]; }
+
+ private:
+  std::array<std::array<float, 256>, 3> table_;
+};
+
+// `part` so many times.  Raises Error(unsafe) for more text than a model could read.
+std::string repeated(const std::string& part, int64_t times);
+
+}  // namespace moe::runtime
+
+#endif  // MOE_EXPORT_PLUGINS_RUNTIME_IMAGE_SEEN_H_

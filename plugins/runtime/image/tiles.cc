@@ -1,0 +1,230 @@
+#include "image/tiles.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstring>
+#include <limits>
+
+#include "core/error.h"
+
+namespace moe::runtime {
+
+namespace {
+
+using Fit = TileRecipe::Fit;
+
+struct Sides {
+  int64_t height = 0, width = 0;
+};
+
+void refuse_crops(const Image& image, const TileRecipe& recipe) {
+  const int longer = std::max(image.width, image.height);
+  const int shorter = std::min(image.width, image.height);
+  const bool too_large = recipe.max_side && longer > *recipe.max_side;
+  const bool too_long = recipe.max_aspect && longer > *recipe.max_aspect * shorter;
+  if (!too_large && !too_long) return;
+  std::string limits;
+  if (recipe.max_side) limits = std::to_string(*recipe.max_side) + " pixels on a side";
+  if (recipe.max_aspect) {
+    char shape[64];
+    std::snprintf(shape, sizeof shape, "a shape of %g to 1", *recipe.max_aspect);
+    limits += (limits.empty() ? "" : " and ") + std::string(shape);
+  }
+  throw Error(Kind::unsupported,
+              "an image of " + std::to_string(image.height) + " x " + std::to_string(image.width) +
+                  " pixels is one that the model looks at in crops of another size, which bundles do"
+                  " not hold yet",
+              "", "show one of at most " + limits);
+}
+
+// The grids of at most `most` tiles, those of fewest first; `columns_first` orders those alike.
+std::vector<TileGrid> grids_of(int64_t least, int64_t most, bool columns_first) {
+  std::vector<TileGrid> made;
+  for (int64_t outer = 1; outer <= most; ++outer) {
+    for (int64_t inner = 1; inner * outer <= most; ++inner) {
+      if (inner * outer < least) continue;
+      made.push_back(columns_first ? TileGrid{inner, outer} : TileGrid{outer, inner});
+    }
+  }
+  std::stable_sort(made.begin(), made.end(), [](const TileGrid& a, const TileGrid& b) {
+    return a.rows * a.columns < b.rows * b.columns;
+  });
+  return made;
+}
+
+// The grid whose shape is nearest, of several alike the largest that the image half fills.
+TileGrid nearest_shape(int64_t height, int64_t width, const TileRecipe& recipe) {
+  TileGrid best;
+  double nearest = std::numeric_limits<double>::infinity();
+  const double shape = static_cast<double>(width) / static_cast<double>(height);
+  const double area = static_cast<double>(height * width);
+  for (const TileGrid& grid : grids_of(recipe.min_tiles, recipe.max_tiles, true)) {
+    const double distance =
+        std::fabs(shape - static_cast<double>(grid.columns) / static_cast<double>(grid.rows));
+    const bool half_filled =
+        area > 0.5 * recipe.height * recipe.width * grid.rows * grid.columns;
+    if (distance < nearest || (distance == nearest && half_filled)) {
+      best = grid;
+      nearest = distance;
+    }
+  }
+  return best;
+}
+
+// The smallest grid that holds the image as it is; else the one that shrinks it least.  With
+// `enlarge`, the one that enlarges it most.  Of several alike the one of least area.
+TileGrid least_shrinking(int64_t height, int64_t width, const TileRecipe& recipe) {
+  const std::vector<TileGrid> grids = grids_of(1, recipe.max_tiles, false);
+  // In the precision of the source, which compares for equality.
+  const auto scale_of = [&](const TileGrid& grid) {
+    const float tall = static_cast<float>(grid.rows) * static_cast<float>(recipe.height);
+    const float wide = static_cast<float>(grid.columns) * static_cast<float>(recipe.width);
+    return std::min(tall / static_cast<float>(height), wide / static_cast<float>(width));
+  };
+  float most = 0, most_enlarging = 0;
+  float least_enlarging = std::numeric_limits<float>::infinity();
+  for (const TileGrid& grid : grids) {
+    const float scale = scale_of(grid);
+    most = std::max(most, scale);
+    if (scale < 1) continue;
+    most_enlarging = std::max(most_enlarging, scale);
+    least_enlarging = std::min(least_enlarging, scale);
+  }
+  const float chosen = most_enlarging == 0 ? most : recipe.enlarge ? most_enlarging : least_enlarging;
+  return *std::find_if(grids.begin(), grids.end(),
+                       [&](const TileGrid& grid) { return scale_of(grid) == chosen; });
+}
+
+// The largest size of the image's shape within `limits`, at least one pixel each way.
+Sides within(const Sides& image, const Sides& limits) {
+  const double by_height = static_cast<double>(limits.height) / static_cast<double>(image.height);
+  const double by_width = static_cast<double>(limits.width) / static_cast<double>(image.width);
+  const auto side = [](int64_t given, double scale, int64_t most) {
+    const auto scaled = static_cast<int64_t>(std::floor(static_cast<double>(given) * scale));
+    return std::max<int64_t>(1, std::min(scaled, most));
+  };
+  if (by_width < by_height) return {side(image.height, by_width, limits.height), limits.width};
+  return {limits.height, side(image.width, by_height, limits.width)};
+}
+
+// Height and width of the image on a canvas of so many pixels.
+Sides size_on(const Sides& canvas, const Sides& image, const TileRecipe& recipe) {
+  const double longer = static_cast<double>(std::max(image.height, image.width));
+  const double scale = static_cast<double>(canvas.height) / longer;
+  switch (recipe.fit) {
+    case Fit::whole:
+    case Fit::aspect: return canvas;
+    case Fit::scale: {
+      if (recipe.enlarge) return within(image, canvas);
+      // No larger than the image or a tile, whichever is larger, nor than the canvas.
+      return within(image, {std::min(std::max(image.height, recipe.height), canvas.height),
+                            std::min(std::max(image.width, recipe.width), canvas.width)});
+    }
+    case Fit::corner: {
+      const auto side = [&](int64_t given) {
+        return std::max(static_cast<int64_t>(static_cast<double>(given) * scale), recipe.min_side);
+      };
+      if (image.width >= image.height) return {side(image.height), canvas.width};
+      return {canvas.height, side(image.width)};
+    }
+    case Fit::middle: {
+      // Ties to even, as Python rounds.
+      const auto side = [&](int64_t given) {
+        return static_cast<int64_t>(std::nearbyint(static_cast<double>(given) * scale));
+      };
+      return {side(image.height), side(image.width)};
+    }
+  }
+  throw Error(Kind::internal, "no such fit");
+}
+
+int floor_half(int64_t difference) {
+  return static_cast<int>(difference >= 0 ? difference / 2 : -((1 - difference) / 2));
+}
+
+// The image on all its tiles together; `size` becomes its height and width there.
+Image on_canvas(const Image& image, const TileGrid& grid, const TileRecipe& recipe, Sides* size) {
+  const Sides canvas{grid.rows * recipe.height, grid.columns * recipe.width};
+  *size = size_on(canvas, {image.height, image.width}, recipe);
+  if (size->height < 1 || size->width < 1) {
+    throw Error(Kind::usage, "the image is " + std::to_string(image.height) + " x " +
+                                 std::to_string(image.width) +
+                                 " pixels, which is too long and thin");
+  }
+  Image picture = resized(image, size->height, size->width, recipe.resample);
+  if (size->height == canvas.height && size->width == canvas.width) return picture;
+  const bool centred = recipe.fit == Fit::middle;
+  Image made = Image::of(canvas.height, canvas.width);
+  for (size_t i = 0; i < made.rgb.size(); ++i) made.rgb[i] = recipe.fill[i % 3];
+  paste(picture, centred ? floor_half(canvas.width - size->width) : 0,
+        centred ? floor_half(canvas.height - size->height) : 0, &made);
+  return made;
+}
+
+// A rectangle of `pixels` from (top, left) on, channels first.
+float* put_tile(const Image& pixels, int64_t top, int64_t left, const TileRecipe& recipe,
+                const Numbers& numbers, float* to) {
+  for (int channel = 0; channel < 3; ++channel) {
+    for (int64_t y = top; y < top + recipe.height; ++y) {
+      const uint8_t* from = pixels.row(static_cast<int>(y)) + left * 3 + channel;
+      for (int64_t x = 0; x < recipe.width; ++x, from += 3) *to++ = numbers.of(*from, channel);
+    }
+  }
+  return to;
+}
+
+std::string text_of(const TileGrid& grid, const TileRecipe& recipe) {
+  const std::string tile = repeated(recipe.token, recipe.features);
+  const std::string whole =
+      recipe.before_whole + tile + repeated(recipe.token, recipe.separators);
+  if (grid.rows == 1 && grid.columns == 1) return whole;
+  const std::string row = repeated(tile + recipe.between_columns, grid.columns - 1) + tile +
+                          recipe.behind_row;
+  return repeated(row, grid.rows) + whole;
+}
+
+}  // namespace
+
+TileGrid grid_of(int64_t height, int64_t width, const TileRecipe& recipe) {
+  switch (recipe.fit) {
+    case Fit::aspect: return nearest_shape(height, width, recipe);
+    case Fit::scale: return least_shrinking(height, width, recipe);
+    default: return {1, 1};
+  }
+}
+
+Seen tiles_of(const Image& image, const TileRecipe& recipe) {
+  refuse_crops(image, recipe);
+  const TileGrid grid = grid_of(image.height, image.width, recipe);
+  Sides size;
+  const Image canvas = on_canvas(image, grid, recipe, &size);
+  const bool is_cut = grid.rows * grid.columns > 1;
+  const int64_t tiles = grid.rows * grid.columns + (is_cut ? 1 : 0);
+
+  Seen seen;
+  const Numbers numbers(recipe);
+  Array pixels = Array::of(DType::float32, {tiles, 3, recipe.height, recipe.width});
+  float* to = pixels.as<float>();
+  for (int64_t row = 0; row < grid.rows; ++row)
+    for (int64_t column = 0; column < grid.columns; ++column)
+      to = put_tile(canvas, row * recipe.height, column * recipe.width, recipe, numbers, to);
+  if (is_cut) {
+    put_tile(resized(image, recipe.height, recipe.width, recipe.resample), 0, 0, recipe, numbers, to);
+  }
+  seen.inputs.emplace("pixel_values", std::move(pixels));
+  if (recipe.masked) {
+    Array mask = Array::of(DType::boolean, {1, recipe.height, recipe.width});
+    for (int64_t y = 0; y < std::min(size.height, recipe.height); ++y) {
+      std::memset(mask.as<uint8_t>() + y * recipe.width, 1,
+                  static_cast<size_t>(std::min(size.width, recipe.width)));
+    }
+    seen.inputs.emplace("pixel_mask", std::move(mask));
+  }
+  seen.text = text_of(grid, recipe);
+  seen.features = tiles * recipe.features + recipe.separators;
+  seen.grid = {1, grid.rows, grid.columns};
+  return seen;
+}
+
+}  // namespace moe::runtime

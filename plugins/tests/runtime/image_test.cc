@@ -1,0 +1,155 @@
+// Images: pixels in memory, sizes and hostile recipes.  tests/embed holds files, sizes and recipes
+// beside Pillow and the Python runtime.
+#include "../check.h"
+#include "ask/positions.h"
+#include "core/error.h"
+#include "core/json.h"
+#include "image/image.h"
+#include "image/patches.h"
+#include "image/resize.h"
+#include "image/seen.h"
+#include "refused.h"
+
+namespace moe::tests {
+
+namespace {
+
+using runtime::Array;
+using runtime::Image;
+using runtime::PatchRecipe;
+using runtime::Seen;
+
+// Each byte another: 0, 1, 2, ...
+Image counted(int height, int width) {
+  Image made = Image::of(height, width);
+  for (size_t i = 0; i < made.rgb.size(); ++i) made.rgb[i] = static_cast<uint8_t>(i);
+  return made;
+}
+
+// Numbers that are the bytes themselves.
+PatchRecipe plain_recipe(PatchRecipe::Layout layout) {
+  PatchRecipe made;
+  made.token = "<i>";
+  made.rescale_factor = 1;
+  made.std = {1, 1, 1};
+  made.patch_size = 1, made.temporal_patch_size = 2, made.merge_size = 2;
+  made.min_pixels = 1, made.max_pixels = 64;
+  made.layout = layout;
+  return made;
+}
+
+}  // namespace
+
+TEST(grey_pixels_are_three_alike_and_weigh_what_they_were) {
+  const uint8_t pixels[] = {0, 7, 255};
+  const Image made = Image::from_pixels(pixels, 1, 3, 1);
+  CHECK(made.rgb == (std::vector<uint8_t>{0, 0, 0, 7, 7, 7, 255, 255, 255}), "as RGB");
+  CHECK(grey_of(made) == std::vector<uint8_t>(pixels, pixels + 3), "and back");
+}
+
+TEST(an_image_of_its_own_size_is_left_alone) {
+  const Image image = counted(3, 5);
+  CHECK(resized(image, 3, 5, runtime::Resample::lanczos).rgb == image.rgb, "3 x 5");
+}
+
+TEST(a_flat_image_stays_flat_in_any_size) {
+  Image image = Image::of(7, 11);
+  for (uint8_t& byte : image.rgb) byte = 201;
+  for (const auto how : {runtime::Resample::bilinear, runtime::Resample::bicubic,
+                         runtime::Resample::lanczos}) {
+    for (const auto& [height, width] : {std::pair{1, 1}, {20, 3}, {3, 40}, {70, 110}}) {
+      for (const uint8_t byte : resized(image, height, width, how).rgb)
+        CHECK(byte == 201, "%d in %d x %d", byte, height, width);
+    }
+  }
+}
+
+TEST(sizes_that_no_image_has_are_refused_before_memory_is_taken) {
+  const Image image = counted(2, 2);
+  for (const auto& [height, width] : {std::pair<int64_t, int64_t>{0, 1},
+                                      {1, -1},
+                                      {int64_t(1) << 40, 1},
+                                      {int64_t(1) << 20, int64_t(1) << 20},
+                                      {INT64_MAX, INT64_MAX}}) {
+    CHECK(!refused([&] { Image::of(height, width); }).empty(), "of");
+    CHECK(!refused([&] { resized(image, height, width, runtime::Resample::bicubic); }).empty(),
+          "resized");
+  }
+}
+
+TEST(what_is_pasted_over_an_edge_is_cut_off) {
+  for (const auto& [left, top] : {std::pair{-1, -1}, {2, 2}, {5, 0}, {-9, 0}, {0, -2}}) {
+    Image canvas = Image::of(3, 3);
+    const Image image = counted(2, 2);
+    paste(image, left, top, &canvas);
+    for (int y = 0; y < 3; ++y) {
+      for (int x = 0; x < 3; ++x) {
+        const bool inside = x >= left && x < left + 2 && y >= top && y < top + 2;
+        const uint8_t expected = inside ? image.row(y - top)[(x - left) * 3 + 1] : 0;
+        CHECK(canvas.row(y)[x * 3 + 1] == expected, "%d, %d", x, y);
+      }
+    }
+  }
+}
+
+TEST(patches_of_one_feature_lie_together_and_repeat_in_time) {
+  // Patches of a pixel, features of 2 x 2: the first feature is of the pixels 0, 1, 4 and 5.
+  const Seen seen = patches_of(counted(2, 4), plain_recipe(PatchRecipe::Layout::blocks));
+  CHECK(seen.features == 2 && seen.text == "<i><i>", "%s", seen.text.c_str());
+  const Array& values = seen.inputs.at("pixel_values");
+  CHECK(values.shape == (std::vector<int64_t>{8, 6}), "%s", runtime::words_of(values.shape).c_str());
+  const int pixels[] = {0, 1, 4, 5, 2, 3, 6, 7};
+  for (int patch = 0; patch < 8; ++patch) {
+    for (int i = 0; i < 6; ++i) {
+      const float expected = static_cast<float>(pixels[patch] * 3 + i / 2);
+      CHECK(values.as<float>()[patch * 6 + i] == expected, "patch %d, number %d", patch, i);
+    }
+  }
+}
+
+TEST(places_behind_the_patches_are_empty) {
+  const Seen seen = patches_of(counted(2, 2), plain_recipe(PatchRecipe::Layout::places));
+  const Array& places = seen.inputs.at("image_position_ids");
+  CHECK(places.shape == (std::vector<int64_t>{1, 64, 2}), "%s", runtime::words_of(places.shape).c_str());
+  const int64_t* place = places.as<int64_t>();
+  CHECK(place[2] == 1 && place[3] == 0 && place[6] == 1 && place[7] == 1, "column, row");
+  for (int i = 8; i < 128; ++i) CHECK(place[i] == -1, "%d", i);
+}
+
+TEST(images_of_a_prompt_lie_behind_one_another) {
+  const PatchRecipe recipe = plain_recipe(PatchRecipe::Layout::rows);
+  const Seen one = patches_of(counted(2, 2), recipe), other = patches_of(counted(2, 4), recipe);
+  const auto inputs = runtime::side_by_side({&one, &other});
+  CHECK(inputs.at("image_grid_thw").shape == (std::vector<int64_t>{2, 3}), "grids");
+  CHECK(inputs.at("pixel_values").shape[0] == 12, "patches");
+}
+
+TEST(features_stand_on_their_grid_and_text_goes_on_behind_the_longest_side) {
+  const Array made = runtime::mrope_positions({5, 9, 9, 9, 9, 9, 9, 5}, 9, {{1, 4, 6}}, 2);
+  const std::vector<int64_t> expected = {0, 1, 1, 1, 1, 1, 1, 4,  0, 1, 1, 1, 2, 2, 2, 4,
+                                         0, 1, 2, 3, 1, 2, 3, 4};
+  const std::vector<int64_t> found(made.as<int64_t>(), made.as<int64_t>() + 24);
+  CHECK(found == expected, "%s", runtime::words_of(found).c_str());
+}
+
+TEST(features_of_no_image_have_no_positions) {
+  CHECK(!refused([] { runtime::mrope_positions({5, 9}, 9, {}, 2); }).empty(), "no image");
+  CHECK(!refused([] { runtime::mrope_positions({9}, 9, {{1, 4, 4}}, 2); }).empty(), "cut short");
+}
+
+TEST(bytes_that_are_no_image_are_unsafe) {
+  using namespace std::string_view_literals;
+  for (const std::string_view bytes : {""sv, "GIF89a"sv, "\x89PNG\r\n\x1a\n"sv, "\xFF\xD8\xFF"sv,
+                                       "\x89PNG\r\n\x1a\n\0\0\0\rIHDR"sv}) {
+    try {
+      runtime::decode(bytes, "x.png");
+      CHECK(false, "taken for an image");
+    } catch (const runtime::Error& error) {
+      CHECK(error.kind == runtime::Kind::unsafe || error.kind == runtime::Kind::unsupported, "%s",
+            error.what());
+      CHECK(error.where == "x.png", "%s", error.where.c_str());
+    }
+  }
+}
+
+}  // namespace moe::tests
