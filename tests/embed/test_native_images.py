@@ -276,7 +276,7 @@ def cut_recipes(draw) -> TileRecipe:
     )
     tile = draw(tile_recipes())
     one = {"width": tile.height, "min_tiles": 1, "max_tiles": 1, "masked": False}
-    return replace(tile, **one, crops=crops)
+    return replace(tile, **one, max_side=None, max_aspect=None, crops=crops)
 
 
 def require_same(found, expected: Seen) -> None:
