@@ -39,6 +39,20 @@ PATCHES = {
     "max_pixels": 2048,
 }
 TILES = {**COMMON, "height": 16, "width": 16, "features": 3, "fit": "scale", "max_tiles": 4}
+PIECES = {
+    **TILES,
+    "fit": "whole",
+    "max_tiles": 1,
+    "before_whole": "<|vision_end|>",
+    "crops": {
+        "side": 12,
+        "features": 2,
+        "fit": "window",
+        "largest": 50,
+        "before": "<|vision_start|>",
+        "between_rows": "\n",
+    },
+}
 PROMPT = {
     "before": "<|im_start|>user\n",
     "after": "<|im_end|>\n<|im_start|>assistant\n",
@@ -61,7 +75,14 @@ def dialogue(**changes: Any) -> dict[str, Any]:
 PLAIN = dialogue(positions="plain")
 CUT = dialogue(positions="plain", patches=None, tiles={**TILES, "before_whole": "<|im_end|>"})
 BLIND = dialogue(patches=None, prompt={**PROMPT, "image": None})
-DIALOGUES = {"mrope": dialogue(), "plain": PLAIN, "tiles": CUT, "blind": BLIND}
+DIALOGUES = {
+    "mrope": dialogue(),
+    "plain": PLAIN,
+    "canvas": dialogue(patches={**PATCHES, "fit": "canvas"}),
+    "tiles": CUT,
+    "pieces": dialogue(positions="plain", patches=None, tiles=PIECES),
+    "blind": BLIND,
+}
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +139,15 @@ def test_a_question_is_the_python_runtimes(said, core, prompt, sizes):
     require_same(said, core, prompt, images)
 
 
+@pytest.mark.parametrize("sizes", [[], [(14, 14)], [(14, 14)] * 2, [(14, 14), (30, 20), (9, 9)]])
+def test_images_that_are_cut_and_that_are_not_stand_side_by_side(sizes, core):
+    images = [random_pixels(height, width) for height, width in sizes]
+    require_same(DIALOGUES["pieces"], core, "what is it?", images)
+    if sizes:
+        pieces = of_native(DIALOGUES["pieces"], core, "x", images).arrays["pixel_values_local"]
+        assert pieces.shape == (6 if (30, 20) in sizes else 1, 3, 12, 12)
+
+
 REFUSED = {
     "of too many tokens": (PLAIN, "x" * 600, 0, UsageError, "tokens; with one for the answer"),
     "with the image's token": (PLAIN, IMAGE, 1, UsageError, "stands for a part of an image"),
@@ -156,6 +186,12 @@ BROKEN = {
     "another token": dialogue(patches={**PATCHES, "token_id": 3}),
     "another word": dialogue(positions="rope"),
     "a new key": dialogue(voice="deep"),
+    "pieces without a side": dialogue(
+        positions="plain", patches=None, tiles={**PIECES, "crops": {**PIECES["crops"], "side": 0}}
+    ),
+    "pieces of several tiles": dialogue(
+        positions="plain", patches=None, tiles={**PIECES, "max_tiles": 2}
+    ),
     "no prompt": {key: value for key, value in dialogue().items() if key != "prompt"},
     "a spread of 0": dialogue(patches={**PATCHES, "std": [1, 0, 1]}),
     "a fraction of an id": dialogue(max_length=1.5),

@@ -13,6 +13,11 @@ namespace moe::runtime {
 // 64 megapixels, 192 MiB as RGB: above any photograph a model is asked about, below a bomb.
 constexpr int64_t kMaxPixels = int64_t(1) << 26;
 
+// In pixels.
+struct Size {
+  int64_t height = 0, width = 0;
+};
+
 struct Image {
   int width = 0, height = 0;
   std::vector<uint8_t> rgb;  // [height, width, 3]

@@ -11,8 +11,6 @@ namespace {
 
 // What is longer than this has no size that fits the model's limits and its own shape.
 constexpr int64_t kMaxAspect = 200;
-// A gibibyte of float32.
-constexpr int64_t kMaxNumbers = int64_t(1) << 28;
 
 std::string words(int64_t height, int64_t width) {
   return "the image is " + std::to_string(height) + " x " + std::to_string(width) + " pixels";
@@ -77,16 +75,64 @@ Size filling(int64_t height, int64_t width, const PatchRecipe& recipe) {
   return {tall * unit, wide * unit};
 }
 
+// The least multiple of `unit` that is no less than `side`.
+int64_t up_to(int64_t side, int64_t unit) { return (side + unit - 1) / unit * unit; }
+
+// The canvas of whole units for an image that is put on one as it is or in its own shape.
+Size least_canvas(int64_t height, int64_t width, const PatchRecipe& recipe) {
+  const int64_t unit = recipe.unit();
+  Size made{up_to(height, unit), up_to(width, unit)};
+  if (made.height * made.width < recipe.min_pixels) {
+    const double grow = std::sqrt(recipe.min_pixels / static_cast<double>(height * width));
+    const auto side = [&](int64_t given) {
+      return up_to(std::max<int64_t>(1, whole(std::ceil(given * grow))), unit);
+    };
+    made = {side(height), side(width)};
+  }
+  if (made.height * made.width <= recipe.max_pixels) return made;
+  Size best{unit, unit};
+  int64_t low = 1, high = height;
+  while (low <= high) {  // the tallest that fits, in its own shape
+    const int64_t middle = (low + high) / 2;
+    made = {up_to(middle, unit), up_to(std::max<int64_t>(1, width * middle / height), unit)};
+    if (made.height * made.width <= recipe.max_pixels) {
+      best = made;
+      low = middle + 1;
+    } else {
+      high = middle - 1;
+    }
+  }
+  return best;
+}
+
+Size on_canvas(int64_t height, int64_t width, const PatchRecipe& recipe) {
+  const Size canvas = least_canvas(height, width, recipe);
+  double scale = std::min(static_cast<double>(canvas.height) / height,
+                          static_cast<double>(canvas.width) / width);
+  if (height * width >= recipe.min_pixels) scale = std::min(1.0, scale);
+  const auto side = [&](int64_t given, int64_t most) {
+    return std::max<int64_t>(1, std::min(most, whole(std::floor(given * scale))));
+  };
+  return {side(height, canvas.height), side(width, canvas.width)};
+}
+
+// The whole units around an image that is resized to `size`.
+Size canvas_of(const Image& image, const Size& size, const PatchRecipe& recipe) {
+  if (recipe.fit == PatchRecipe::Fit::canvas) {
+    return least_canvas(image.height, image.width, recipe);
+  }
+  return {up_to(size.height, recipe.unit()), up_to(size.width, recipe.unit())};
+}
+
 // The image in a size of whole units, black on the right and below where it was not.
 Image prepared(const Image& image, const PatchRecipe& recipe) {
   const Size size = fitted(image.height, image.width, recipe);
-  const int64_t unit = recipe.unit();
-  const auto up = [&](int64_t side) { return (side + unit - 1) / unit * unit; };
+  const Size canvas = canvas_of(image, size, recipe);
   Image made = resized(image, size.height, size.width, recipe.resample);
-  if (up(size.height) == size.height && up(size.width) == size.width) return made;
-  Image canvas = Image::of(up(size.height), up(size.width));
-  paste(made, 0, 0, &canvas);
-  return canvas;
+  if (canvas.height == size.height && canvas.width == size.width) return made;
+  Image whole_units = Image::of(canvas.height, canvas.width);
+  paste(made, 0, 0, &whole_units);
+  return whole_units;
 }
 
 // Calls visit(row, column) for the patches of a grid, those of one feature behind one another.
@@ -176,6 +222,7 @@ Size fitted(int64_t height, int64_t width, const PatchRecipe& recipe) {
     case PatchRecipe::Fit::area: made = near_area(height, width, recipe); break;
     case PatchRecipe::Fit::shrink: made = shrunk(height, width, recipe); break;
     case PatchRecipe::Fit::fill: made = filling(height, width, recipe); break;
+    case PatchRecipe::Fit::canvas: made = on_canvas(height, width, recipe); break;
   }
   if (made.height > kMaxPixels || made.width > kMaxPixels ||
       made.height * made.width > kMaxPixels) {
@@ -194,10 +241,7 @@ Seen patches_of(const Image& image, const PatchRecipe& recipe) {
   seen.text = repeated(recipe.token, seen.features);
   const int64_t pixels = static_cast<int64_t>(values.rgb.size());
   const int64_t time = recipe.layout == PatchRecipe::Layout::blocks ? recipe.temporal_patch_size : 1;
-  if (time > kMaxNumbers / pixels) {
-    throw Error(Kind::unsafe, "the recipe makes more than " + std::to_string(kMaxNumbers) +
-                                  " numbers of an image");
-  }
+  check_numbers(time, pixels);
   switch (recipe.layout) {
     case PatchRecipe::Layout::blocks:
       seen.inputs.emplace("pixel_values", blocks(values, numbers, recipe));

@@ -6,10 +6,6 @@
 
 namespace moe::runtime {
 
-struct Size {
-  int64_t height = 0, width = 0;
-};
-
 // An image as the patches of recipe.layout:
 // - blocks: pixel_values [patches, C * time * patch * patch], patches of one feature behind one
 //   another, and image_grid_thw [1, 3]: time, height, width.
@@ -20,8 +16,8 @@ struct Size {
 Seen patches_of(const Image& image, const PatchRecipe& recipe);
 
 // The size that an image of height x width is resized to: `area` is Qwen2-VL's smart_resize,
-// `shrink` Kimi-VL's, `fill` Gemma 4's.  Raises Error(usage) for an image so long and thin that it
-// has none, Error(unsafe) where a recipe makes more pixels than any image has.
+// `shrink` Kimi-VL's, `fill` Gemma 4's, `canvas` GLM-5.3's.  Raises Error(usage) for an image so long
+// and thin that it has none, Error(unsafe) where a recipe makes more pixels than any image has.
 Size fitted(int64_t height, int64_t width, const PatchRecipe& recipe);
 
 }  // namespace moe::runtime

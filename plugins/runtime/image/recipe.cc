@@ -59,8 +59,33 @@ void read_common(Members* members, ImageRecipe* recipe) {
   if (recipe->token.empty()) members->refuse("the image's token is no text");
 }
 
-bool holds(const std::string& text, const std::string& part) {
-  return text.find(part) != std::string::npos;
+CropRecipe read_crops(const Field& value) {
+  Members members(value);
+  CropRecipe made;
+  made.side = members.at("side").integer();
+  made.features = members.at("features").integer();
+  made.fit = chosen<CropRecipe::Fit>(members.at("fit"), {"grid", "window"});
+  made.min_pieces = integer_or(&members, "min_pieces", 1);
+  made.max_pieces = integer_or(&members, "max_pieces", 1);
+  made.largest = optional_integer(&members, "largest");
+  made.before = text_or_empty(&members, "before");
+  made.behind = text_or_empty(&members, "behind");
+  made.between_rows = text_or_empty(&members, "between_rows");
+  members.done();
+
+  const int64_t largest = made.largest.value_or(1);
+  if (std::min({made.side, made.features, made.min_pieces, largest}) < 1) {
+    members.refuse("a size of pieces is less than 1");
+  }
+  if (made.min_pieces > made.max_pieces || made.max_pieces > kMaxTiles ||
+      made.features > kMaxFeatures) {
+    members.refuse("min_pieces is above max_pieces, or that above " + std::to_string(kMaxTiles));
+  }
+  const int64_t longest = std::max(made.side, largest);
+  if (longest > kMaxPixels / longest) {
+    members.refuse("pieces of more than " + std::to_string(kMaxPixels) + " pixels");
+  }
+  return made;
 }
 
 }  // namespace
@@ -76,7 +101,7 @@ PatchRecipe read_patches(const Field& value) {
   made.max_pixels = members.at("max_pixels").integer();
   made.max_side = optional_integer(&members, "max_side");
   if (const auto fit = members.find("fit")) {
-    made.fit = chosen<PatchRecipe::Fit>(*fit, {"area", "shrink", "fill"});
+    made.fit = chosen<PatchRecipe::Fit>(*fit, {"area", "shrink", "fill", "canvas"});
   }
   if (const auto layout = members.find("layout")) {
     made.layout = chosen<PatchRecipe::Layout>(*layout, {"blocks", "rows", "places"});
@@ -122,6 +147,7 @@ TileRecipe read_tiles(const Field& value) {
   made.between_columns = text_or_empty(&members, "between_columns");
   made.behind_row = text_or_empty(&members, "behind_row");
   made.before_whole = text_or_empty(&members, "before_whole");
+  if (const auto crops = members.given("crops")) made.crops = read_crops(*crops);
   members.done();
 
   const int64_t least = std::min({made.height, made.width, made.features, made.min_tiles,
@@ -140,7 +166,14 @@ TileRecipe read_tiles(const Field& value) {
   if (std::max(made.features, made.separators) > kMaxFeatures) {
     members.refuse("a tile has more than " + std::to_string(kMaxFeatures) + " features");
   }
-  if (holds(made.between_columns + made.behind_row + made.before_whole, made.token)) {
+  std::string texts = made.between_columns + made.behind_row + made.before_whole;
+  if (const auto& crops = made.crops) {
+    texts += crops->before + crops->behind + crops->between_rows;
+    if (made.max_tiles > 1 || made.masked || made.height != made.width) {
+      members.refuse("crops belong to one square tile without a mask");
+    }
+  }
+  if (holds(texts, made.token)) {
     members.refuse("what stands between tiles holds the image's token");
   }
   return made;

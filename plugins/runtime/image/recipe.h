@@ -24,7 +24,7 @@ struct ImageRecipe {
 };
 
 struct PatchRecipe : ImageRecipe {
-  enum class Fit { area, shrink, fill };
+  enum class Fit { area, shrink, fill, canvas };
   enum class Layout { blocks, rows, places };
   int64_t patch_size = 0, temporal_patch_size = 0, merge_size = 0;
   int64_t min_pixels = 0, max_pixels = 0;
@@ -33,6 +33,16 @@ struct PatchRecipe : ImageRecipe {
   Layout layout = Layout::blocks;
 
   int64_t unit() const { return patch_size * merge_size; }
+};
+
+// Pieces of an image, beside the tile of the whole.
+struct CropRecipe {
+  enum class Fit { grid, window };
+  int64_t side = 0, features = 0;
+  Fit fit = Fit::grid;
+  int64_t min_pieces = 1, max_pieces = 1;
+  std::optional<int64_t> largest;
+  std::string before, behind, between_rows;
 };
 
 struct TileRecipe : ImageRecipe {
@@ -47,6 +57,7 @@ struct TileRecipe : ImageRecipe {
   std::optional<int64_t> max_side;
   std::optional<double> max_aspect;
   std::string between_columns, behind_row, before_whole;
+  std::optional<CropRecipe> crops;
 };
 
 // Each raises Error(unsafe) naming the field for what moe_export/dialogue.py refuses, and for sizes

@@ -1,5 +1,6 @@
 #include "image/seen.h"
 
+#include <algorithm>
 #include <cstring>
 
 #include "core/error.h"
@@ -10,6 +11,8 @@ namespace {
 
 // Far more than the tokens of any image.
 constexpr int64_t kMaxText = int64_t(1) << 26;
+// A gibibyte of float32.
+constexpr int64_t kMaxNumbers = int64_t(1) << 28;
 
 // Float32 that bfloat16 holds, the nearest, ties to even; of finite numbers.
 float to_bfloat16(float value) {
@@ -35,6 +38,17 @@ Numbers::Numbers(const ImageRecipe& recipe) {
   }
 }
 
+float* Numbers::put(const Image& image, int64_t top, int64_t left, const Size& size,
+                    float* to) const {
+  for (int channel = 0; channel < 3; ++channel) {
+    for (int64_t y = top; y < top + size.height; ++y) {
+      const uint8_t* from = image.row(static_cast<int>(y)) + left * 3 + channel;
+      for (int64_t x = 0; x < size.width; ++x, from += 3) *to++ = of(*from, channel);
+    }
+  }
+  return to;
+}
+
 std::map<std::string, Array> side_by_side(const std::vector<const Seen*>& images) {
   std::map<std::string, Array> made;
   for (const Seen* image : images) {
@@ -51,7 +65,20 @@ std::map<std::string, Array> side_by_side(const std::vector<const Seen*>& images
       all.data.insert(all.data.end(), array.data.begin(), array.data.end());
     }
   }
+  const auto pieces = made.find(kPieces);
+  if (pieces != made.end() && pieces->second.shape[0] == 0) {
+    // Nobody reads its features.
+    std::vector<int64_t> shape = pieces->second.shape;
+    shape[0] = 1;
+    pieces->second = Array::of(pieces->second.dtype, std::move(shape));
+  }
   return made;
+}
+
+void check_numbers(int64_t count, int64_t each) {
+  if (count <= kMaxNumbers / each) return;
+  throw Error(Kind::unsafe, "the recipe makes more than " + std::to_string(kMaxNumbers) +
+                                " numbers of an image");
 }
 
 std::string repeated(const std::string& part, int64_t times) {

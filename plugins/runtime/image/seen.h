@@ -14,6 +14,9 @@
 
 namespace moe::runtime {
 
+// What `vision` takes pieces of images as, where it takes any: at least one.
+constexpr const char* kPieces = "pixel_values_local";
+
 struct Seen {
   // What `vision` takes, by name; several images stand behind one another on axis 0.
   std::map<std::string, Array> inputs;
@@ -24,7 +27,8 @@ struct Seen {
   std::array<int64_t, 3> grid{};
 };
 
-// What `vision` takes for one image or more.  Raises Error(internal) where their inputs do not go
+// What `vision` takes for one image or more: a black piece where none of them is cut, as a graph is
+// not asked to look at nothing.  Raises Error(internal) where their inputs do not go
 // together, which those of one recipe do.
 std::map<std::string, Array> side_by_side(const std::vector<const Seen*>& images);
 
@@ -33,10 +37,15 @@ class Numbers {
  public:
   explicit Numbers(const ImageRecipe& recipe);
   float of(uint8_t byte, int channel) const { return table_[size_t(channel)][byte]; }
+  // The rectangle of `size` from (top, left) on to [C, height, width] at `to`; where that ends.
+  float* put(const Image& image, int64_t top, int64_t left, const Size& size, float* to) const;
 
  private:
   std::array<std::array<float, 256>, 3> table_;
 };
+
+// Raises Error(unsafe) where `count` times `each` are more numbers than are made of an image.
+void check_numbers(int64_t count, int64_t each);
 
 // `part` so many times.  Raises Error(unsafe) for more text than a model could read.
 std::string repeated(const std::string& part, int64_t times);

@@ -7,16 +7,13 @@
 #include <limits>
 
 #include "core/error.h"
+#include "image/crops.h"
 
 namespace moe::runtime {
 
 namespace {
 
 using Fit = TileRecipe::Fit;
-
-struct Sides {
-  int64_t height = 0, width = 0;
-};
 
 void refuse_crops(const Image& image, const TileRecipe& recipe) {
   const int longer = std::max(image.width, image.height);
@@ -36,40 +33,6 @@ void refuse_crops(const Image& image, const TileRecipe& recipe) {
                   " pixels is one that the model looks at in crops of another size, which bundles do"
                   " not hold yet",
               "", "show one of at most " + limits);
-}
-
-// The grids of at most `most` tiles, those of fewest first; `columns_first` orders those alike.
-std::vector<TileGrid> grids_of(int64_t least, int64_t most, bool columns_first) {
-  std::vector<TileGrid> made;
-  for (int64_t outer = 1; outer <= most; ++outer) {
-    for (int64_t inner = 1; inner * outer <= most; ++inner) {
-      if (inner * outer < least) continue;
-      made.push_back(columns_first ? TileGrid{inner, outer} : TileGrid{outer, inner});
-    }
-  }
-  std::stable_sort(made.begin(), made.end(), [](const TileGrid& a, const TileGrid& b) {
-    return a.rows * a.columns < b.rows * b.columns;
-  });
-  return made;
-}
-
-// The grid whose shape is nearest, of several alike the largest that the image half fills.
-TileGrid nearest_shape(int64_t height, int64_t width, const TileRecipe& recipe) {
-  TileGrid best;
-  double nearest = std::numeric_limits<double>::infinity();
-  const double shape = static_cast<double>(width) / static_cast<double>(height);
-  const double area = static_cast<double>(height * width);
-  for (const TileGrid& grid : grids_of(recipe.min_tiles, recipe.max_tiles, true)) {
-    const double distance =
-        std::fabs(shape - static_cast<double>(grid.columns) / static_cast<double>(grid.rows));
-    const bool half_filled =
-        area > 0.5 * recipe.height * recipe.width * grid.rows * grid.columns;
-    if (distance < nearest || (distance == nearest && half_filled)) {
-      best = grid;
-      nearest = distance;
-    }
-  }
-  return best;
 }
 
 // The smallest grid that holds the image as it is; else the one that shrinks it least.  With
@@ -97,7 +60,7 @@ TileGrid least_shrinking(int64_t height, int64_t width, const TileRecipe& recipe
 }
 
 // The largest size of the image's shape within `limits`, at least one pixel each way.
-Sides within(const Sides& image, const Sides& limits) {
+Size within(const Size& image, const Size& limits) {
   const double by_height = static_cast<double>(limits.height) / static_cast<double>(image.height);
   const double by_width = static_cast<double>(limits.width) / static_cast<double>(image.width);
   const auto side = [](int64_t given, double scale, int64_t most) {
@@ -109,7 +72,7 @@ Sides within(const Sides& image, const Sides& limits) {
 }
 
 // Height and width of the image on a canvas of so many pixels.
-Sides size_on(const Sides& canvas, const Sides& image, const TileRecipe& recipe) {
+Size size_on(const Size& canvas, const Size& image, const TileRecipe& recipe) {
   const double longer = static_cast<double>(std::max(image.height, image.width));
   const double scale = static_cast<double>(canvas.height) / longer;
   switch (recipe.fit) {
@@ -144,8 +107,8 @@ int floor_half(int64_t difference) {
 }
 
 // The image on all its tiles together; `size` becomes its height and width there.
-Image on_canvas(const Image& image, const TileGrid& grid, const TileRecipe& recipe, Sides* size) {
-  const Sides canvas{grid.rows * recipe.height, grid.columns * recipe.width};
+Image on_canvas(const Image& image, const TileGrid& grid, const TileRecipe& recipe, Size* size) {
+  const Size canvas{grid.rows * recipe.height, grid.columns * recipe.width};
   *size = size_on(canvas, {image.height, image.width}, recipe);
   if (size->height < 1 || size->width < 1) {
     throw Error(Kind::usage, "the image is " + std::to_string(image.height) + " x " +
@@ -162,18 +125,6 @@ Image on_canvas(const Image& image, const TileGrid& grid, const TileRecipe& reci
   return made;
 }
 
-// A rectangle of `pixels` from (top, left) on, channels first.
-float* put_tile(const Image& pixels, int64_t top, int64_t left, const TileRecipe& recipe,
-                const Numbers& numbers, float* to) {
-  for (int channel = 0; channel < 3; ++channel) {
-    for (int64_t y = top; y < top + recipe.height; ++y) {
-      const uint8_t* from = pixels.row(static_cast<int>(y)) + left * 3 + channel;
-      for (int64_t x = 0; x < recipe.width; ++x, from += 3) *to++ = numbers.of(*from, channel);
-    }
-  }
-  return to;
-}
-
 std::string text_of(const TileGrid& grid, const TileRecipe& recipe) {
   const std::string tile = repeated(recipe.token, recipe.features);
   const std::string whole =
@@ -184,11 +135,47 @@ std::string text_of(const TileGrid& grid, const TileRecipe& recipe) {
   return repeated(row, grid.rows) + whole;
 }
 
+std::string text_with(const TileGrid& pieces, const TileRecipe& recipe, const CropRecipe& crops) {
+  const std::string piece = crops.before + repeated(recipe.token, crops.features) + crops.behind;
+  const std::string row = repeated(piece, pieces.columns);
+  const std::string rows =
+      pieces.rows ? repeated(row + crops.between_rows, pieces.rows - 1) + row : "";
+  return rows + recipe.before_whole +
+         repeated(recipe.token, recipe.features + recipe.separators);
+}
+
+// The whole image in one tile, and its pieces, if it has any, before it.
+Seen with_crops(const Image& image, const TileRecipe& recipe, const CropRecipe& crops) {
+  const Plan plan = plan_of(image.height, image.width, recipe.height, crops);
+  const Image picture = squared(image, plan);
+  Size size;
+  const Image tile = on_canvas(
+      resized(picture, plan.whole.height, plan.whole.width, recipe.resample), {1, 1}, recipe, &size);
+
+  Seen seen;
+  const Numbers numbers(recipe);
+  Array pixels = Array::of(DType::float32, {1, 3, recipe.height, recipe.width});
+  numbers.put(tile, 0, 0, {recipe.height, recipe.width}, pixels.as<float>());
+  seen.inputs.emplace("pixel_values", std::move(pixels));
+  seen.inputs.emplace(kPieces, pieces_of(picture, plan, crops, recipe.resample, numbers));
+  // First the text, which is refused where it is too long: there are as many features in it.
+  seen.text = text_with(plan.grid, recipe, crops);
+  const int64_t of_pieces = plan.grid.rows * plan.grid.columns * crops.features;
+  seen.features = of_pieces + recipe.features + recipe.separators;
+  Array is_whole = Array::of(DType::boolean, {seen.features});
+  std::fill(is_whole.as<uint8_t>() + of_pieces, is_whole.as<uint8_t>() + seen.features, uint8_t(1));
+  seen.inputs.emplace("is_whole", std::move(is_whole));
+  seen.grid = {1, plan.grid.rows, plan.grid.columns};
+  return seen;
+}
+
 }  // namespace
 
 TileGrid grid_of(int64_t height, int64_t width, const TileRecipe& recipe) {
   switch (recipe.fit) {
-    case Fit::aspect: return nearest_shape(height, width, recipe);
+    case Fit::aspect:
+      return nearest_shape({height, width}, {recipe.height, recipe.width}, recipe.min_tiles,
+                           recipe.max_tiles);
     case Fit::scale: return least_shrinking(height, width, recipe);
     default: return {1, 1};
   }
@@ -196,11 +183,13 @@ TileGrid grid_of(int64_t height, int64_t width, const TileRecipe& recipe) {
 
 Seen tiles_of(const Image& image, const TileRecipe& recipe) {
   refuse_crops(image, recipe);
+  if (recipe.crops) return with_crops(image, recipe, *recipe.crops);
   const TileGrid grid = grid_of(image.height, image.width, recipe);
-  Sides size;
+  Size size;
   const Image canvas = on_canvas(image, grid, recipe, &size);
   const bool is_cut = grid.rows * grid.columns > 1;
   const int64_t tiles = grid.rows * grid.columns + (is_cut ? 1 : 0);
+  const Size tile{recipe.height, recipe.width};
 
   Seen seen;
   const Numbers numbers(recipe);
@@ -208,10 +197,8 @@ Seen tiles_of(const Image& image, const TileRecipe& recipe) {
   float* to = pixels.as<float>();
   for (int64_t row = 0; row < grid.rows; ++row)
     for (int64_t column = 0; column < grid.columns; ++column)
-      to = put_tile(canvas, row * recipe.height, column * recipe.width, recipe, numbers, to);
-  if (is_cut) {
-    put_tile(resized(image, recipe.height, recipe.width, recipe.resample), 0, 0, recipe, numbers, to);
-  }
+      to = numbers.put(canvas, row * recipe.height, column * recipe.width, tile, to);
+  if (is_cut) numbers.put(resized(image, tile.height, tile.width, recipe.resample), 0, 0, tile, to);
   seen.inputs.emplace("pixel_values", std::move(pixels));
   if (recipe.masked) {
     Array mask = Array::of(DType::boolean, {1, recipe.height, recipe.width});

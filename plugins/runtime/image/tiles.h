@@ -2,19 +2,17 @@
 #ifndef MOE_EXPORT_PLUGINS_RUNTIME_IMAGE_TILES_H_
 #define MOE_EXPORT_PLUGINS_RUNTIME_IMAGE_TILES_H_
 
+#include "image/grids.h"
 #include "image/seen.h"
 
 namespace moe::runtime {
 
-// Rows and columns of tiles.
-struct TileGrid {
-  int64_t rows = 1, columns = 1;
-};
-
 // An image as pixel_values [tiles, C, height, width], row by row, the whole of it last where it is
 // cut; with it pixel_mask [tiles, height, width], true where a pixel is of the image, if the recipe
-// has masks.  Raises Error(unsupported) for an image that the model's processor would cut in ways
-// which no recipe has, Error(usage) for one so long and thin that it has no size.
+// has masks; pixel_values_local [pieces, C, side, side] and is_whole [features] if it has crops.
+// Raises Error(unsupported) for an image that the model's processor would cut in ways which the
+// recipe has not, Error(usage) for one so long and thin that it has no size, and what `squared` and
+// `pieces_of` raise.
 Seen tiles_of(const Image& image, const TileRecipe& recipe);
 
 // The tiles that an image of height x width is cut into.

@@ -31,6 +31,7 @@ void run(const Dialogue& dialogue, const Image& image) {
   } else if (dialogue.tiles) {
     const TileRecipe& recipe = *dialogue.tiles;
     if (recipe.height * recipe.width > kMost / recipe.max_tiles || recipe.features > 256) return;
+    if (recipe.crops && (recipe.crops->side > 64 || recipe.crops->features > 256)) return;
     tiles_of(image, recipe);
   }
 }

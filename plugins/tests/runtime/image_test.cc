@@ -8,6 +8,7 @@
 #include "image/patches.h"
 #include "image/resize.h"
 #include "image/seen.h"
+#include "image/tiles.h"
 #include "refused.h"
 
 namespace moe::tests {
@@ -18,6 +19,7 @@ using runtime::Array;
 using runtime::Image;
 using runtime::PatchRecipe;
 using runtime::Seen;
+using runtime::TileRecipe;
 
 // Each byte another: 0, 1, 2, ...
 Image counted(int height, int width) {
@@ -35,6 +37,22 @@ PatchRecipe plain_recipe(PatchRecipe::Layout layout) {
   made.patch_size = 1, made.temporal_patch_size = 2, made.merge_size = 2;
   made.min_pixels = 1, made.max_pixels = 64;
   made.layout = layout;
+  return made;
+}
+
+// The same in a tile of 4 pixels a side, and in pieces of 2 where an image is larger than these.
+TileRecipe cut_recipe() {
+  TileRecipe made;
+  made.token = "<i>";
+  made.rescale_factor = 1;
+  made.std = {1, 1, 1};
+  made.height = made.width = 4;
+  made.features = 2;
+  made.before_whole = "w";
+  made.crops.emplace();
+  made.crops->side = 2, made.crops->features = 1;
+  made.crops->max_pieces = 4;
+  made.crops->before = "a", made.crops->behind = "b", made.crops->between_rows = "r";
   return made;
 }
 
@@ -122,6 +140,36 @@ TEST(images_of_a_prompt_lie_behind_one_another) {
   const auto inputs = runtime::side_by_side({&one, &other});
   CHECK(inputs.at("image_grid_thw").shape == (std::vector<int64_t>{2, 3}), "grids");
   CHECK(inputs.at("pixel_values").shape[0] == 12, "patches");
+}
+
+TEST(pieces_come_row_by_row_before_the_whole) {
+  const Seen seen = tiles_of(counted(4, 4), cut_recipe());
+  CHECK(seen.text == "a<i>ba<i>bra<i>ba<i>bw<i><i>", "%s", seen.text.c_str());
+  CHECK(seen.features == 6, "%lld", static_cast<long long>(seen.features));
+  const Array& pieces = seen.inputs.at(runtime::kPieces);
+  CHECK(pieces.shape == (std::vector<int64_t>{4, 3, 2, 2}), "%s",
+        runtime::words_of(pieces.shape).c_str());
+  // The first pixel of each piece: 0, 2, 8 and 10.
+  for (int piece = 0; piece < 4; ++piece) {
+    const float expected = static_cast<float>(3 * (piece / 2 * 8 + piece % 2 * 2));
+    CHECK(pieces.as<float>()[piece * 12] == expected, "piece %d", piece);
+  }
+  const uint8_t* whole = seen.inputs.at("is_whole").as<uint8_t>();
+  for (int i = 0; i < 6; ++i) CHECK(whole[i] == (i >= 4), "feature %d", i);
+}
+
+TEST(images_without_pieces_have_a_black_one_together_and_others_have_their_own) {
+  const TileRecipe recipe = cut_recipe();
+  const Seen small = tiles_of(counted(2, 2), recipe), large = tiles_of(counted(4, 4), recipe);
+  CHECK(small.inputs.at(runtime::kPieces).shape[0] == 0, "not cut");
+  const auto together = runtime::side_by_side({&small, &small});
+  const Array& black = together.at(runtime::kPieces);
+  CHECK(black.shape == (std::vector<int64_t>{1, 3, 2, 2}), "%s",
+        runtime::words_of(black.shape).c_str());
+  for (int i = 0; i < 12; ++i) CHECK(black.as<float>()[i] == 0, "number %d", i);
+  const auto inputs = runtime::side_by_side({&small, &large, &small});
+  CHECK(inputs.at(runtime::kPieces).shape[0] == 4, "pieces");
+  CHECK(inputs.at("is_whole").shape[0] == 10, "features");
 }
 
 TEST(features_stand_on_their_grid_and_text_goes_on_behind_the_longest_side) {
