@@ -275,7 +275,8 @@ class Manifest:
         if not self.components:
             raise ValueError("components is empty")
         _check_file_names(self.files)
-        for path in (self.golden, *self.assets, *self._component_files()):
+        plans = (engine.plan for engine in self.engines)
+        for path in (self.golden, *self.assets, *plans, *self._component_files()):
             if path not in self.files:
                 raise ValueError(f"{path!r} is not in files")
         stored = {component.data for component in self.components.values()}

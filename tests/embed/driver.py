@@ -45,12 +45,12 @@ KINDS: Mapping[int, type[MoeExportError]] = {
 
 
 @cache
-def built(target: str) -> Path:
-    """A program of ``plugins/tests/runtime``."""
+def built(target: str, *more: str) -> Path:
+    """A program of ``plugins/tests/runtime``, with ``more`` options for CMake."""
     for tool in ("cmake", "ninja"):
         if shutil.which(tool) is None:
             pytest.skip(f"the C++ runtime is built with {tool}, which is not here")
-    options = ["-D", "MOE_EXPORT_TESTS=ON", "-D", "MOE_EXPORT_RUNTIME=ON"]
+    options = ["-D", "MOE_EXPORT_TESTS=ON", "-D", "MOE_EXPORT_RUNTIME=ON", *more]
     configure = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", *options]
     for command in (configure, ["cmake", "--build", str(BUILD), "--target", target]):
         ran = subprocess.run(command, capture_output=True, text=True, check=False)

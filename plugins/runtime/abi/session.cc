@@ -1,4 +1,5 @@
 #include "abi/handles.h"
+#include "session/engine.h"
 
 using namespace moe::runtime;
 using namespace moe::runtime::abi;
@@ -50,9 +51,16 @@ Named named(const moe_export_array& array) {
 
 }  // namespace
 
+// A graph on ONNX Runtime, or the engine that is in its place.
 struct moe_export_session {
-  Session session;
+  std::optional<Session> graph;
+  std::optional<EngineSession> engine;
   Ports inputs, outputs;
+
+  std::vector<Tensor> run(const std::vector<Named>& given,
+                          const std::vector<std::string>& wanted) const {
+    return engine ? engine->run(given, wanted) : graph->run(given, wanted);
+  }
 };
 
 moe_export_error* moe_export_session_create(const moe_export_bundle* bundle,
@@ -67,9 +75,15 @@ moe_export_error* moe_export_session_create(const moe_export_bundle* bundle,
     wanted.graph = text_or(asked.graph, "main");
     wanted.threads = asked.threads;
     wanted.libraries = {text_or(asked.onnxruntime, ""), text_or(asked.kernels, "")};
-    Session made(bundle->bundle, wanted);
-    Ports inputs = ports_of(made.inputs()), outputs = ports_of(made.outputs());
-    *session = new moe_export_session{std::move(made), std::move(inputs), std::move(outputs)};
+    auto made = std::make_unique<moe_export_session>();
+    if (wanted.graph == "main" && flavour_of(bundle->bundle->manifest().target) != nullptr) {
+      made->engine.emplace(bundle->bundle, wanted.component);
+    } else {
+      made->graph.emplace(bundle->bundle, wanted);
+    }
+    made->inputs = ports_of(made->engine ? made->engine->inputs() : made->graph->inputs());
+    made->outputs = ports_of(made->engine ? made->engine->outputs() : made->graph->outputs());
+    *session = made.release();
   });
 }
 
@@ -105,7 +119,7 @@ moe_export_error* moe_export_session_run(const moe_export_session* session,
       wanted.emplace_back(outputs[i]);
     }
     std::vector<std::unique_ptr<moe_export_tensor>> made;
-    for (Tensor& tensor : session->session.run(given, wanted)) {
+    for (Tensor& tensor : session->run(given, wanted)) {
       made.push_back(std::make_unique<moe_export_tensor>(moe_export_tensor{std::move(tensor)}));
     }
     for (auto& tensor : made) *tensors++ = tensor.release();

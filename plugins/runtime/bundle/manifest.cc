@@ -179,6 +179,7 @@ void check_listed(const Members& members, const Manifest& manifest) {
   };
   listed(manifest.golden);
   for (const std::string& asset : manifest.assets) listed(asset);
+  for (const EngineRecord& engine : manifest.engines) listed(engine.plan);
   std::set<std::string> stored;
   for (const auto& [name, component] : manifest.components) {
     for (const std::string& graph : component.graphs()) listed(graph);

@@ -1,4 +1,5 @@
 // Whether what is given is what a graph takes.
+#include <algorithm>
 #include <map>
 
 #include "core/words.h"
@@ -86,6 +87,17 @@ void check_inputs(const std::vector<Named>& given, const std::vector<TensorInfo>
   }
   Sizes sizes;
   for (const TensorInfo& info : expected) check_array(find(given, info.name)->view, info, &sizes);
+}
+
+void check_outputs(const std::vector<std::string>& wanted, const std::vector<TensorInfo>& known) {
+  for (const std::string& name : wanted) {
+    const bool found = std::any_of(known.begin(), known.end(),
+                                   [&](const TensorInfo& info) { return info.name == name; });
+    if (!found) {
+      throw Error(Kind::usage, "unknown output " + in_quotes(name), "",
+                  "the outputs are " + listed(names_of(known)));
+    }
+  }
 }
 
 }  // namespace moe::runtime

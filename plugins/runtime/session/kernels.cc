@@ -19,14 +19,6 @@ constexpr const char* kVariable = "MOE_EXPORT_ORT_LIBRARY";
 constexpr const char* kName = "libmoe_export_ort.so";
 constexpr const char* kHint = "or export with --target standard to run without native kernels";
 
-// The folder of the library that this function is in.
-std::string own_folder() {
-  Dl_info facts{};
-  const auto* here = reinterpret_cast<const void*>(&own_folder);
-  if (::dladdr(here, &facts) == 0 || facts.dli_fname == nullptr) return "";
-  return folder_of(resolved(facts.dli_fname));
-}
-
 std::string candidate(const std::string& wanted) {
   const char* variable = std::getenv(kVariable);
   const bool by_variable = wanted.empty() && variable != nullptr && *variable != '\0';
@@ -52,6 +44,13 @@ Function function_of(void* library, const char* name) {
 }
 
 }  // namespace
+
+std::string own_folder() {
+  Dl_info facts{};
+  const auto* here = reinterpret_cast<const void*>(&own_folder);
+  if (::dladdr(here, &facts) == 0 || facts.dli_fname == nullptr) return "";
+  return folder_of(resolved(facts.dli_fname));
+}
 
 std::string kernels_for(const KernelNeeds& needs, const std::string& wanted,
                         const std::string& where) {

@@ -17,6 +17,9 @@ namespace moe::runtime {
 std::string kernels_for(const KernelNeeds& needs, const std::string& wanted,
                         const std::string& where);
 
+// The folder that this library lies in.
+std::string own_folder();
+
 }  // namespace moe::runtime
 
 #endif  // MOE_EXPORT_PLUGINS_RUNTIME_SESSION_KERNELS_H_

@@ -231,17 +231,10 @@ std::vector<OrtOwned<ort::OrtValue>> Session::run_values(
 
 std::vector<Tensor> Session::run(const std::vector<Named>& inputs,
                                  const std::vector<std::string>& outputs, const Stop* stop) const {
-  std::vector<const char*> names;
-  for (const std::string& name : outputs) {
-    if (find(outputs_, name) == nullptr) {
-      std::vector<std::string> known;
-      for (const TensorInfo& info : outputs_) known.push_back(printable(info.name));
-      throw Error(Kind::usage, "unknown output " + in_quotes(name), "",
-                  "the outputs are " + listed(known));
-    }
-    names.push_back(name.c_str());
-  }
+  check_outputs(outputs, outputs_);
   check_inputs(inputs, inputs_);
+  std::vector<const char*> names;
+  for (const std::string& name : outputs) names.push_back(name.c_str());
   if (outputs.empty()) {
     for (const TensorInfo& info : outputs_) names.push_back(info.name.c_str());
   }

@@ -84,6 +84,8 @@ class Session {
 
 // Refuses inputs whose names, dtypes or shapes are not as expected, with Error(usage).
 void check_inputs(const std::vector<Named>& given, const std::vector<TensorInfo>& expected);
+// Refuses a name that no output has, with Error(usage).
+void check_outputs(const std::vector<std::string>& wanted, const std::vector<TensorInfo>& known);
 
 }  // namespace moe::runtime
 

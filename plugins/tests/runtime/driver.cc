@@ -6,6 +6,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdio>
+#include <cstring>
 #include <fstream>
 #include <iostream>
 #include <memory>
@@ -76,7 +77,35 @@ json session(State* state, const json& said) {
           {"outputs", ports(state->session->outputs())}};
 }
 
-// Runs `repeat` times over the same inputs; the outputs of the last go to a file, one after the other.
+// Each of so many threads runs `repeat` times; throws where an output was not that of a run alone.
+void runs_beside(int count, int repeat, const moe::Session& session,
+                 const std::map<std::string, moe::Input>& inputs) {
+  if (count == 0) return;
+  const auto alone = session.run(inputs);
+  std::atomic<int> differing{0};
+  const auto work = [&] {
+    for (int i = 0; i < repeat; ++i) {
+      try {
+        for (const auto& [name, tensor] : session.run(inputs)) {
+          const moe::Tensor& expected = alone.at(name);
+          if (tensor.bytes() != expected.bytes() ||
+              std::memcmp(tensor.data(), expected.data(), tensor.bytes()) != 0) {
+            ++differing;
+          }
+        }
+      } catch (const moe::Error&) {
+        ++differing;
+      }
+    }
+  };
+  std::vector<std::thread> threads;
+  for (int i = 0; i < count; ++i) threads.emplace_back(work);
+  for (std::thread& thread : threads) thread.join();
+  if (differing > 0) throw std::runtime_error(std::to_string(differing) + " outputs differ");
+}
+
+// Runs `repeat` times over the same inputs, on each of some `threads` more; the outputs of the last go to
+// a file, one after the other.
 json run(State* state, const json& said) {
   std::vector<std::string> contents;
   for (const json& each : said.at("inputs")) contents.push_back(read_file(each.at("file")));
@@ -95,6 +124,7 @@ json run(State* state, const json& said) {
     state->session->run(inputs, outputs);
     if (i % (repeat / 10 + 1) == 0) sizes.push_back(resident());
   }
+  runs_beside(said.value("threads", 0), repeat, *state->session, inputs);
   const auto tensors = state->session->run(inputs, outputs);
   std::ofstream out(said.at("out").get<std::string>(), std::ios::binary);
   json made = json::array();
