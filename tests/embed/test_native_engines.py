@@ -81,6 +81,7 @@ def plain(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
         tiny.build(),
         output=tmp_path_factory.mktemp("embed-engines") / "tiny.moe",
         example_inputs=tiny.example_inputs(),
+        target="standard",  # Python's stand-in has no kernels
     )
 
 
