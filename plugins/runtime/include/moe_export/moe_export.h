@@ -129,7 +129,10 @@ typedef struct moe_export_port {
   const char* const* size_names; /* "" where it has no name; one name is one size in a run */
 } moe_export_port;
 
-/* ---- sessions: one graph, arrays in and out ---- */
+/* ---- sessions: one graph, arrays in and out ----
+ *
+ * The graph "main" of a bundle for trt or trt-rtx is its engine, on the GPU that is here; threads and
+ * libraries of the options are then nobody's. */
 
 typedef struct moe_export_session moe_export_session;
 
