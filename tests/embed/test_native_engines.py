@@ -262,6 +262,12 @@ OWN_WORDS: dict[str, tuple[dict[str, Any], dict[str, str], type[MoeExportError],
         MissingEnvironmentError,
         r"TensorRT [\d.]+ does not load the engine, which 10.14.1 built: this is no plan",
     ),
+    "no start": (
+        {},
+        {"STAND_IN_FAILS": "1"},
+        MissingEnvironmentError,
+        r"TensorRT [\d.]+ does not start: CUDA initialization failure",
+    ),
     "another type": (
         {"plan": b"vtrt+half"},
         {},

@@ -49,7 +49,8 @@ class TensorRt {
   virtual std::string version() const = 0;
   // Once for each path.  False where TensorRT does not take it.
   virtual bool load_plugins(const std::string& path) const = 0;
-  // Null where TensorRT does not load it.  `host_code`: whether libraries in it may be loaded.
+  // Null where TensorRT does not load it; Error(environment) where TensorRT does not start.  `host_code`:
+  // whether libraries in it may be loaded.
   virtual std::unique_ptr<Plan> deserialised(std::string_view plan, bool host_code) const = 0;
   // Of the last error on any thread: a line.
   virtual std::string last_words() const = 0;

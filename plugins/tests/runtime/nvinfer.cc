@@ -2,7 +2,8 @@
 // place.
 //
 // Addresses are the mock driver's, which are the host's.  STAND_IN_BUNDLE names the bundle whose graph an
-// engine stands for, and with STAND_IN_SPOILS set every float is a little off.  A plan begins with "vtrt";
+// engine stands for, and with STAND_IN_SPOILS set every float is a little off; with STAND_IN_FAILS it does
+// not start, as TensorRT 10.15 does not without a GPU.  A plan begins with "vtrt";
 // one that goes on with "+library" asks for host code, and one with "+half" has halves for outputs.
 #include <NvInferRuntime.h>
 #include <dlfcn.h>
@@ -231,6 +232,10 @@ NVINFER_API int32_t getInferLibVersion() noexcept {
 
 NVINFER_API void* createInferRuntime_INTERNAL(void* logger, int32_t version) noexcept {
   if (version != NV_TENSORRT_VERSION) return nullptr;
+  if (std::getenv("STAND_IN_FAILS") != nullptr) {
+    static_cast<ILogger*>(logger)->log(ILogger::Severity::kERROR, "CUDA initialization failure");
+    return reinterpret_cast<void*>(0x238);
+  }
   return static_cast<IRuntime*>(new OuterRuntime(static_cast<ILogger*>(logger)));
 }
 

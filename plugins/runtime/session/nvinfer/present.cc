@@ -25,6 +25,7 @@ constexpr const char* kTarget = "trt-rtx";
 constexpr const char* kTarget = "trt";
 #endif
 constexpr int32_t kMajor = NV_TENSORRT_MAJOR;
+constexpr uintptr_t kFirstPage = 4096;  // where nothing lies
 
 // Keeps the last error, where TensorRT's own logger writes to standard output.  One for the process and
 // for good: TensorRT keeps the first that it is given and talks to it from all over.
@@ -145,9 +146,15 @@ class Library final : public TensorRt {
 
   std::unique_ptr<Plan> deserialised(std::string_view plan, bool host_code) const override {
     talk().forget();
-    std::unique_ptr<nvinfer1::IRuntime> runtime(
-        static_cast<nvinfer1::IRuntime*>(create_(&talk(), NV_TENSORRT_VERSION)));
-    if (!runtime) return nullptr;
+    void* made = create_(&talk(), NV_TENSORRT_VERSION);
+    // Where CUDA does not start, 10.15 gives the address of a part of nothing.
+    if (reinterpret_cast<uintptr_t>(made) < kFirstPage) {
+      throw Error(Kind::environment,
+                  std::string(flavour_.title) + " " + version() + " does not start: " + last_words(),
+                  std::string("target ") + flavour_.target,
+                  "it needs the GPU and the driver of its release");
+    }
+    std::unique_ptr<nvinfer1::IRuntime> runtime(static_cast<nvinfer1::IRuntime*>(made));
     if (host_code) runtime->setEngineHostCodeAllowed(true);
     std::unique_ptr<nvinfer1::ICudaEngine> engine(
         runtime->deserializeCudaEngine(plan.data(), plan.size()));
