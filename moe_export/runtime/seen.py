@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_export.dialogue import ImageRecipe
+from moe_export.errors import UsageError
 from moe_export.forms import Array
 from moe_export.runtime.images import ImageLike, pillow, pixels_of
 
@@ -67,7 +68,14 @@ def opened(image: ImageLike) -> Image:
 
 
 def resized(image: Image, height: int, width: int, recipe: ImageRecipe) -> Image:
-    """``image`` in another size, as it is where it has that."""
+    """``image`` in another size, as it is where it has that.
+
+    Raises ``UsageError`` for one so long and thin that nothing of it would be left.
+    """
+    if min(height, width) < 1:
+        raise UsageError(
+            f"the image is {image.height} x {image.width} pixels, which is too long and thin"
+        )
     if (image.height, image.width) == (height, width):
         return image
     how = pillow().Image.Resampling[recipe.resample.upper()]
