@@ -67,15 +67,18 @@ def opened(image: ImageLike) -> Image:
     return made
 
 
+def too_thin(height: int, width: int) -> UsageError:
+    """What is said of an image of which a recipe makes nothing, or too much."""
+    return UsageError(f"the image is {height} x {width} pixels, which is too long and thin")
+
+
 def resized(image: Image, height: int, width: int, recipe: ImageRecipe) -> Image:
     """``image`` in another size, as it is where it has that.
 
     Raises ``UsageError`` for one so long and thin that nothing of it would be left.
     """
     if min(height, width) < 1:
-        raise UsageError(
-            f"the image is {image.height} x {image.width} pixels, which is too long and thin"
-        )
+        raise too_thin(image.height, image.width)
     if (image.height, image.width) == (height, width):
         return image
     how = pillow().Image.Resampling[recipe.resample.upper()]
