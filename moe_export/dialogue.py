@@ -8,9 +8,14 @@ from typing import Literal
 FILE_NAME = "dialogue.json"
 
 # Far above what any model takes, and below what would exhaust a memory.
-_MAX_PIXELS = 2**26
+MAX_PIXELS = 2**26
 _MAX_TILES = 256
 _MAX_FEATURES = 2**16
+
+
+def _is_none(pixels: int | None) -> bool:
+    """Whether a limit is one that no image keeps."""
+    return pixels is not None and pixels < 1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,9 +74,9 @@ class PatchRecipe(ImageRecipe):
         super().__post_init__()
         if min(self.patch_size, self.temporal_patch_size, self.merge_size, self.min_pixels) < 1:
             raise ValueError("a size of patches is less than 1")
-        if not self.min_pixels <= self.max_pixels <= _MAX_PIXELS:
-            raise ValueError(f"min_pixels is above max_pixels, or that above {_MAX_PIXELS}")
-        if (self.fit == "shrink") != (self.max_side is not None) or (self.max_side or 1) < 1:
+        if not self.min_pixels <= self.max_pixels <= MAX_PIXELS:
+            raise ValueError(f"min_pixels is above max_pixels, or that above {MAX_PIXELS}")
+        if (self.fit == "shrink") != (self.max_side is not None) or _is_none(self.max_side):
             raise ValueError("max_side belongs to shrink, and is 1 or more")
 
 
@@ -106,12 +111,12 @@ class CropRecipe:
     between_rows: str = ""
 
     def __post_init__(self) -> None:
-        if min(self.side, self.features, self.min_pieces, self.largest or 1) < 1:
+        if min(self.side, self.features, self.min_pieces) < 1 or _is_none(self.largest):
             raise ValueError("a size of pieces is less than 1")
         if not self.min_pieces <= self.max_pieces <= _MAX_TILES or self.features > _MAX_FEATURES:
             raise ValueError(f"min_pieces is above max_pieces, or that above {_MAX_TILES}")
-        if max(self.side, self.largest or 1) ** 2 > _MAX_PIXELS:
-            raise ValueError(f"pieces of more than {_MAX_PIXELS} pixels")
+        if max(self.side, self.largest or 1) ** 2 > MAX_PIXELS:
+            raise ValueError(f"pieces of more than {MAX_PIXELS} pixels")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,14 +170,14 @@ class TileRecipe(ImageRecipe):
     def __post_init__(self) -> None:
         super().__post_init__()
         sizes = (self.height, self.width, self.features, self.min_tiles, self.min_side)
-        if min(*sizes, self.max_side or 1) < 1 or self.separators < 0:
+        if min(sizes) < 1 or _is_none(self.max_side) or self.separators < 0:
             raise ValueError("a size of tiles is less than 1")
         if not self.min_tiles <= self.max_tiles <= _MAX_TILES:
             raise ValueError(f"min_tiles is above max_tiles, or that above {_MAX_TILES}")
         if len(self.fill) != 3 or not all(0 <= value <= 255 for value in self.fill):
             raise ValueError("the colour is not three bytes")
-        if self.max_tiles * self.height * self.width > _MAX_PIXELS or self.min_side > self.height:
-            raise ValueError(f"tiles of more than {_MAX_PIXELS} pixels, or min_side above a tile's")
+        if self.max_tiles * self.height * self.width > MAX_PIXELS or self.min_side > self.height:
+            raise ValueError(f"tiles of more than {MAX_PIXELS} pixels, or min_side above a tile's")
         if max(self.features, self.separators) > _MAX_FEATURES:
             raise ValueError(f"a tile has more than {_MAX_FEATURES} features")
         texts = [self.between_columns, self.behind_row, self.before_whole]

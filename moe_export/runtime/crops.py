@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_export.dialogue import CropRecipe, TileRecipe
+from moe_export.dialogue import MAX_PIXELS, CropRecipe, TileRecipe
 from moe_export.forms import Array
 from moe_export.runtime.grids import nearest_shape
 from moe_export.runtime.images import pillow
-from moe_export.runtime.seen import resized
+from moe_export.runtime.seen import resized, too_thin
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -93,13 +93,18 @@ def _gridded(height: int, width: int, crops: CropRecipe) -> Plan:
 
 
 def _windowed(height: int, width: int, tile: int, crops: CropRecipe) -> Plan:
-    longer, shorter = max(height, width), min(height, width)
+    image = (height, width)
+    longer, shorter = max(image), min(image)
     square = longer if shorter < _THIN and longer > _LONG * shorter else None
     if square is not None:
+        if square**2 > MAX_PIXELS:
+            raise too_thin(*image)
         height = width = square
     if crops.largest is not None and longer > crops.largest:
         scale = crops.largest / longer
         height, width = int(height * scale), int(width * scale)
+    if min(height, width) < 1:
+        raise too_thin(*image)
     longer, shorter, size = max(height, width), min(height, width), (height, width)
     if longer <= tile:
         window = shorter if longer / shorter > _RATHER_LONG else 0

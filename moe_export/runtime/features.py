@@ -12,7 +12,7 @@ from moe_export.errors import UnsafeInputError, UsageError
 from moe_export.forms import Array
 from moe_export.manifest import TensorInfo
 from moe_export.runtime.cancel import Cancellation
-from moe_export.runtime.seen import Seen
+from moe_export.runtime.seen import Seen, side_by_side
 from moe_export.runtime.session import Session
 
 EMBEDS = "image_embeds"
@@ -56,7 +56,7 @@ class Features:
             if known is not None:
                 self._kept.move_to_end(image.digest)
                 return known
-        made = self._vision.run(image.inputs, outputs=list(self._axes), cancel=cancel)
+        made = self._vision.run(side_by_side([image]), outputs=list(self._axes), cancel=cancel)
         rows = made[EMBEDS].shape[self._axes[EMBEDS]]
         if rows != image.features:
             raise UnsafeInputError(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from moe_export.dialogue import ImageRecipe
+from moe_export.errors import UsageError
 from moe_export.forms import Array
 from moe_export.runtime.images import ImageLike, pillow, pixels_of
 
@@ -66,8 +67,18 @@ def opened(image: ImageLike) -> Image:
     return made
 
 
+def too_thin(height: int, width: int) -> UsageError:
+    """What is said of an image of which a recipe makes nothing, or too much."""
+    return UsageError(f"the image is {height} x {width} pixels, which is too long and thin")
+
+
 def resized(image: Image, height: int, width: int, recipe: ImageRecipe) -> Image:
-    """``image`` in another size, as it is where it has that."""
+    """``image`` in another size, as it is where it has that.
+
+    Raises ``UsageError`` for one so long and thin that nothing of it would be left.
+    """
+    if min(height, width) < 1:
+        raise too_thin(image.height, image.width)
     if (image.height, image.width) == (height, width):
         return image
     how = pillow().Image.Resampling[recipe.resample.upper()]

@@ -9,6 +9,7 @@ import pytest
 from PIL import Image
 
 from moe_export.dialogue import CropRecipe, TileRecipe
+from moe_export.errors import UsageError
 from moe_export.runtime.crops import plan_of
 from moe_export.runtime.seen import PIECES, side_by_side
 from moe_export.runtime.tiles import tiles_of
@@ -136,3 +137,20 @@ def test_a_recipe_of_impossible_pieces_is_refused(wrong):
 def test_pieces_belong_to_one_tile():
     with pytest.raises(ValueError, match="one square tile"):
         replace(RECIPE, fit="aspect", max_tiles=4)
+
+
+def test_an_image_of_which_nothing_would_be_left_is_refused():
+    recipe = replace(RECIPE, fit="middle", crops=None)
+    with pytest.raises(UsageError, match="1 x 5000 pixels, which is too long and thin"):
+        tiles_of(picture(1, 5000), recipe)
+
+
+@pytest.mark.parametrize("size", [(32, 120_000), (9000, 1)])
+def test_an_image_too_thin_for_pieces_is_refused(size):
+    with pytest.raises(UsageError, match="too long and thin"):
+        plan_of(*size, RECIPE)
+
+
+def test_a_limit_that_no_image_keeps_is_refused():
+    with pytest.raises(ValueError, match="less than 1"):
+        replace(WINDOW, largest=0)

@@ -40,7 +40,7 @@ def test_a_wheel_as_it_is_built_is_fine(tmp_path, capsys):
         ({"tests__test_x.py": "x"}, "holds tests/test_x.py"),
         ({"kernels": "moe_export/__init__.py"}, "has no moe_export/native"),
     ],
-    ids=str,
+    ids=["system", "one Python", "more", "less", "a library", "tests", "no kernels"],
 )
 def test_what_a_wheel_may_not_be_is_told(tmp_path, changes, message):
     (problem,) = problems(wheel(tmp_path, **changes))

@@ -87,7 +87,8 @@ std::shared_ptr<const std::vector<Tensor>> Features::one(const Picture& image, c
     }
   }
   std::vector<Named> inputs;
-  for (const auto& [name, array] : image.seen.inputs) inputs.push_back({name, View::of(array)});
+  const std::map<std::string, Array> prepared = side_by_side({&image.seen});
+  for (const auto& [name, array] : prepared) inputs.push_back({name, View::of(array)});
   auto made =
       std::make_shared<const std::vector<Tensor>>(vision_->run(inputs, names_, stop));
   size_t bytes = 0;
