@@ -67,12 +67,12 @@ def require_same(theirs: Tokenizer, ours: Native, text: str) -> None:
             assert ours.decode(ids, skip=skip) == theirs.decode(ids, skip_special_tokens=skip)
 
 
-@pytest.mark.parametrize("make", MAKES)
 def said_by(pieces: Pieces, ids: list[int]) -> list[str]:
     """The pieces that are not empty, the rest at last."""
     return [piece for piece in (*map(pieces.push, ids), pieces.finish()) if piece]
 
 
+@pytest.mark.parametrize("make", MAKES)
 def test_ids_and_text_of_real_text_are_the_librarys(make):
     theirs, ours = both(make)
     require_same(theirs, ours, SCRIPTS)
