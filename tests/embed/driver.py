@@ -1,22 +1,17 @@
-"""Programs over the C++ runtime, as processes: ``plugins/tests/runtime/driver.cc`` told what to do.
-
-The programs are built by the first test that asks for one, which takes some minutes once.
-"""
+"""Programs over the C++ runtime as processes: ``driver.cc`` of its tests, told what to do."""
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from collections.abc import Mapping, Sequence
-from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
+from embed.building import PATH, built
 from moe_export.errors import (
     MemoryBudgetError,
     MissingEnvironmentError,
@@ -27,9 +22,6 @@ from moe_export.errors import (
     UsageError,
 )
 from moe_export.runtime import kernels
-
-ROOT = Path(__file__).parents[2]
-BUILD = ROOT / "build" / "embed"
 
 KINDS: Mapping[int, type[MoeExportError]] = {
     kind.exit_code: kind
@@ -44,26 +36,13 @@ KINDS: Mapping[int, type[MoeExportError]] = {
 }
 
 
-@cache
-def built(target: str, *more: str) -> Path:
-    """A program of ``plugins/tests/runtime``, with ``more`` options for CMake."""
-    for tool in ("cmake", "ninja"):
-        if shutil.which(tool) is None:
-            pytest.skip(f"the C++ runtime is built with {tool}, which is not here")
-    options = ["-D", "MOE_EXPORT_TESTS=ON", "-D", "MOE_EXPORT_RUNTIME=ON", *more]
-    configure = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", *options]
-    for command in (configure, ["cmake", "--build", str(BUILD), "--target", target]):
-        ran = subprocess.run(command, capture_output=True, text=True, check=False)
-        assert ran.returncode == 0, ran.stdout + ran.stderr
-    return BUILD / "plugins" / "tests" / "runtime" / target
-
-
 def environment(**more: str) -> dict[str, str]:
     """Of a program that runs with the ONNX Runtime and the kernels of these tests."""
     import onnxruntime
 
     return {
         **os.environ,
+        "PATH": PATH,
         "MOE_EXPORT_ONNXRUNTIME": str(Path(onnxruntime.__file__).parent),
         "MOE_EXPORT_ORT_LIBRARY": str(kernels.library_path()),
         **more,

@@ -1,51 +1,19 @@
-"""The C++ runtime's parts as Python functions: requests to ``plugins/tests/runtime/probe.cc``.
-
-The library is built by the first test that asks for it, which takes a minute once.
-"""
+"""The C++ runtime's parts as Python functions: requests to ``plugins/tests/runtime/probe.cc``."""
 
 from __future__ import annotations
 
 import ctypes
-import fcntl
 import json
 import os
-import shutil
-import subprocess
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 
-from moe_export.errors import (
-    MemoryBudgetError,
-    MissingEnvironmentError,
-    MoeExportError,
-    ParityError,
-    UnsafeInputError,
-    UnsupportedError,
-    UsageError,
-)
-
-_ROOT = Path(__file__).parents[2]
-_BUILD = _ROOT / "build" / "embed-probe"
-_TARGET = "moe_runtime_probe"
-
-_KINDS: Mapping[int, type[MoeExportError]] = {
-    kind.exit_code: kind
-    for kind in (
-        UsageError,
-        UnsupportedError,
-        ParityError,
-        MissingEnvironmentError,
-        MemoryBudgetError,
-        UnsafeInputError,
-    )
-}
+from embed.building import built
+from embed.driver import KINDS
 
 
 @dataclass(frozen=True)
@@ -84,7 +52,7 @@ def ask(do: str, content: bytes | np.ndarray = b"", **said: Any) -> Answer:
     error = answered.get("error")
     if error is None:
         return Answer(answered, rest)
-    kind = _KINDS.get(error["kind"])
+    kind = KINDS.get(error["kind"])
     assert kind is not None, f"an internal error: {error}"
     raise kind(error["what"], where=error["where"] or None, hint=error["hint"] or None)
 
@@ -92,29 +60,8 @@ def ask(do: str, content: bytes | np.ndarray = b"", **said: Any) -> Answer:
 @cache
 def _library() -> Any:
     # Sanitizers come first in a process or not at all: MOE_EXPORT_PROBE names a library of theirs.
-    path = os.environ.get("MOE_EXPORT_PROBE") or _built()
+    path = os.environ.get("MOE_EXPORT_PROBE") or built("moe_runtime_probe")
     function = ctypes.CDLL(path).moe_runtime_probe
     function.argtypes = [ctypes.c_char_p, ctypes.c_size_t, ctypes.POINTER(ctypes.c_size_t)]
     function.restype = ctypes.c_void_p
     return function
-
-
-def _built() -> str:
-    """Its path, once it is there and of these sources."""
-    places = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
-    for tool in ("cmake", "ninja"):
-        if shutil.which(tool, path=places) is None:
-            pytest.skip(f"the C++ runtime is built with {tool}, which is not here")
-    options = ["-D", "MOE_EXPORT_TESTS=ON", "-D", "MOE_EXPORT_RUNTIME=ON"]
-    configure = ["cmake", "-S", str(_ROOT), "-B", str(_BUILD), "-G", "Ninja", *options]
-    build = ["cmake", "--build", str(_BUILD), "--target", _TARGET]
-    _BUILD.mkdir(parents=True, exist_ok=True)
-    with (_BUILD / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # tests run in several processes
-        for command in (configure, build):
-            environment = {**os.environ, "PATH": places}
-            ran = subprocess.run(
-                command, capture_output=True, text=True, check=False, env=environment
-            )
-            assert ran.returncode == 0, ran.stdout + ran.stderr
-    return str(_BUILD / "plugins" / "tests" / "runtime" / f"lib{_TARGET}.so")

@@ -24,7 +24,8 @@ import pytest
 
 import moe_export
 from attacks.hostile import edit_manifest, replace_file
-from embed.driver import BUILD, ROOT, Driver, built
+from embed.building import BUILD, ROOT, built
+from embed.driver import Driver
 from line import tiny
 from moe_export.errors import (
     MissingEnvironmentError,

@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from embed.driver import BUILD, KINDS, ROOT, built, environment
+from embed.building import BUILD, ROOT, built
+from embed.driver import KINDS, environment
 from moe_export.runtime import Conversation
 
 EXAMPLES = ROOT / "examples"
