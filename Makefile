@@ -64,6 +64,7 @@ fuzz: native ## What libFuzzer and a damaging hand find in the native readers; S
 unit: native ## Tests (pytest); ARGS='-k name' runs some
 	@tools/gpu/build.sh tests
 	@tools/browser.sh
+	@tools/runtime-packages
 	OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 --dist loadfile $(ARGS)
 
 .PHONY: wheel

@@ -13,6 +13,7 @@ if [ ${#targets[@]} -eq 0 ]; then
   for source in plugins/tests/fuzz/*.cc; do targets+=("$(basename "$source" .cc)"); done
 fi
 command -v clang++ >/dev/null || tools/apt-install clang
+tools/runtime-packages
 export PATH=$PWD/.venv/bin:$PATH
 cmake -S . -B "$build" -G Ninja -D CMAKE_CXX_COMPILER=clang++ -D MOE_EXPORT_RUNTIME=ON \
   -D MOE_EXPORT_FUZZ=ON -D MOE_EXPORT_SANITIZE=fuzzer-no-link,address,undefined \

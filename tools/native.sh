@@ -10,7 +10,7 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly what=${1:?usage: tools/native.sh library|runtime|tests|sanitized-tests|thread-tests}
-options=() targets=() packages=()
+options=() targets=()
 case $what in
   library) build=build/native ;;
   runtime) build=build/embed targets=(moe_export moe_export_ort) ;;
@@ -23,12 +23,7 @@ case $what in
 esac
 if [ "$what" != library ]; then
   options+=(-D MOE_EXPORT_TESTS=ON -D MOE_EXPORT_RUNTIME=ON)
-  # What the runtime is made of; none of it is needed for the kernels.
-  for pair in nlohmann/json.hpp:nlohmann-json3-dev pcre2.h:libpcre2-dev utf8proc.h:libutf8proc-dev \
-    png.h:libpng-dev jpeglib.h:libjpeg-dev; do
-    [ -e "/usr/include/${pair%%:*}" ] || packages+=("${pair##*:}")
-  done
-  [ ${#packages[@]} -eq 0 ] || tools/apt-install "${packages[@]}"
+  tools/runtime-packages # none of it is needed for the kernels
 fi
 
 # A compiler is the system's affair.  CMake and Ninja come from the package index where they are
