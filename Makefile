@@ -56,9 +56,10 @@ test-native: setup ## Native tests, plain and built with the address, undefined-
 	@tools/native.sh thread-tests
 
 .PHONY: fuzz
-fuzz: native ## What libFuzzer and a damaging hand find in the native readers; SECONDS=60 for each
+fuzz: native ## What chance finds in native readers (SECONDS=60 each), in bundles and in what the tests draw
 	@tools/native-fuzz.sh $(or $(SECONDS),60)
 	$(BIN)/python -m tools.fuzz.bundles $(BUNDLE)
+	HYPOTHESIS_PROFILE=search OMP_NUM_THREADS=1 $(BIN)/pytest -n 2 -m hypothesis
 
 .PHONY: unit
 unit: native ## Tests (pytest); ARGS='-k name' runs some

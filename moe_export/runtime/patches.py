@@ -11,7 +11,7 @@ from moe_export.dialogue import PatchRecipe
 from moe_export.errors import UsageError
 from moe_export.forms import Array
 from moe_export.runtime.images import ImageLike, pillow
-from moe_export.runtime.seen import Seen, numbers_of, opened, resized
+from moe_export.runtime.seen import Seen, numbers_of, opened, resized, too_thin
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -54,7 +54,7 @@ def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     GLM-5.3's.  Raises ``UsageError`` for an image so long and thin that it has none.
     """
     if max(height, width) > _MAX_ASPECT * min(height, width):
-        raise UsageError(f"the image is {height} x {width} pixels, which is too long and thin")
+        raise too_thin(height, width)
     match recipe.fit:
         case "area":
             return _near_area(height, width, recipe)

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -217,6 +217,15 @@ COMMON = {
 }
 
 
+NUMBERS = {
+    "token": "<i>",
+    "token_id": 1,
+    "rescale_factor": 1 / 255,
+    "mean": (0.48145466, 0.4578275, 0.40821073),
+    "std": (0.26862954, 0.26130258, 0.27577711),
+}
+
+
 @st.composite
 def patch_recipes(draw) -> PatchRecipe:
     fit = draw(st.sampled_from(["area", "shrink", "fill", "canvas"]))
@@ -315,8 +324,22 @@ def compare(do: str, pixels: np.ndarray, recipe: PatchRecipe | TileRecipe) -> No
         assert expected is None or found == expected
 
 
+# One patch is more than may be made of the image.
+NOTHING = PatchRecipe(
+    **NUMBERS,
+    patch_size=5,
+    temporal_patch_size=1,
+    merge_size=2,
+    min_pixels=1,
+    max_pixels=64,
+    fit="fill",
+    layout="blocks",
+)
+
+
 @settings(deadline=None, max_examples=200)
 @given(patch_recipes(), SIDES, SIDES, st.integers(0, 99))
+@example(NOTHING, 1, 2, 0)
 def test_patches_of_any_recipe_are_the_python_runtimes(recipe, height, width, seed):
     compare("patches", random_pixels(height, width, seed), recipe)
 
@@ -333,13 +356,6 @@ def test_pieces_of_any_recipe_are_the_python_runtimes(recipe, height, width, see
     compare("tiles", random_pixels(height, width, seed), recipe)
 
 
-NUMBERS = {
-    "token": "<i>",
-    "token_id": 1,
-    "rescale_factor": 1 / 255,
-    "mean": (0.48145466, 0.4578275, 0.40821073),
-    "std": (0.26862954, 0.26130258, 0.27577711),
-}
 SHAPES = [
     (427, 640),
     (80, 90),

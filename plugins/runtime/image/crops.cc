@@ -2,7 +2,6 @@
 
 #include <algorithm>
 
-#include "core/error.h"
 #include "image/image.h"
 
 namespace moe::runtime {
@@ -42,19 +41,13 @@ int64_t window_of(const Size& image, int64_t tile, const CropRecipe& crops) {
   return shape > kLong ? std::min(shorter, crops.side) : crops.side;
 }
 
-[[noreturn]] void refuse_thin(const Size& image) {
-  throw Error(Kind::usage, "the image is " + std::to_string(image.height) + " x " +
-                               std::to_string(image.width) +
-                               " pixels, which is too long and thin");
-}
-
 Plan windowed(const Size& image, int64_t tile, const CropRecipe& crops) {
   Plan made;
   Size size = image;
   const int64_t longer = std::max(size.height, size.width);
   const int64_t shorter = std::min(size.height, size.width);
   if (shorter < kThin && longer > kLong * shorter) {
-    if (longer > kMaxPixels / longer) refuse_thin(image);
+    if (longer > kMaxPixels / longer) refuse_thin(image.height, image.width);
     made.square = longer;
     size = {longer, longer};
   }
@@ -63,7 +56,7 @@ Plan windowed(const Size& image, int64_t tile, const CropRecipe& crops) {
     size.height = static_cast<int64_t>(static_cast<double>(size.height) * scale);
     size.width = static_cast<int64_t>(static_cast<double>(size.width) * scale);
   }
-  if (size.height < 1 || size.width < 1) refuse_thin(image);
+  if (size.height < 1 || size.width < 1) refuse_thin(image.height, image.width);
   made.whole = made.canvas = made.window = size;
   const int64_t window = window_of(size, tile, crops);
   if (window == 0) return made;

@@ -12,10 +12,6 @@ namespace {
 // What is longer than this has no size that fits the model's limits and its own shape.
 constexpr int64_t kMaxAspect = 200;
 
-std::string words(int64_t height, int64_t width) {
-  return "the image is " + std::to_string(height) + " x " + std::to_string(width) + " pixels";
-}
-
 int64_t whole(double value) {
   // Beyond every size; what is no number or infinite came of sizes that no image has.
   constexpr double kBeyond = 1LL << 40;
@@ -63,7 +59,8 @@ Size filling(int64_t height, int64_t width, const PatchRecipe& recipe) {
   int64_t wide = whole(std::floor(scale * width / unit));
   const int64_t most = recipe.max_pixels / (unit * unit);
   if (tall == 0 && wide == 0) {
-    throw Error(Kind::usage, words(height, width) + ", for which there is no size");
+    throw Error(Kind::usage, "the image is " + std::to_string(height) + " x " +
+                                 std::to_string(width) + " pixels, for which there is no size");
   }
   if (tall == 0) {
     tall = 1;
@@ -215,7 +212,7 @@ void put_places(const Image& image, const Numbers& numbers, const PatchRecipe& r
 
 Size fitted(int64_t height, int64_t width, const PatchRecipe& recipe) {
   if (std::max(height, width) > kMaxAspect * std::min(height, width)) {
-    throw Error(Kind::usage, words(height, width) + ", which is too long and thin");
+    refuse_thin(height, width);
   }
   Size made;
   switch (recipe.fit) {

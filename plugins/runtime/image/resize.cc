@@ -149,7 +149,8 @@ Image along_columns(const Image& image, int height, const Filter& filter) {
 Image resized(const Image& image, int64_t height, int64_t width, Resample how) {
   const int64_t longest =
       std::max({height, width, int64_t(image.height), int64_t(image.width)});
-  if (height < 1 || width < 1 || longest > kMaxSide || height > kMaxPixels / width) {
+  if (height < 1 || width < 1) refuse_thin(image.height, image.width);
+  if (longest > kMaxSide || height > kMaxPixels / width) {
     refuse(image, height, width);
   }
   const Filter filter = filter_of(how);
@@ -165,6 +166,11 @@ Image resized(const Image& image, int64_t height, int64_t width, Resample how) {
   if (!taller) return along_rows(image, to_width, filter);
   if (rows_first) return along_columns(along_rows(image, to_width, filter), to_height, filter);
   return along_rows(along_columns(image, to_height, filter), to_width, filter);
+}
+
+void refuse_thin(int64_t height, int64_t width) {
+  throw Error(Kind::usage, "the image is " + std::to_string(height) + " x " +
+                               std::to_string(width) + " pixels, which is too long and thin");
 }
 
 }  // namespace moe::runtime

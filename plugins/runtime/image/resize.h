@@ -14,9 +14,12 @@ enum class Resample { bilinear, bicubic, lanczos };
 // first where the height shrinks by more than twice what the width does.  Weights have 22 binary
 // digits.
 //
-// Raises Error(unsafe) for a size of no pixels or of more than kMaxPixels, and for sides of
-// more than 2^22 pixels.
+// Raises what refuse_thin does for a size of no pixels, and Error(unsafe) for one of more than
+// kMaxPixels and for sides of more than 2^22 pixels.
 Image resized(const Image& image, int64_t height, int64_t width, Resample how);
+
+// Error(usage): a recipe makes nothing of an image of this size, or too much.
+[[noreturn]] void refuse_thin(int64_t height, int64_t width);
 
 }  // namespace moe::runtime
 

@@ -110,11 +110,6 @@ int floor_half(int64_t difference) {
 Image on_canvas(const Image& image, const TileGrid& grid, const TileRecipe& recipe, Size* size) {
   const Size canvas{grid.rows * recipe.height, grid.columns * recipe.width};
   *size = size_on(canvas, {image.height, image.width}, recipe);
-  if (size->height < 1 || size->width < 1) {
-    throw Error(Kind::usage, "the image is " + std::to_string(image.height) + " x " +
-                                 std::to_string(image.width) +
-                                 " pixels, which is too long and thin");
-  }
   Image picture = resized(image, size->height, size->width, recipe.resample);
   if (size->height == canvas.height && size->width == canvas.width) return picture;
   const bool centred = recipe.fit == Fit::middle;
