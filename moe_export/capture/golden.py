@@ -383,14 +383,14 @@ class _Experts:
 
 
 def _visits(block: BlockRecord) -> tuple[Tensor, Tensor, Tensor]:
-    """Synthetic tokens ``[T, H]``, their experts and weights ``[T, K]``."""
+    """Synthetic tokens ``[E, H]``, their experts and weights ``[E, K]``: each in each place once."""
     spec = layer_spec(block)
     experts, top_k = spec.experts, spec.router.top_k
     generator = torch.Generator().manual_seed(30)
-    tokens = 2 * experts.num_experts
-    x = torch.randn(tokens, experts.hidden_size, generator=generator)
-    ids = (torch.arange(tokens).reshape(-1, 1) + torch.arange(top_k)) % experts.num_experts
-    weights = torch.rand(tokens, top_k, generator=generator).add(0.5) / top_k
+    tokens = torch.arange(experts.num_experts)
+    x = torch.randn(len(tokens), experts.hidden_size, generator=generator)
+    ids = (tokens.reshape(-1, 1) + torch.arange(top_k)) % experts.num_experts
+    weights = torch.rand(len(tokens), top_k, generator=generator).add(0.5) / top_k
     return x, ids.int(), weights
 
 
