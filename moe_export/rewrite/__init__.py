@@ -188,6 +188,7 @@ def _proven(path: str, block: nn.Module, recognition: Recognition) -> BlockRecor
         found_by=recognition.found_by,
         layer=recognition.proposal.layer,
         proof=recognition.proof,
+        reason=recognition.proposal.why_kept,
     )
 
 
