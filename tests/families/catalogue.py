@@ -27,14 +27,7 @@ class Stop:
     """What a user is told on the page, before the message."""
 
 
-STOPPED: dict[str, Stop] = {
-    "phimoe": Stop(
-        "recognised",
-        "no known router and experts reproduce it",
-        why="its router (SparseMixer) weighs the first choice among the logits near it, and the"
-        " second among those near that, without the first: no router op says this",
-    ),
-}
+STOPPED: dict[str, Stop] = {}
 
 NOT_TRIED: dict[str, str] = {
     "hy_v4_vl": "its tower walks over images one by one and puts a feature behind each row of them;"
