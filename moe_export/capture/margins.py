@@ -18,8 +18,8 @@ from moe_export.forms import MoELayer
 Array = npt.NDArray[Any]
 
 _STEPS = 12
-"""Sizes that are tried, each four times the one before: from 2e-7 of the spread of a token's logits,
-which is float32's rounding of them, to all of it."""
+"""Sizes that are tried, each four times the one before: from 2e-7 of the spread of a token's
+logits, which is float32's rounding of them, to all of it."""
 
 _HALVINGS = 12
 """Between a size that changes the choice and one that does not: a part in four thousand."""
@@ -32,9 +32,8 @@ def found_margins(layer: MoELayer, rows: Tensor, logits: Tensor) -> tuple[Array,
     """``margin [T]`` and ``rivals [T, 2]`` of a layer whose router is kept.
 
     The margin is the least move of one logit that was found to change the set of experts: a chosen
-    one's down, or another's up.  It is never too small: a token may be nearer to another choice by a
-    move that was not tried, several logits at once or less of one that was.  ``+inf`` and rivals of
-    -1 where none changed it.
+    one's down, or another's up.  The true one may be less, by a move that was not tried: several
+    logits at once, or one by less.  ``+inf`` and rivals of -1 where none changed it.
     """
     tokens, experts = logits.shape
     margin = np.full(tokens, np.inf)

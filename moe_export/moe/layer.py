@@ -86,6 +86,9 @@ class RouterSpec:
         """The router's semantics in one line, for a person."""
         if self.kept:
             return f"kept as the model has it ({self.kept}), top-{self.top_k}"
+        return self._of_the_op()
+
+    def _of_the_op(self) -> str:
         if self.top_k == self.num_experts and self.score == "softmax" and not self.normalize:
             words = "softmax over all experts (dense mixture)"
         elif self.score.endswith("_topk"):

@@ -87,6 +87,7 @@ def logits_values(observation: Observation, num_experts: int) -> list[int]:
             continue
         data = observation.values[call.inputs[0]].data
         wide = data.dim() >= 2 and data.shape[-1] == num_experts
+        wide = wide or (data.dim() >= 3 and data.shape[-2:].numel() == num_experts)  # in groups
         if wide and data.numel() == tokens * num_experts and call.inputs[0] in reachable:
             found.setdefault(call.inputs[0])
     later = {index for start in found for index in observation.descendants(start)}

@@ -78,9 +78,12 @@ def tokens_of(observation: Observation) -> int:
 # What these leave alone on the observed rows they may change on others: never a mere layout.
 _BOUNDS = {
     f"aten::{name}{ending}"
-    for name in ("clamp", "clamp_min", "clamp_max", "relu", "threshold")
+    for name in (
+        *("clamp", "clamp_min", "clamp_max", "relu", "leaky_relu", "hardtanh", "threshold", "abs"),
+        *("masked_fill", "nan_to_num", "fmod", "remainder"),
+    )
     for ending in ("", "_")
-} | {"aten::maximum", "aten::minimum"}
+} | {"aten::maximum", "aten::minimum", "aten::where"}
 
 
 class Cutter:

@@ -27,6 +27,13 @@ _LAYOUTS = frozenset(
 )
 """Operators that keep every number and their order."""
 
+_MADE = {
+    "aten::zeros": torch.ops.aten.new_zeros.default,
+    "aten::ones": torch.ops.aten.new_ones.default,
+    "aten::full": torch.ops.aten.new_full.default,
+}
+"""Operators that make a tensor of nothing, and those that make it in the dtype of another."""
+
 _AXES = ("dim", "dims", "dim0", "dim1", "axis0", "axis1")
 _SIZES = ("size", "shape", "sizes")
 
@@ -38,6 +45,8 @@ class TokenCutter(Cutter):
         super().__init__(observation, observation.input, logits, names=("rows", "logits"))
         self._moving = observation.descendants(observation.input)
         self._count: fx.Node | None = None
+        self._made: dict[int, tuple[fx.Node, Any]] = {}
+        self._keep_groups(observation.values[logits])
 
     def program(self, *nodes: fx.Node) -> RowProgram:
         """The function that returns these."""
@@ -51,6 +60,13 @@ class TokenCutter(Cutter):
         if made.shape == (self.tokens, columns):
             return node
         return self._call(torch.ops.aten.reshape.default, node, [-1, columns])
+
+    def _keep_groups(self, logits: Value) -> None:
+        """Logits that are observed in groups are given in one row all the same."""
+        shaped = self._of_tokens(logits)
+        if shaped is not None and shaped.dim() > 2:
+            node, sizes = self.done[logits.index], [-1, *shaped.shape[1:]]
+            self._keep(logits, self._call(torch.ops.aten.reshape.default, node, sizes), shaped)
 
     def _needed(self, value: Value) -> tuple[int, ...]:
         assert value.call is not None  # noqa: S101 - leaves were emitted before
@@ -82,6 +98,21 @@ class TokenCutter(Cutter):
         if self._only_lays_out(value, call):
             self._emit_layout(value, call.inputs[0], expected)
             return
+        node, result = self._called(value, call)
+        several = isinstance(result, (tuple, list))
+        made = result[value.position] if several else result
+        if not agrees(made, expected):
+            raise NotRowwiseError(f"{call.op} does not work token by token")
+        if several:
+            node = self.graph.call_function(operator.getitem, (node, value.position))
+        self._keep(value, node, made)
+
+    def _called(self, value: Value, call: Call) -> tuple[fx.Node, Any]:
+        """The node of a call and what it makes: once, though that may be several values."""
+        number = value.call
+        assert number is not None  # noqa: S101 - leaves were emitted before
+        if number in self._made:
+            return self._made[number]
         call = self._without_batch(call)
         op = functional(call.op)
         args, kwargs = self._arguments(op, call, value)
@@ -91,19 +122,14 @@ class TokenCutter(Cutter):
                 result = op(*real[0], **real[1])
         except (RuntimeError, TypeError, IndexError) as error:
             raise NotRowwiseError(f"{call.op} does not work token by token") from error
-        several = isinstance(result, (tuple, list))
-        made = result[value.position] if several else result
-        if not agrees(made, expected):
-            raise NotRowwiseError(f"{call.op} does not work token by token")
         if call.dtype is not None and call.dtype is not torch.float64:
             kwargs = {**kwargs, "dtype": call.dtype}
-        elif not call.inputs and kwargs.get("dtype") is torch.float64:
-            kwargs = {**kwargs, "dtype": torch.float32}  # that of the block, which ran in float64
+        elif op._schema.name in _MADE and kwargs.get("dtype") is torch.float64:
+            # That of the block, which ran in float64: in the model it is another.
+            op, args, kwargs = _MADE[op._schema.name], (Ref(self.start), *args), {}
         nodes = tree_map(self._node, (args, kwargs))
-        node = self.graph.call_function(op, nodes[0], nodes[1])
-        if several:
-            node = self.graph.call_function(operator.getitem, (node, value.position))
-        self._keep(value, node, made)
+        self._made[number] = self.graph.call_function(op, nodes[0], nodes[1]), result
+        return self._made[number]
 
     def _emit_layout(self, value: Value, before: int, expected: Tensor) -> None:
         node, rows = self.done[before], self.rows[before]
@@ -132,7 +158,7 @@ class TokenCutter(Cutter):
         """The call's arguments for values ``[T, ...]``."""
         names = [argument.name for argument in op._schema.arguments]
         given = dict(zip(names, call.args, strict=False)) | call.kwargs
-        first = self.observation.values[call.inputs[0]].data if call.inputs else value.data
+        first = self.observation.values[call.inputs[0]].data if call.inputs else torch.empty(())
         lead, rank = self._lead(first) or 0, first.dim()
         if op._schema.name == "aten::stack":
             rank += 1
@@ -141,7 +167,8 @@ class TokenCutter(Cutter):
                 given[name] = _moved(given[name], lead, rank, call)
         for name in _SIZES:
             if name in given and self._lead(value.data) is not None:
-                given[name] = self._sizes(value, lead)
+                of_value = self._lead(value.data) or 0
+                given[name] = [self._tokens(), *value.data.shape[of_value:]]
         if "repeats" in given and lead:
             given["repeats"] = [1, *given["repeats"][lead:]]
         if op._schema.name == "aten::arange" and self._lead(value.data) is not None:
@@ -153,11 +180,6 @@ class TokenCutter(Cutter):
         defaults = {a.name: a.default_value for a in op._schema.arguments}
         args = tuple(given.get(name, defaults[name]) for name in positional[: last + 1])
         return args, {name: x for name, x in given.items() if name not in positional}
-
-    def _sizes(self, value: Value, lead: int) -> list[Any]:
-        """The size that an operator is asked for: of what has tokens already they stay."""
-        of_value = self._lead(value.data) or 0
-        return [-1 if lead else self._tokens(), *value.data.shape[of_value:]]
 
     def _tokens(self) -> fx.Node:
         """T, as the program is given it."""
