@@ -30,6 +30,7 @@ from moe_export.rewrite.tokens import TokenCutter
 Array = npt.NDArray[Any]
 
 _INTEGERS = (torch.int64, torch.int32)
+_UNSAID = ("reshape", "slice", "sym_size", "scalar_tensor", "_to_copy")
 _NAMED = 6
 """Operators that are named for a person; a router has some ten to thirty."""
 
@@ -162,8 +163,8 @@ def _program(evidence: Evidence, picked: Picked) -> RowProgram:
 def _words(program: RowProgram) -> str:
     """Its operators, for a person."""
     calls = (str(node.target) for node in program.graph.nodes if node.op == "call_function")
-    names = (call.removeprefix("aten.").split(".")[0] for call in calls if call.startswith("aten."))
-    kept = list(dict.fromkeys(n for n in names if n not in ("reshape", "sym_size", "_to_copy")))
+    names = (call.split(".")[1] for call in calls if call.startswith(("aten.", "moe_export.")))
+    kept = list(dict.fromkeys(n for n in names if n not in _UNSAID))
     more = len(kept) - _NAMED
     return "+".join(kept[:_NAMED]).replace("_softmax", "softmax") + (
         f" and {more} more" if more > 0 else ""

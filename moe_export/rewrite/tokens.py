@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, fx
 from torch.utils._pytree import tree_map
 
+from moe_export.rewrite import torch_topk  # noqa: F401 - registers the op
 from moe_export.rewrite.observe import Call, Observation, Ref, Value
 from moe_export.rewrite.rows import Cutter, NotRowwiseError, RowProgram, agrees, functional
 
@@ -27,6 +28,7 @@ _LAYOUTS = frozenset(
 )
 """Operators that keep every number and their order."""
 
+_ORDERS = ("aten::topk", "aten::sort")
 _MADE = {
     "aten::zeros": torch.ops.aten.new_zeros.default,
     "aten::ones": torch.ops.aten.new_ones.default,
@@ -45,12 +47,13 @@ class TokenCutter(Cutter):
         super().__init__(observation, observation.input, logits, names=("rows", "logits"))
         self._moving = observation.descendants(observation.input)
         self._count: fx.Node | None = None
-        self._made: dict[int, tuple[fx.Node, Any]] = {}
+        self._made: dict[int, tuple[list[fx.Node], Any]] = {}
         self._keep_groups(observation.values[logits])
 
     def program(self, *nodes: fx.Node) -> RowProgram:
         """The function that returns these."""
         self.graph.output(nodes)
+        self.graph.eliminate_dead_code()
         return RowProgram(self.graph)
 
     def as_columns(self, index: int, columns: int) -> fx.Node:
@@ -98,17 +101,14 @@ class TokenCutter(Cutter):
         if self._only_lays_out(value, call):
             self._emit_layout(value, call.inputs[0], expected)
             return
-        node, result = self._called(value, call)
-        several = isinstance(result, (tuple, list))
-        made = result[value.position] if several else result
+        nodes, result = self._called(value, call)
+        made = result[value.position] if isinstance(result, (tuple, list)) else result
         if not agrees(made, expected):
             raise NotRowwiseError(f"{call.op} does not work token by token")
-        if several:
-            node = self.graph.call_function(operator.getitem, (node, value.position))
-        self._keep(value, node, made)
+        self._keep(value, nodes[value.position if len(nodes) > 1 else 0], made)
 
-    def _called(self, value: Value, call: Call) -> tuple[fx.Node, Any]:
-        """The node of a call and what it makes: once, though that may be several values."""
+    def _called(self, value: Value, call: Call) -> tuple[list[fx.Node], Any]:
+        """What a call makes, and a node for each of it: once, though it may be several values."""
         number = value.call
         assert number is not None  # noqa: S101 - leaves were emitted before
         if number in self._made:
@@ -127,9 +127,32 @@ class TokenCutter(Cutter):
         elif op._schema.name in _MADE and kwargs.get("dtype") is torch.float64:
             # That of the block, which ran in float64: in the model it is another.
             op, args, kwargs = _MADE[op._schema.name], (Ref(self.start), *args), {}
-        nodes = tree_map(self._node, (args, kwargs))
-        self._made[number] = self.graph.call_function(op, nodes[0], nodes[1]), result
+        if op._schema.name in _ORDERS:
+            node = self._ordered(op, args, kwargs)
+        else:
+            args, kwargs = tree_map(self._node, (args, kwargs))
+            node = self.graph.call_function(op, args, kwargs)
+        several = len(result) if isinstance(result, (tuple, list)) else 0
+        nodes = [self._call(operator.getitem, node, place) for place in range(several)] or [node]
+        self._made[number] = nodes, result
         return self._made[number]
+
+    def _ordered(self, op: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> fx.Node:
+        """Values and places, where of equal values the first comes first.
+
+        PyTorch leaves open which of them does, and a bundle's runtime would differ from it.
+        """
+        names = [argument.name for argument in op._schema.arguments]
+        given = {"dim": -1, "descending": False, "largest": True}
+        given |= dict(zip(names, args, strict=False)) | kwargs
+        x, dim = given["self"], given["dim"]
+        if op._schema.name == "aten::topk":
+            count, largest = given["k"], given["largest"]
+        else:
+            count, largest = self.rows[x.index].shape[dim], given["descending"]
+        return self._call(
+            torch.ops.moe_export.topk.default, self.done[x.index], count, dim, largest
+        )
 
     def _emit_layout(self, value: Value, before: int, expected: Tensor) -> None:
         node, rows = self.done[before], self.rows[before]

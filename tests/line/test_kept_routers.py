@@ -97,7 +97,8 @@ def test_another_choice_than_the_model_s_fails(tmp_path):
         model = onnx.load(path, load_external_data=False)
         chooses = [node for node in model.graph.node if node.op_type == "TopK"]
         for node in chooses:
-            node.attribute.append(onnx.helper.make_attribute("largest", 0))
+            (largest,) = (each for each in node.attribute if each.name == "largest")
+            largest.i = 0
         onnx.save(model, path)
     report = validate(bundle)
     assert not report.passed
