@@ -30,7 +30,7 @@ from moe_export.rewrite.tokens import TokenCutter
 Array = npt.NDArray[Any]
 
 _INTEGERS = (torch.int64, torch.int32)
-_UNSAID = ("reshape", "slice", "sym_size", "scalar_tensor", "_to_copy")
+_UNSAID = ("reshape", "slice", "sym_size", "scalar_tensor", "to", "_to_copy")
 _NAMED = 6
 """Operators that are named for a person; a router has some ten to thirty."""
 
@@ -98,13 +98,11 @@ def _choices(evidence: Evidence, own: set[int]) -> Iterator[tuple[Picked, Array,
             rows = evidence.rows(weights.index)
             if rows.shape == chosen.shape:
                 yield Picked(spec, ids=ids.index, weights=weights.index), rows, chosen
+        for weights in floats:
+            rows = evidence.rows(weights.index)
             if rows.shape[1] == width and weights.index in routed:
-                dense = np.take_along_axis(rows, chosen, axis=1)
-                yield (
-                    Picked(spec, ids=ids.index, weights=weights.index, is_dense=True),
-                    dense,
-                    chosen,
-                )
+                picked = Picked(spec, ids=ids.index, weights=weights.index, is_dense=True)
+                yield picked, np.take_along_axis(rows, chosen, axis=1), chosen
         yield Picked(spec, ids=ids.index), np.ones(chosen.shape), chosen
 
 
@@ -153,7 +151,7 @@ def _program(evidence: Evidence, picked: Picked) -> RowProgram:
         )
     elif picked.is_dense:
         dense = cutter.as_columns(picked.weights, width)
-        places = cutter.graph.call_function(aten._to_copy.default, (ids,), {"dtype": torch.int64})
+        places = cutter.graph.call_function(aten.to.dtype, (ids, torch.int64))
         weights = cutter.graph.call_function(aten.gather.default, (dense, -1, places))
     else:
         weights = cutter.as_columns(picked.weights, top_k)

@@ -126,7 +126,7 @@ def _no_oracle(bundle: Bundle) -> dict[str, str]:
         return {}
     more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
     return {
-        "routers by the oracle": f"{kept[0]}{more}: kept as the model has it, which no op says; "
+        "routers by the oracle": f"no op says what that of {kept[0]}{more} does, which was kept; "
         "choice and weights were compared with the eager model's alone, and a margin is the least "
         "move of one logit that was found to change the choice: the true one may be less"
     }
