@@ -143,7 +143,7 @@ class TokenCutter(Cutter):
         PyTorch leaves open which of them does, and a bundle's runtime would differ from it.
         """
         names = [argument.name for argument in op._schema.arguments]
-        given = {"dim": -1, "descending": False, "largest": True}
+        given: dict[str, Any] = {"dim": -1, "descending": False, "largest": True}
         given |= dict(zip(names, args, strict=False)) | kwargs
         x, dim = given["self"], given["dim"]
         if op._schema.name == "aten::topk":
