@@ -256,11 +256,8 @@ def _expert_inputs(
 def _of_experts(observation: Observation, group: ExpertGroup) -> set[int]:
     """The experts' tensors, and what depends on them."""
     names = group.reads()
-    found: set[int] = set()
-    for value in observation.values:
-        if value.name in names:
-            found |= {value.index} | observation.descendants(value.index)
-    return found
+    own = [value.index for value in observation.values if value.name in names]
+    return {*own, *observation.descendants(*own)}
 
 
 def _same(rows: Any, other: Any) -> bool:

@@ -122,11 +122,8 @@ def _distinct(evidence: Evidence, values: list[Value]) -> list[Value]:
 def _tensors_of_experts(evidence: Evidence) -> set[int]:
     """Values that depend on the experts' matrices."""
     names = {name for slot in evidence.group.matrices for name in slot.sources()}
-    found: set[int] = set()
-    for value in evidence.observation.values:
-        if value.name in names and value.index not in found:
-            found |= {value.index} | evidence.observation.descendants(value.index)
-    return found
+    own = [value.index for value in evidence.observation.values if value.name in names]
+    return {*own, *evidence.observation.descendants(*own)}
 
 
 def _tensors_of_router(
