@@ -42,7 +42,7 @@ class _OfRun(threading.local):
 
 
 class FusedMoE(nn.Module):
-    """A block ``[..., H] -> [..., Hout]`` as ``Router`` and ``Experts``.
+    """A block ``[..., H] -> [..., Hout]`` as ``Router``, or the router it has, and ``Experts``.
 
     It returns what the original returned.  A returned tensor that the proposal calls ``unused``
     holds NaN, so that a model which does read it can only fail its parity check, never be a
