@@ -112,7 +112,14 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _programs(proposal: Proposal) -> Iterator[Rows]:
-    own = (proposal.logits, proposal.hidden, *proposal.shared, proposal.after, proposal.middle)
+    own = (
+        proposal.logits,
+        proposal.kept,
+        proposal.hidden,
+        *proposal.shared,
+        proposal.after,
+        proposal.middle,
+    )
     returned = (leaf.rows for leaf in tree_leaves(proposal.output) if isinstance(leaf, Leaf))
     yield from (rows for rows in (*own, *returned) if rows is not None)
 

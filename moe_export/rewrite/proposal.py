@@ -49,6 +49,13 @@ class Proposal:
 
     layer: LayerSpec
     logits: Rows
+    kept: Rows | None = None
+    """``(rows, router_logits) -> (topk_weights, topk_ids)``, both ``[T, K]``, where no attributes
+    of the router op say what the block does."""
+
+    why_kept: str | None = None
+    """What then stood in the way of a router that the op says."""
+
     hidden: Rows | None = None
     shared: tuple[Rows, ...] = ()
     after: Rows | None = None

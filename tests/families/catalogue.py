@@ -27,14 +27,7 @@ class Stop:
     """What a user is told on the page, before the message."""
 
 
-STOPPED: dict[str, Stop] = {
-    "phimoe": Stop(
-        "recognised",
-        "no known router and experts reproduce it",
-        why="its router (SparseMixer) weighs the first choice among the logits near it, and the"
-        " second among those near that, without the first: no router op says this",
-    ),
-}
+STOPPED: dict[str, Stop] = {}
 
 NOT_TRIED: dict[str, str] = {
     "hy_v4_vl": "its tower walks over images one by one and puts a feature behind each row of them;"
@@ -52,10 +45,11 @@ REMARKS: dict[str, str] = {
     "gemma4": "text and images, without sound; without embeddings for each layer",
     "internvl": "text models with experts, such as qwen3_moe",
     "llama4": "Transformers 5.24.0 itself needs a fault mended to run it",
+    "phimoe": "its router (SparseMixer) is none that the op says, and is kept as the model has it",
     "qwen3_omni_moe": "the thinker alone, which reads text and images; it hears and says nothing",
     "qwen3_omni_moe_thinker": "text and images, without sound",
 }
-"""What a family that comes to the end does not do."""
+"""What a family that comes to the end does not do, or does otherwise than others."""
 
 Kind = Literal["vision", "text"]
 

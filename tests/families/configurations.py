@@ -36,6 +36,7 @@ _INDEX = {"index_topk": 6, "index_head_dim": 32, "index_n_heads": 8}
 
 TEXT_MODELS: dict[str, dict[str, Any]] = {
     "afmoe": {"num_dense_layers": 1, **_SLIDING},
+    "axk1": {**_ROUTED, **_LATENT, **_GROUPS},
     "axk2": {**_ROUTED, **_LATENT, **_GROUPS, **_INDEX},
     "bailing_hybrid": {
         **_ROUTED,
