@@ -133,6 +133,7 @@ FAMILIES: Mapping[str, Family] = {
             crops=Crops(fit="grid", side="tile_size"),
         ),
     ),
+    "dots3_note": Family(positions="plain", images=Packed(tower="vision_tower")),
     "ernie4_5_vl_moe": Family(
         positions="mrope",
         images=Packed(

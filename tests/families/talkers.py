@@ -145,6 +145,22 @@ TALKERS = (
         image="<|begin_of_image|><|image|><|end_of_image|>",
     ),
     Talker(
+        family="dots3_note",
+        processor="Dots3NoteProcessor",
+        image_processor="Qwen2VLImageProcessorPil",
+        settings={**_AREA, "temporal_patch_size": 1},
+        tokens=(
+            "<|img|>",
+            "<|endofimg|>",
+            "<|imgpad|>",
+            "<|video_pad|>",
+            "<|vid|>",
+            "<|endofvid|>",
+            "<|audio_comp_pad|>",
+        ),
+        image="<|img|><|imgpad|><|endofimg|>",
+    ),
+    Talker(
         family="ernie4_5_vl_moe",
         processor="Ernie4_5_VLMoeProcessor",
         image_processor="Ernie4_5_VLMoeImageProcessorPil",
