@@ -59,16 +59,19 @@ class PatchRecipe(ImageRecipe):
     max_side: int | None = None
     """Pixels; for ``shrink`` alone."""
 
-    fit: Literal["area", "shrink", "fill", "canvas"] = "area"
+    fit: Literal["area", "shrink", "fill", "canvas", "shape"] = "area"
     """``area``: to whole units, near the image's shape and within both limits; ``shrink``: to the
     limits where it is larger, then black on the right and below up to whole units; ``fill``: to the
     most whole units of its shape below ``max_pixels``; ``canvas``: on the least whole units that
-    hold it within both limits, as it is or in its own shape, black on the right and below."""
+    hold it within both limits, as it is or in its own shape, black on the right and below;
+    ``shape``: to the whole units around its size, or around the largest size of its shape within
+    ``max_pixels``, that are nearest to its shape."""
 
-    layout: Literal["blocks", "rows", "places"] = "blocks"
+    layout: Literal["blocks", "rows", "places", "times"] = "blocks"
     """``blocks``: flat patches with a grid, those of one feature together; ``rows``: square patches
     with a grid, row by row; ``places``: flat patches with channels last and the column and row of
-    each, row by row, padded to ``max_pixels``."""
+    each, row by row, padded to ``max_pixels``; ``times``: flat patches with a grid, row by row, each
+    once for every time."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

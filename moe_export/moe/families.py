@@ -19,8 +19,8 @@ class Packed:
     tower: str = "visual"
     """The module of the model that takes patches and grids."""
 
-    projector: str | None = None
-    """The module behind it, where the tower's features are not those of the text."""
+    projector: tuple[str, ...] = ()
+    """The modules behind it, in turn, where the tower's features are not those of the text."""
 
     joins_times: bool = False
     """Whether the projector joins features of two times; of an image, each with itself."""
@@ -28,20 +28,25 @@ class Packed:
     features: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
     """Which of the tower's outputs goes on."""
 
-    fit: Literal["area", "shrink", "canvas"] = "area"
+    fit: Literal["area", "shrink", "canvas", "shape"] = "area"
     """How an image becomes whole patches, as in ``dialogue.PatchRecipe``."""
 
     order: Literal["blocks", "rows"] = "blocks"
     """``blocks``: patches that become one feature follow one another; ``rows``: as in the image."""
 
-    patch: Literal["flat", "square"] = "flat"
-    """``flat``: a row of numbers; ``square``: ``[channels, height, width]``."""
+    patch: Literal["flat", "square", "times"] = "flat"
+    """``flat``: a row of numbers, of each channel the times it is repeated; ``times``: of each time
+    the channels; ``square``: ``[channels, height, width]``."""
 
     position_axes: int = 2
     """Of a patch in the tower: height and width, and 3 where time comes before them."""
 
     limits_count_time: bool = False
     """Whether the processor's limits of pixels count an image as often as a patch repeats it."""
+
+    turned_table: bool = False
+    """Whether each image reads the tower's table of positions in the order of patches that it would
+    have with height and width exchanged."""
 
     deepstack: bool = False
     """Whether the first layers of the decoder add features of the tower's inner layers."""
@@ -138,7 +143,7 @@ FAMILIES: Mapping[str, Family] = {
         positions="mrope",
         images=Packed(
             tower="vision_tower",
-            projector="resampler_model",
+            projector=("resampler_model",),
             joins_times=True,
             features="last_hidden_state",
         ),
@@ -157,7 +162,7 @@ FAMILIES: Mapping[str, Family] = {
         positions="plain",
         images=Packed(
             tower="vision_tower",
-            projector="mm_projector",
+            projector=("mm_projector",),
             fit="shrink",
             order="rows",
             patch="square",
@@ -171,9 +176,21 @@ FAMILIES: Mapping[str, Family] = {
         positions="plain",
         images=Packed(
             tower="vision_tower",
-            projector="multi_modal_projector",
+            projector=("multi_modal_projector",),
             features="last_hidden_state",
             position_axes=3,
+        ),
+    ),
+    "muse_spark": Family(
+        positions="plain",
+        images=Packed(
+            tower="vision_tower",
+            projector=("vision_adapter", "vision_projection", "perception_emb_norm"),
+            features="last_hidden_state",
+            fit="shape",
+            order="rows",
+            patch="times",
+            turned_table=True,
         ),
     ),
     "qwen3_5_moe": Family(positions="mrope", images=Packed()),

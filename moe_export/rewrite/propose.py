@@ -28,7 +28,7 @@ from moe_export.rewrite.hypotheses import (
     router_clues,
     router_hypotheses,
 )
-from moe_export.rewrite.middle import each_expert, with_middle
+from moe_export.rewrite.middle import each_expert, with_behind, with_middle
 from moe_export.rewrite.observe import Observation, Ref, observe
 from moe_export.rewrite.proposal import Leaf, Proposal, Refusal
 from moe_export.rewrite.rows import (
@@ -208,13 +208,19 @@ def _fits_on_output(
 def _fits_with_middle(
     evidence: _Evidence, candidates: list[ExpertsHypothesis], routers: _Routers, hidden: Array
 ) -> Iterator[_Fit]:
-    """Experts with something between their matrices that the op has no name for."""
+    """Experts with something between or behind their matrices that the op has no name for."""
     for plain in candidates:
-        if plain.spec.activation == "identity":
-            experts = with_middle(plain, evidence.observation, evidence.read, hidden)
-            if experts is not None:
-                each = each_expert(experts, evidence.block, evidence.read, hidden)
-                yield from routers.fits(experts, each, hidden)
+        if plain.spec.activation != "identity":
+            continue
+        experts = with_middle(plain, evidence.observation, evidence.read, hidden)
+        if experts is None:
+            continue
+        each = each_expert(experts, evidence.block, evidence.read, hidden)
+        yield from routers.fits(experts, each, hidden)
+        experts = with_behind(experts, evidence.observation, each)
+        if experts is not None:
+            each = each_expert(experts, evidence.block, evidence.read, hidden)
+            yield from routers.fits(experts, each, hidden)
 
 
 def _fits_on_input(
@@ -303,6 +309,7 @@ def _proposal(evidence: _Evidence, fit: _Fit) -> Proposal:
         shared=shared,
         after=after,
         middle=fit.experts.middle,
+        behind=fit.experts.behind,
         weights=fit.experts.weights | _vectors(evidence, fit.router),
         output=_output(evidence, fit),
     )

@@ -228,8 +228,8 @@ NUMBERS = {
 
 @st.composite
 def patch_recipes(draw) -> PatchRecipe:
-    fit = draw(st.sampled_from(["area", "shrink", "fill", "canvas"]))
-    layout = draw(st.sampled_from(["blocks", "rows", "places"]))
+    fit = draw(st.sampled_from(["area", "shrink", "fill", "canvas", "shape"]))
+    layout = draw(st.sampled_from(["blocks", "rows", "places", "times"]))
     most = draw(st.integers(64, 9000))
     return PatchRecipe(
         **{name: draw(each) for name, each in COMMON.items()},
@@ -375,6 +375,21 @@ def test_photographs_on_a_canvas_are_the_python_runtimes(height, width, photos):
         limits = {"min_pixels": least, "max_pixels": most}
         recipe = PatchRecipe(**NUMBERS, **sizes, **limits, fit="canvas", layout="blocks")
         compare("patches", photograph_of(height, width, photos), recipe)
+
+
+@pytest.mark.parametrize(("height", "width"), [*SHAPES, (427, 427), (900, 900), (1000, 1000)])
+def test_photographs_near_their_shape_are_the_python_runtimes(height, width, photos):
+    sizes = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, "min_pixels": 1}
+    for most in (28**2 * 4096, 28**2 * 200):
+        recipe = PatchRecipe(**NUMBERS, **sizes, max_pixels=most, fit="shape", layout="times")
+        compare("patches", photograph_of(height, width, photos), recipe)
+
+
+def test_squares_near_their_shape_are_the_python_runtimes():
+    sizes = {"patch_size": 2, "temporal_patch_size": 1, "merge_size": 2, "min_pixels": 1}
+    recipe = PatchRecipe(**NUMBERS, **sizes, max_pixels=800, fit="shape", layout="times")
+    for side in range(1, 90):
+        compare("patches", random_pixels(side, side), recipe)
 
 
 # The sizes of Step 3.7 and DeepSeek-OCR 2.

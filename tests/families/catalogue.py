@@ -40,7 +40,7 @@ NOT_TRIED: dict[str, str] = {
     "hy_v4_vl": "its tower walks over images one by one and puts a feature behind each row of them;"
     " its text model is that of hy_v4, which works",
     **dict.fromkeys(
-        ("diffusion_gemma", "inkling", "mistral_large4", "muse_spark", "qwen4_exp"),
+        ("diffusion_gemma", "inkling", "mistral_large4", "qwen4_exp"),
         "not looked into",
     ),
     "unlimited_ocr": "not looked into",
@@ -53,6 +53,7 @@ REMARKS: dict[str, str] = {
     "gemma4": "text and images, without sound; without embeddings for each layer",
     "internvl": "text models with experts, such as qwen3_moe",
     "llama4": "Transformers 5.24.0 itself needs a fault mended to run it",
+    "muse_spark": "text and images, without sound",
     "qwen3_omni_moe": "the thinker alone, which reads text and images; it hears and says nothing",
     "qwen3_omni_moe_thinker": "text and images, without sound",
 }

@@ -265,6 +265,22 @@ TALKERS = (
         image="]<]image[>[",
     ),
     Talker(
+        family="muse_spark",
+        processor="MuseSparkProcessor",
+        image_processor="MuseGlimmerImageProcessor",
+        settings={"patch_size": 4, "merge_size": 2, "max_image_tokens": 36},
+        tokens=(
+            "<|image_start|>",
+            "<|image_end|>",
+            "<|patch|>",
+            "<|video|>",
+            "<|vid_start|>",
+            "<|vid_end|>",
+            "<|audio|>",
+        ),
+        image="<|patch|>",
+    ),
+    Talker(
         family="qwen3_omni_moe",
         processor="Qwen3OmniMoeProcessor",
         image_processor="Qwen2VLImageProcessorPil",

@@ -38,6 +38,7 @@ from moe_export.load.pretrained.parts import (
     TypedEmbed,
     text_model_of,
 )
+from moe_export.load.pretrained.placeholders import special_tokens, stand_ins
 from moe_export.load.pretrained.vision import CroppedVision, PackedVision, PaddedVision, TileVision
 from moe_export.load.usercode import run_user_code
 from moe_export.moe.families import Family, Packed, Padded, Tiles
@@ -146,16 +147,25 @@ def kinds_of_tokens(model: Any, ids: Tensor) -> Inputs:
     return {name: x for name, x in made.items() if name in taken}
 
 
+def _special_text(model: Any) -> Inputs:
+    """A text of all special tokens that an answer may hold."""
+    size = model.config.get_text_config().vocab_size
+    ids = torch.tensor([[i for i in special_tokens(model.config) if 0 <= i < size] or [0]])
+    more = kinds_of_tokens(model, ids)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **more}
+
+
 def _parts(model: Any, family: Family, *, all_logits: bool) -> tuple[Embed, Decoder]:
     """``embed`` and ``decoder``.  From here on attention is the parts' own."""
+    others = stand_ins(model, _special_text(model))
     embed: Embed
     decoder: type[Decoder]
     if isinstance(family.images, Packed) and family.images.deepstack:
-        embed, decoder = DeepstackEmbed(model), DeepstackDecoder
+        embed, decoder = DeepstackEmbed(model, others), DeepstackDecoder
     elif family.image_tokens:
-        embed, decoder = TypedEmbed(model, family.image_tokens), TypedDecoder
+        embed, decoder = TypedEmbed(model, others, family.image_tokens), TypedDecoder
     else:
-        embed, decoder = Embed(model), Decoder
+        embed, decoder = Embed(model, others), Decoder
     return embed.eval(), decoder(model, all_logits=all_logits).eval()
 
 

@@ -21,11 +21,13 @@ from moe_export.forms import IMAGE, PADDING, TEXT, Array
 from moe_export.lazy import together
 from moe_export.load.pretrained.cache import GROWING, carried
 from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part, core_of
+from moe_export.load.pretrained.placeholders import special_tokens
 from moe_export.load.pretrained.vision import (
     features_of_pieces,
     features_of_tiles,
     merge_of,
     tile_size,
+    times_of,
 )
 from moe_export.moe.families import Packed, Padded, Tiles
 from moe_export.runtime.seen import PIECES
@@ -73,11 +75,7 @@ class Examples:
     def tokens(self, batch: int, length: int) -> Tensor:
         """Ids ``[batch, length]`` that mean nothing but text."""
         size = self.config.get_text_config().vocab_size
-        special = {
-            value
-            for name, value in self.config.to_dict().items()
-            if name.endswith(("token_id", "token_index")) and isinstance(value, int)
-        }
+        special = special_tokens(self.config)
         plain = torch.tensor([i for i in range(min(size, 4096)) if i not in special])
         return plain[torch.randint(len(plain), (batch, length), generator=self._generator)]
 
@@ -120,8 +118,8 @@ class Examples:
             return self._padded(shapes, merge)
         grid = torch.tensor([[1, rows * merge, columns * merge] for rows, columns in shapes])
         patch: tuple[int, ...] = (3, vision.patch_size, vision.patch_size)
-        if self._images.patch == "flat":
-            patch = (math.prod(patch) * getattr(vision, "temporal_patch_size", 1),)
+        if self._images.patch != "square":
+            patch = (math.prod(patch) * times_of(self.config),)
         count = int(grid.prod(dim=-1).sum())
         pixels = torch.randn(count, *patch, generator=self._generator)
         return {"pixel_values": pixels, "image_grid_thw": grid}

@@ -85,7 +85,14 @@ class EmbedText(Part):
 
 
 class Embed(Part):
-    """``input_ids [B, S]`` and the features of all images in order to the decoder's inputs."""
+    """``input_ids [B, S]`` and the features of all images in order to the decoder's inputs.
+
+    ``stand_ins`` are tokens that the source embeds as others, by id.
+    """
+
+    def __init__(self, source: nn.Module, stand_ins: Mapping[int, int]) -> None:
+        super().__init__(source)
+        self._stand_ins = dict(stand_ins)
 
     def forward(self, input_ids: Tensor, image_embeds: Tensor) -> dict[str, Tensor]:
         places = _Places(input_ids, self.config.image_token_id, image_embeds.shape[0])
@@ -94,7 +101,10 @@ class Embed(Part):
     def text(self, input_ids: Tensor, places: _Places) -> Tensor:
         """The embeddings of the text; an image's token may be none that the table has."""
         embed: Any = self.text_model.get_input_embeddings()
-        made: Tensor = embed(input_ids.masked_fill(places.is_image, 0))
+        ids = input_ids.masked_fill(places.is_image, 0)
+        for token, other in self._stand_ins.items():
+            ids = ids.masked_fill(input_ids == token, other)
+        made: Tensor = embed(ids)
         return made
 
 
@@ -117,8 +127,10 @@ class DeepstackEmbed(Embed):
 class TypedEmbed(Embed):
     """The same, and ``image_tokens [B, S]``: 1 where a token is of an image."""
 
-    def __init__(self, source: nn.Module, names: tuple[str, ...]) -> None:
-        super().__init__(source)
+    def __init__(
+        self, source: nn.Module, stand_ins: Mapping[int, int], names: tuple[str, ...]
+    ) -> None:
+        super().__init__(source, stand_ins)
         own = self.config.image_token_id
         self._around = [i for i in (getattr(self.config, name) for name in names) if i != own]
 
@@ -246,8 +258,9 @@ class Decoder(Part):
         head = getattr(self, "lm_head", None) or self.core.language_model.lm_head
         logits: Tensor = head(hidden)
         # A factor of 1 would be two more passes over a large vocabulary.
-        if (factor := getattr(config, "logit_scale", None) or 1.0) != 1.0:
-            logits = logits * factor
+        for name in ("logit_scale", "output_multiplier"):
+            if (factor := getattr(config, name, None) or 1.0) != 1.0:
+                logits = logits * factor
         if (divisor := getattr(config, "logits_scaling", None) or 1.0) != 1.0:
             logits = logits / divisor
         cap = getattr(config, "final_logit_softcapping", None)

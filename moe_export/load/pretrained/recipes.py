@@ -71,7 +71,7 @@ def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) 
         "patch_size": patch,
         "merge_size": int(settings["merge_size"]),
         "fit": images.fit,
-        "layout": images.order,
+        "layout": "times" if images.patch == "times" else images.order,
     }
     if images.fit == "shrink":
         return PatchRecipe(
@@ -83,13 +83,14 @@ def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) 
             max_side=int(size["max_height"]) * patch,
         )
     times = int(settings["temporal_patch_size"])
-    if images.fit == "canvas":
+    if images.fit in ("canvas", "shape"):
         unit = (patch * int(settings["merge_size"])) ** 2
+        least = int(settings["min_image_tokens"]) * unit if images.fit == "canvas" else 1
         return PatchRecipe(
             **alike,
             **sizes,
             temporal_patch_size=times,
-            min_pixels=int(settings["min_image_tokens"]) * unit,
+            min_pixels=least,
             max_pixels=int(settings["max_image_tokens"]) * unit,
         )
     counted = times if images.limits_count_time else 1

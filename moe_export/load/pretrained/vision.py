@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -111,8 +112,8 @@ class PackedVision(Part):
         self.images = images
         attention.register()
         self.tower.config._attn_implementation = attention.SEGMENTS
-        if images.projector is not None and images.joins_times:
-            getattr(self.core, images.projector)._temporal_slicing = _with_itself
+        for name in images.projector if images.joins_times else ():
+            getattr(self.core, name)._temporal_slicing = _with_itself
 
     @property
     def tower(self) -> Any:
@@ -127,31 +128,40 @@ class PackedVision(Part):
             position_ids=grid.position_ids(),
             cu_seqlens=F.pad(grid.ends, (1, 0)),
             max_seqlen=1,  # for kernels that reserve memory; ours does not
-            **self._resampling(grid),
+            **self._resampling(image_grid_thw, grid),
+            **self._windows(grid),
             **(grid.merging() if self.images.order == "rows" else {}),
         )
         features = made.pooler_output
         if self.images.features == "last_hidden_state":
             features = made.last_hidden_state.flatten(0, -2)
-        if self.images.projector is not None:
-            projector = getattr(self.core, self.images.projector)
+        for name in self.images.projector:
             given = (features, image_grid_thw) if self.images.joins_times else (features,)
-            features = projector(*given)
+            features = getattr(self.core, name)(*given)
         outputs = {"image_embeds": features.flatten(0, -2)}
         if self.images.deepstack:
             outputs["deepstack"] = torch.stack(list(made.deepstack_features))
         return outputs
 
-    def _resampling(self, grid: _Grid) -> dict[str, Tensor]:
+    def _resampling(self, thw: Tensor, grid: _Grid) -> dict[str, Tensor]:
         """How each patch reads the tower's table of positions, if there is one."""
+        if self.images.turned_table:
+            grid = _Grid(thw[:, [0, 2, 1]], grid.patches, 1, self.images)
         for module in self.tower.modules():
             if hasattr(module, "interpolation_mode"):
-                return grid.interpolation(
+                table = _Table(
                     module.num_grid_per_side,
                     module.interpolation_mode,
                     corners=module.interpolation_align_corners,
+                    zeros=getattr(module, "interpolation_padding", "border") == "zeros",
                 )
+                return grid.interpolation(table)
         return {}
+
+    def _windows(self, grid: _Grid) -> dict[str, Tensor]:
+        """The patches of each window in turn, where some layers of the tower look no further."""
+        size = getattr(self.tower, "window_size", None)
+        return {} if size is None else grid.windows(size // self.tower.patch_size)
 
 
 def _with_itself(features: Tensor, _: Tensor) -> Tensor:
@@ -209,17 +219,37 @@ def tile_size(config: Any) -> tuple[int, int]:
 def merge_of(config: Any) -> int:
     """How many patches in a row, and how many of these rows, become one feature."""
     vision = config.vision_config
-    for name in ("spatial_merge_size", "pooling_kernel_size"):
+    for name in ("spatial_merge_size", "pooling_kernel_size", "merge_size"):
         if getattr(vision, name, None):
             return int(getattr(vision, name))
     return int(vision.merge_kernel_size[0])
+
+
+def times_of(config: Any) -> int:
+    """How often a patch of an image is repeated, as if the image were a video."""
+    vision = config.vision_config
+    return int(getattr(vision, "temporal_patch_size", getattr(vision, "patch_temporal", 1)))
+
+
+@dataclass(frozen=True)
+class _Table:
+    """A table of ``side x side`` positions, and how it is read between its entries.
+
+    With ``corners`` the first and last place of an image are the first and last entry; else both
+    have the same edges.  What lies outside is ``zeros``, or like the nearest entry.
+    """
+
+    side: int
+    mode: str
+    corners: bool
+    zeros: bool
 
 
 class _Grid:
     """Where each patch lies in its image, without a loop: ``row`` and ``column [patches]``."""
 
     def __init__(self, thw: Tensor, patches: int, merge: int, images: Packed) -> None:
-        self._merge, self._axes, self._patches = merge, images.position_axes, patches
+        self._merge, self._axes, self.patches = merge, images.position_axes, patches
         sizes = thw.prod(dim=-1)
         self.ends = sizes.cumsum(0)
         place = torch.arange(patches)
@@ -243,42 +273,53 @@ class _Grid:
         merge = self._merge
         block = self.row // merge * (self._width // merge) + self.column // merge
         inner = self.row % merge * merge + self.column % merge
-        weight = torch.ones(self._patches)
+        weight = torch.ones(self.patches)
+        place = self._start + block * merge**2 + inner
         return {
             "frame_index": torch.zeros_like(self.row),
-            "temporal_merge_index": (
-                self._start + block * merge**2 + inner,
-                weight,
-                self._patches // merge**2,
-            ),
+            "temporal_merge_index": (place, weight, self.patches // merge**2),
+            "pixel_shuffle_index": place.argsort(),
         }
 
-    def interpolation(self, side: int, mode: str, *, corners: bool) -> dict[str, Tensor]:
-        """Entries of the ``side x side`` table of positions for each patch, and their weights."""
-        rows, row_weights = _taps(self.row, self._height, side, mode, corners=corners)
-        columns, column_weights = _taps(self.column, self._width, side, mode, corners=corners)
-        indices = rows[:, :, None] * side + columns[:, None, :]
+    def windows(self, side: int) -> dict[str, Tensor]:
+        """The order of the patches window by window, of ``side x side`` or what the edges leave.
+
+        And where windows end, once for each patch of one, which splits rows as once for all does.
+        """
+        above, before = self.row // side * side, self.column // side * side
+        tall, wide = (self._height - above).clamp(max=side), (self._width - before).clamp(max=side)
+        first = self._start + above * self._width + before * tall
+        place = first + (self.row - above) * wide + self.column - before
+        order = place.argsort()
+        return {
+            "window_index": order,
+            "cu_window_seqlens": F.pad((first + tall * wide)[order], (1, 0)),
+        }
+
+    def interpolation(self, table: _Table) -> dict[str, Tensor]:
+        """Entries of the table for each patch, and their weights."""
+        rows, row_weights = _taps(self.row, self._height, table)
+        columns, column_weights = _taps(self.column, self._width, table)
+        indices = rows[:, :, None] * table.side + columns[:, None, :]
         weights = row_weights[:, :, None] * column_weights[:, None, :]
         return {"interp_indices": indices.flatten(1), "interp_weights": weights.flatten(1)}
 
 
-def _taps(
-    place: Tensor, size: Tensor, side: int, mode: str, *, corners: bool
-) -> tuple[Tensor, Tensor]:
-    """Entries ``[patches, taps]`` along one side of a table, and how much each counts.
-
-    With ``corners`` the first and last place are the first and last entry; else both have the same
-    edges.
-    """
-    if corners:
-        exact = place.float() * (side - 1) / (size - 1).clamp(min=1)
+def _taps(place: Tensor, size: Tensor, table: _Table) -> tuple[Tensor, Tensor]:
+    """Entries ``[patches, taps]`` along one side of a table, and how much each counts."""
+    last = table.side - 1
+    if table.corners:
+        exact = place.float() * last / (size - 1).clamp(min=1)
     else:
-        exact = (place.float() + 0.5) * side / size - 0.5
+        exact = (place.float() + 0.5) * table.side / size - 0.5
     low = exact.floor()
-    offsets = torch.tensor(_TAPS[mode])
+    offsets = torch.tensor(_TAPS[table.mode])
     distance = (exact[:, None] - low[:, None] - offsets).abs()
-    entries = (low.long()[:, None] + offsets).clamp(0, side - 1)
-    return entries, 1 - distance if mode == "bilinear" else _cubic(distance)
+    entries = low.long()[:, None] + offsets
+    weights = 1 - distance if table.mode == "bilinear" else _cubic(distance)
+    if table.zeros:
+        weights = weights * ((entries >= 0) & (entries <= last))
+    return entries.clamp(0, last), weights
 
 
 def _cubic(x: Tensor) -> Tensor:

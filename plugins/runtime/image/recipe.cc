@@ -101,10 +101,10 @@ PatchRecipe read_patches(const Field& value) {
   made.max_pixels = members.at("max_pixels").integer();
   made.max_side = optional_integer(&members, "max_side");
   if (const auto fit = members.find("fit")) {
-    made.fit = chosen<PatchRecipe::Fit>(*fit, {"area", "shrink", "fill", "canvas"});
+    made.fit = chosen<PatchRecipe::Fit>(*fit, {"area", "shrink", "fill", "canvas", "shape"});
   }
   if (const auto layout = members.find("layout")) {
-    made.layout = chosen<PatchRecipe::Layout>(*layout, {"blocks", "rows", "places"});
+    made.layout = chosen<PatchRecipe::Layout>(*layout, {"blocks", "rows", "places", "times"});
   }
   members.done();
 

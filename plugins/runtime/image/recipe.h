@@ -24,8 +24,8 @@ struct ImageRecipe {
 };
 
 struct PatchRecipe : ImageRecipe {
-  enum class Fit { area, shrink, fill, canvas };
-  enum class Layout { blocks, rows, places };
+  enum class Fit { area, shrink, fill, canvas, shape };
+  enum class Layout { blocks, rows, places, times };
   int64_t patch_size = 0, temporal_patch_size = 0, merge_size = 0;
   int64_t min_pixels = 0, max_pixels = 0;
   std::optional<int64_t> max_side;
