@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -113,11 +114,20 @@ class CropRecipe:
     behind: str = ""
     between_rows: str = ""
 
+    joined: bool = False
+    """Whether rows of features run across the pieces of a row, each with one more at its end: then
+    these stand one after the other, and a piece has a square of features."""
+
     def __post_init__(self) -> None:
         if min(self.side, self.features, self.min_pieces) < 1 or _is_none(self.largest):
             raise ValueError("a size of pieces is less than 1")
         if not self.min_pieces <= self.max_pieces <= _MAX_TILES or self.features > _MAX_FEATURES:
             raise ValueError(f"min_pieces is above max_pieces, or that above {_MAX_TILES}")
+        if self.joined and (
+            math.isqrt(self.features) ** 2 != self.features
+            or self.before + self.behind + self.between_rows
+        ):
+            raise ValueError("joined pieces have a square of features each, and no text between")
         if max(self.side, self.largest or 1) ** 2 > MAX_PIXELS:
             raise ValueError(f"pieces of more than {MAX_PIXELS} pixels")
 

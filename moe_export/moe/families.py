@@ -80,6 +80,10 @@ class Tiles:
     separator: str | None = None
     """The model's row that stands behind those of each tile."""
 
+    row_end: str | None = None
+    """The model's row that stands behind each row of a tile's features, and behind each that runs
+    across the pieces of an image: these are then read as one picture."""
+
     crops: Crops | None = None
     unread: tuple[str, ...] = ()
     """Modules of the model that run although nothing reads what they give; they are left out."""
@@ -202,6 +206,16 @@ FAMILIES: Mapping[str, Family] = {
             fit="whole",
             tower_and_projector=("vision_model", "multi_modal_projector"),
             crops=Crops(fit="window", side="patch_size"),
+        ),
+    ),
+    "unlimited_ocr": Family(
+        positions="plain",
+        images=Tiles(
+            fit="middle",
+            tower_and_projector=("vision_tower", "multi_modal_projector"),
+            separator="view_separator",
+            row_end="image_newline",
+            crops=Crops(fit="grid", side="tile_size"),
         ),
     ),
 }

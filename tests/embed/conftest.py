@@ -45,6 +45,15 @@ def recurrent(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def referring(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A model that attends to all of its prompt, and to six tokens of what follows."""
+    folder = tmp_path_factory.mktemp("embed-referring") / "tiny-ocr"
+    Case("unlimited_ocr", "vision").save(folder)
+    tokenizer().save_pretrained(folder)
+    return exported(folder)
+
+
+@pytest.fixture(scope="session")
 def bigram(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """One graph that is run again for each token, and takes an image."""
     path = tmp_path_factory.mktemp("embed-bigram") / "bundle"

@@ -272,16 +272,18 @@ def tile_recipes(draw) -> TileRecipe:
 @st.composite
 def cut_recipes(draw) -> TileRecipe:
     most = draw(st.integers(1, 9))
+    joined = draw(st.booleans())
     crops = CropRecipe(
         side=draw(st.integers(1, 40)),
-        features=draw(st.integers(1, 4)),
+        features=draw(st.sampled_from([1, 4, 9]) if joined else st.integers(1, 4)),
+        joined=joined,
         fit=draw(st.sampled_from(["grid", "window"])),
         min_pieces=draw(st.integers(1, most)),
         max_pieces=most,
         largest=draw(st.one_of(st.none(), st.integers(1, 70))),
-        before=draw(st.sampled_from(["", "<|a|>"])),
-        behind=draw(st.sampled_from(["", "<|b|>"])),
-        between_rows=draw(st.sampled_from(["", "<|r|>"])),
+        before=draw(st.sampled_from([""] if joined else ["", "<|a|>"])),
+        behind=draw(st.sampled_from([""] if joined else ["", "<|b|>"])),
+        between_rows=draw(st.sampled_from([""] if joined else ["", "<|r|>"])),
     )
     tile = draw(tile_recipes())
     one = {"width": tile.height, "min_tiles": 1, "max_tiles": 1, "masked": False}
@@ -569,6 +571,8 @@ def test_a_recipe_that_makes_no_sense_is_refused(changes, message):
         ({"side": 2**13 + 1}, "pieces of more than"),
         ({"largest": 2**62}, "pieces of more than"),
         ({"fit": "squares"}, "expected one of"),
+        ({"joined": True}, "no text between"),
+        ({"joined": True, "before": "", "features": 80}, "a square of features"),
         ({"between_rows": "a<i>"}, "holds the image's token"),
         ({"surprise": 1}, "unknown key"),
         ({"side": 2**13, "fit": "window"}, "more than 268435456 numbers"),

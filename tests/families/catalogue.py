@@ -43,7 +43,6 @@ NOT_TRIED: dict[str, str] = {
         ("diffusion_gemma", "inkling", "mistral_large4", "qwen4_exp"),
         "not looked into",
     ),
-    "unlimited_ocr": "not looked into",
 }
 """Families of vision-language models without a record, and what is known to stand in the way."""
 

@@ -468,6 +468,28 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "vision_config": {**_LAYERS, "image_size": 32, "max_position_embeddings": 64},
         "image_token_id": _IMAGE,
     },
+    "unlimited_ocr": {
+        "text_config": {
+            **_TEXT,
+            **_ROUTED,
+            "num_key_value_heads": 4,
+            "mlp_layer_types": ["dense", "sparse"],
+            "sliding_window": 6,
+        },
+        "vision_config": {
+            "sam_config": {
+                **_LAYERS,
+                "patch_size": 16,
+                "image_size": 128,
+                "output_channels": 16,
+                "downsample_channels": [16, 32],
+                "window_size": 3,
+                "global_attn_indexes": [1],
+            },
+            "encoder_config": {**_LAYERS, "image_size": 16, "num_hidden_layers": 1},
+        },
+        "image_token_id": _IMAGE,
+    },
 }
 """By ``model_type``: whole configurations."""
 

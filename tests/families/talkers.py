@@ -337,6 +337,16 @@ TALKERS = (
         },
     ),
     Talker(
+        family="unlimited_ocr",
+        processor="UnlimitedOcrProcessor",
+        image_processor="UnlimitedOcrImageProcessor",
+        # A photograph is cut into two rows of three.
+        settings={"size": {"height": 256, "width": 256}, "tile_size": 128, "max_patches": 6},
+        tokens=("<unused0>", "<unused1>", "<image>"),
+        image="<image>\n",
+        changes={"vision_config.sam_config.image_size": 256},
+    ),
+    Talker(
         family="internvl",
         processor="InternVLProcessor",
         image_processor="GotOcr2ImageProcessorPil",

@@ -25,7 +25,7 @@ from moe_export.load.pretrained.examples import (
     modality_of,
     vision_inputs,
 )
-from moe_export.load.pretrained.masks import narrowed
+from moe_export.load.pretrained.masks import REFERENCE, kinds_of, narrowed
 from moe_export.load.pretrained.mended import mend
 from moe_export.load.pretrained.parts import (
     Decoder,
@@ -39,9 +39,19 @@ from moe_export.load.pretrained.parts import (
     text_model_of,
 )
 from moe_export.load.pretrained.placeholders import special_tokens, stand_ins
-from moe_export.load.pretrained.vision import CroppedVision, PackedVision, PaddedVision, TileVision
+from moe_export.load.pretrained.vision import (
+    CroppedVision,
+    JoinedVision,
+    PackedVision,
+    PaddedVision,
+    TileVision,
+)
 from moe_export.load.usercode import run_user_code
 from moe_export.moe.families import Family, Packed, Padded, Tiles
+
+# Of a prompt, for models whose layers tell it from what follows: in each text of words alone, and
+# more than a window is narrowed to.
+_BEHIND = 3
 
 # Float32 rounding of two orders of the same sums, through all layers, over the largest logit.
 _TOLERANCE = 1e-4
@@ -80,7 +90,7 @@ def _language(model: Any, *, all_logits: bool) -> list[LoadedPart]:
     positions = torch.arange(ids.shape[1]).expand_as(ids)
     own = {**embed.run({"input_ids": ids}), "position_ids": positions}
     prompts = Prompts(decoder=decoder, own=own, modality=modality_of(ids))
-    inputs = _proven(prompts, whole, model)
+    inputs = _proven(prompts, {0: whole, ids.shape[1] - 1: whole}, model)
     return [
         LoadedPart(name="decoder", module=decoder, inputs=inputs),
         LoadedPart(name="embed", module=embed, inputs=embed_text_inputs(examples)),
@@ -95,7 +105,12 @@ def _vision_language(
     shapes = [(2, 3), (3, 2)]
     ids = torch.cat([examples.prompt([shape], 3) for shape in shapes])
     seen = examples.seen(shapes)
-    whole, positions = _whole(model, {"input_ids": ids, **examples.as_source(seen)})
+    given = {"input_ids": ids, **examples.as_source(seen)}
+    whole, positions = _whole(model, given)
+    wholes = {0: whole, ids.shape[1] - 1: whole}
+    if REFERENCE in kinds_of(model.config.get_text_config()):
+        start = ids.shape[1] - _BEHIND
+        wholes[start] = _whole_behind(model, given, start)
     if positions.dim() != {"plain": 2, "mrope": 3}[family.positions]:
         raise RewriteError(
             f"the model gives its tokens positions {list(positions.shape)}, "
@@ -107,7 +122,7 @@ def _vision_language(
     embed, decoder = _parts(model, family, all_logits=all_logits)
     own = {**embed.run({"input_ids": ids, **vision.run(seen)}), "position_ids": positions}
     modality = modality_of(ids, model.config.image_token_id)
-    inputs = _proven(Prompts(decoder=decoder, own=own, modality=modality), whole, model)
+    inputs = _proven(Prompts(decoder=decoder, own=own, modality=modality), wholes, model)
     return [
         LoadedPart(name="decoder", module=decoder, inputs=inputs),
         LoadedPart(name="embed", module=embed, inputs=embed_inputs(examples, vision)),
@@ -134,6 +149,20 @@ def _whole(model: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
         return logits, torch.arange(ids.shape[1]).expand_as(ids)
     positions = seen[0].long()  # a family counts in floats
     return logits, positions.expand(*positions.shape[:-2], *ids.shape)
+
+
+def _whole_behind(model: Any, inputs: Inputs, start: int) -> Tensor:
+    """The logits of the whole model for the tokens from ``start``, behind those before as a prompt."""
+    ids = inputs["input_ids"]
+    before, mask = {**inputs, "input_ids": ids[:, :start]}, torch.ones_like(ids)
+    with torch.no_grad(), narrowed(model.config.get_text_config(), model):
+        made = run_user_code(
+            lambda: model(**before, attention_mask=mask[:, :start], use_cache=True),
+            failure="the model does not run",
+            where=type(model).__name__,
+        )
+        after = {"input_ids": ids[:, start:], "attention_mask": mask, "cache": made.cache}
+        return _logits(model, after)
 
 
 def kinds_of_tokens(model: Any, ids: Tensor) -> Inputs:
@@ -172,7 +201,8 @@ def _parts(model: Any, family: Family, *, all_logits: bool) -> tuple[Embed, Deco
 def _vision(model: Any, images: Packed | Tiles | Padded, *, has_crops: bool) -> Part:
     match images:
         case Tiles():
-            return (CroppedVision if has_crops else TileVision)(model, images)
+            cropped = CroppedVision if images.row_end is None else JoinedVision
+            return (cropped if has_crops else TileVision)(model, images)
         case Packed():
             return PackedVision(model, images)
         case Padded():
@@ -194,18 +224,21 @@ def _logits(model: Any, inputs: Inputs) -> Tensor:
     return logits
 
 
-def _proven(prompts: Prompts, whole: Tensor, model: Any) -> PartInputs:
-    """What to trace the decoder with, if it gives ``whole [B, S, V]`` for the prompts."""
+def _proven(prompts: Prompts, wholes: Mapping[int, Tensor], model: Any) -> PartInputs:
+    """What to trace the decoder with, if it gives the logits of the whole model for the prompts.
+
+    These are ``wholes``, ``[B, ., V]`` of the last tokens, by where a run behind a cache starts.
+    """
     decoder, length = prompts.decoder, prompts.length
-    limit = _TOLERANCE * float(whole.abs().max())
     where = type(model).__name__
-    starts = {"prompt": 0, "one token more": length - 1}
     with narrowed(decoder.text_config, decoder):
         run_user_code(prompts.prepare, failure=_IN_PARTS, where=where)
-        runs = [partial(_logits_from, prompts, start, where) for start in starts.values()]
-        for name, made in zip(starts, together(runs), strict=True):
+        runs = [partial(_logits_from, prompts, start, where) for start in wholes]
+        for (start, whole), made in zip(wholes.items(), together(runs), strict=True):
+            limit = _TOLERANCE * float(whole.abs().max())
             off = float((made - whole[:, -made.shape[1] :]).abs().max())
             if not off <= limit:
+                name = f"{length - start} more behind a cache" if start else "prompt"
                 raise RewriteError(
                     f"the parts of the model do not give its logits: {name!r} differs by "
                     f"{off:.1e}, rounding explains {limit:.1e}",

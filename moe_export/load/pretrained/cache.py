@@ -10,7 +10,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_export.load.pretrained.masks import CONV, INDEXED, INDEXED_BLOCKS, LIGHTNING, LINEAR, NONE
+from moe_export.load.pretrained.masks import (
+    CONV,
+    INDEXED,
+    INDEXED_BLOCKS,
+    LIGHTNING,
+    LINEAR,
+    NONE,
+    REFERENCE,
+)
 
 _OF_ATTENTION = ("key", "value")
 _KINDS: Mapping[str, tuple[str, ...]] = {
@@ -19,6 +27,7 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     LIGHTNING: ("state",),
     INDEXED: (*_OF_ATTENTION, "index"),
     INDEXED_BLOCKS: (*_OF_ATTENTION, "index"),
+    REFERENCE: (*_OF_ATTENTION, "prompt"),
     **dict.fromkeys(NONE, ()),
 }
 
@@ -27,18 +36,24 @@ GROWING = frozenset({"key", "value", "index"})
 
 
 def carried(kinds: Sequence[str]) -> list[tuple[int, str]]:
-    """Each tensor of the cache, by its layer and what it is: key, value, index, conv or state.
+    """Each tensor of the cache, by its layer and what it is: a key, a value, an index and so on.
 
+    ``prompt [B, 1]`` is how many tokens came first, without padding; one layer has it for all.
     ``index [B, 1, P, d]`` are the keys that an index scores.  ``conv [B, channels, kernel]`` are
     the last inputs of a convolution, ``state [B, heads, ...]`` what a recurrence has come to: both
     of one size, however long the text.
     """
-    return [(i, what) for i, kind in enumerate(kinds) for what in _KINDS.get(kind, _OF_ATTENTION)]
+    held = [(i, what) for i, kind in enumerate(kinds) for what in _KINDS.get(kind, _OF_ATTENTION)]
+    return [(i, what) for i, what in held if what != "prompt" or i == _first_with_prompt(kinds)]
+
+
+def _first_with_prompt(kinds: Sequence[str]) -> int | None:
+    return next((i for i, kind in enumerate(kinds) if kind == REFERENCE), None)
 
 
 def needs_kinds(kinds: Sequence[str]) -> bool:
-    """Whether any layer carries something else than keys and values."""
-    return any(kind in _KINDS for kind in kinds)
+    """Whether any layer carries something that plain layers of the source's cache do not hold."""
+    return any(kind in _KINDS for kind in kinds if kind != REFERENCE)
 
 
 def empty(model: Any, kinds: Sequence[str]) -> Any:
@@ -54,14 +69,16 @@ def filled(model: Any, kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
     states: Any = _states()
     given = iter(tensors)
     layers: list[Any] = []
-    for kind in kinds:
+    for i, kind in enumerate(kinds):
         what = _KINDS.get(kind, _OF_ATTENTION)
-        if GROWING.issuperset(what) and what:
+        if "key" in what:
             has_index = "index" in what
             layers.append(DYNAMIC_LAYER_TYPE_MAPPING[kind]() if has_index else keys_and_values())
             layers[-1].update(next(given), next(given))
             if has_index:
                 _put_index(layers[-1], next(given))
+            if i == _first_with_prompt(kinds):
+                next(given)  # the decoder has it, and what becomes of it
             continue
         layers.append(states())
         layers[-1].record_past = True  # takes one token as it takes several
@@ -144,12 +161,21 @@ def _carrying(kind: type[Any]) -> type[Any]:
     return Carried
 
 
+def put_prompt(kinds: Sequence[str], source: Any, prompt: Tensor) -> None:
+    """Let the layers of a cache that look at all of the prompt know its length ``[B, 1]``."""
+    for kind, layer in zip(kinds, source.layers, strict=True):
+        if kind == REFERENCE:
+            layer.prompt = prompt
+
+
 def tensors_of(kinds: Sequence[str], source: Any) -> Iterator[Tensor]:
     """The tensors that a cache holds, in the order of ``carried``."""
     for i, what in carried(kinds):
         layer = source.layers[i]
         if what == "index":
             yield _index_of(layer)
+        elif what == "prompt":
+            yield layer.prompt
         elif what in GROWING:
             yield layer.keys if what == "key" else layer.values
         else:

@@ -30,7 +30,7 @@ from moe_export.load.pretrained.vision import (
     times_of,
 )
 from moe_export.moe.families import Packed, Padded, Tiles
-from moe_export.runtime.seen import PIECES
+from moe_export.runtime.seen import GRID, PIECES
 
 Inputs = dict[str, Tensor]
 Shape = tuple[int, int]
@@ -101,11 +101,23 @@ class Examples:
             return shape[0] * shape[1]
         return self._tile_features + self._features_of_pieces(shape)
 
-    def _features_of_pieces(self, shape: Shape) -> int:
-        """An image of several rows is cut into as few pieces, where the family cuts any."""
+    def _grid_of(self, shape: Shape) -> Shape:
+        """Rows and columns of pieces: an image of several rows has few, where the family cuts any."""
         if self._crop_side is None or shape[0] == 1:
+            return 0, 0
+        least, most = sorted(shape)
+        return (min(least, 2), min(most, 3)) if self._is_joined else (least, 1)
+
+    @property
+    def _is_joined(self) -> bool:
+        return isinstance(self._images, Tiles) and self._images.row_end is not None
+
+    def _features_of_pieces(self, shape: Shape) -> int:
+        rows, columns = self._grid_of(shape)
+        if not rows:
             return 0
-        return min(shape) * self._piece_features
+        ends = rows * math.isqrt(self._piece_features) if self._is_joined else 0
+        return rows * columns * self._piece_features + ends
 
     def seen(self, shapes: list[Shape]) -> Inputs:
         """What ``vision`` takes for random images."""
@@ -140,19 +152,28 @@ class Examples:
     def _cut(self, shapes: list[Shape]) -> Inputs:
         """Random pieces of the images, and which features are of their tiles."""
         side, counts = self._crop_side or 0, [self._features_of_pieces(each) for each in shapes]
+        grids = torch.tensor([self._grid_of(each) for each in shapes])
         # One that nobody reads where none is cut, as the runtime has it.
-        pieces = max(1, sum(counts) // self._piece_features)
+        pieces = max(1, int(grids.prod(-1).sum()))
         whole = [torch.arange(count + self._tile_features) >= count for count in counts]
-        return {
+        made = {
             PIECES: torch.randn(pieces, 3, side, side, generator=self._generator),
             "is_whole": torch.cat(whole),
         }
+        return {**made, GRID: grids} if self._is_joined else made
 
-    def as_source(self, seen: Inputs) -> Inputs:
+    def as_source(self, seen: Inputs) -> dict[str, Any]:
         """What ``vision`` takes as the whole model takes it."""
         if "is_whole" not in seen:
-            return seen
-        made = {"pixel_values": seen["pixel_values"]}
+            return dict(seen)
+        made: dict[str, Any] = {"pixel_values": seen["pixel_values"]}
+        if GRID in seen:
+            grids = seen[GRID]
+            if int(grids.sum()):
+                made[PIECES] = seen[PIECES]
+            # Lists, columns first.
+            counts = grids.prod(-1).tolist()
+            return {**made, "num_local_patches": counts, "patches_grid": grids.flip(-1).tolist()}
         ends = seen["is_whole"].nonzero().flatten()[:: self._tile_features]
         before = ends - torch.arange(len(ends)) * self._tile_features
         counts = before.diff(prepend=torch.zeros(1, dtype=torch.int64)) // self._piece_features

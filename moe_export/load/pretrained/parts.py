@@ -17,7 +17,14 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe_export.load.pretrained import attention
-from moe_export.load.pretrained.cache import GROWING, carried, empty, filled, tensors_of
+from moe_export.load.pretrained.cache import (
+    GROWING,
+    carried,
+    empty,
+    filled,
+    put_prompt,
+    tensors_of,
+)
 from moe_export.load.pretrained.indexed import has_index, keep_by_count
 from moe_export.load.pretrained.joined import join_apart
 from moe_export.load.pretrained.lightning import in_lightning_steps, is_lightning
@@ -170,8 +177,9 @@ class Decoder(Part):
     """Rows that follow a cache to logits, of the last one or of all, and the longer cache.
 
     ``inputs_embeds [B, S, H]``, ``position_ids``, ``attention_mask [B, P+S]`` (0: padding), and for
-    each layer ``past_key_<i>`` and ``past_value_<i> [P, B, heads, d]``; P may be 0.  A layer that
-    carries a state has ``past_conv_<i>`` and ``past_state_<i>`` instead, zeros before a prompt.
+    each layer ``past_key_<i>`` and ``past_value_<i> [P, B, heads, d]``; P may be 0.  Where
+    layers look at all of the prompt, the first has ``past_prompt_<i> [B, 1]`` too, 0 before one.  A
+    layer that carries a state has ``past_conv_<i>`` and ``past_state_<i>`` instead, zeros before a prompt.
 
     Tokens come first, so that a longer cache begins with the shorter one whatever the batch.
     Attention that is the source's own has its caches as the source has them, ``[B, heads, P, d]``.
@@ -211,12 +219,16 @@ class Decoder(Part):
         ]
         cache = filled(self.text_model, self.kinds, past)
         embeds = inputs["inputs_embeds"]
+        prompt = self._prompt(inputs)
+        if prompt is not None:
+            put_prompt(self.kinds, cache, prompt)
         masks = masks_of(
             self.text_config,
             inputs["attention_mask"],
             embeds,
             self._length_before(inputs),
-            inputs.get("image_tokens"),
+            image_tokens=inputs.get("image_tokens"),
+            prompt=prompt,
         )
         with in_real_numbers(), in_steps(self.text_model, cache):
             made = self.text_model(
@@ -248,6 +260,14 @@ class Decoder(Part):
                 return inputs[name].shape[0 if self.tokens_lead else 2]
         return inputs["attention_mask"].shape[1] - inputs["inputs_embeds"].shape[1]
 
+    def _prompt(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """How many tokens are the prompt's, ``[B, 1]``, where layers carry it: those that came first."""
+        for name in self.cache_names("past"):
+            if "_prompt_" in name:
+                before, real = inputs[name], inputs["attention_mask"].sum(-1, keepdim=True)
+                return torch.where(before > 0, before, real)
+        return None
+
     def further(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """What a family's text model takes beside these."""
         return {}
@@ -274,6 +294,7 @@ class Decoder(Part):
         masks = masks_of(self.text_config, seen, first, 0)
         with torch.no_grad():
             self.text_model(inputs_embeds=first, attention_mask=masks, cache=cache, use_cache=True)
+        put_prompt(self.kinds, cache, torch.zeros(first.shape[0], 1, dtype=torch.int64))
         made = zip(carried(self.kinds), self._tensors_of(cache), strict=True)
         axis = 0 if self.tokens_lead else 2
         return {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -55,6 +56,51 @@ class CroppedVision(TileVision):
         return {"image_embeds": torch.cat([pieces, tiles])[row]}
 
 
+class JoinedVision(CroppedVision):
+    """The same for pieces that are read as one picture, ``piece_grid [tiles, 2]`` of each image.
+
+    That is how many rows and columns of pieces it has, zeros where it has none.  A row of features
+    runs across the pieces of a row, and ends with one of the model's own.
+    """
+
+    def forward(  # type: ignore[override]
+        self,
+        pixel_values: Tensor,
+        pixel_values_local: Tensor,
+        is_whole: Tensor,
+        piece_grid: Tensor,
+    ) -> dict[str, Tensor]:
+        pieces = features_of_pieces(self.core, self.images, pixel_values_local)
+        tiles = features_of_tiles(self.core, self.images, pixel_values)
+        end = getattr(self.core, str(self.images.row_end))[None]
+        side = math.isqrt(pieces.shape[0] // pixel_values_local.shape[0])
+        of_tile = is_whole.long().cumsum(0)
+        image = torch.where(is_whole, of_tile - 1, of_tile) // (
+            tiles.shape[0] // pixel_values.shape[0]
+        )
+        of_piece = _row_of_piece((~is_whole).long().cumsum(0) - 1, image, piece_grid, side)
+        ends = pieces.shape[0] + tiles.shape[0]
+        of_piece = torch.where(of_piece < 0, ends, of_piece)
+        row = torch.where(is_whole, of_tile - 1 + pieces.shape[0], of_piece)
+        return {"image_embeds": torch.cat([pieces, tiles, end])[row]}
+
+
+def _row_of_piece(place: Tensor, image: Tensor, grid: Tensor, side: int) -> Tensor:
+    """Which feature of all pieces stands at each ``place [rows]``, -1 where a row ends.
+
+    Places are counted over all images; pieces have ``side x side`` features each, row by row.
+    """
+    wide = grid[:, 1] * side + 1
+    counts = grid[:, 0] * side * wide
+    before = counts.cumsum(0) - counts
+    pieces_before = grid.prod(-1).cumsum(0) - grid.prod(-1)
+    within = place - before[image]
+    row, column = within // wide[image], within % wide[image]
+    piece = pieces_before[image] + row // side * grid[:, 1][image] + column // side
+    inner = row % side * side + column % side
+    return torch.where(column == wide[image] - 1, -1, piece * side**2 + inner)
+
+
 class _BucketsCounted(TorchFunctionMode):
     """``torch.bucketize`` with ``right``: how many boundaries a number has reached.
 
@@ -76,6 +122,8 @@ def features_of_tiles(
     """``[rows, H]``, those of each tile one after the other."""
     if images.tower_and_projector is not None:
         projected = _projected(model, images, pixel_values)
+        if images.row_end is not None:
+            projected = _with_row_ends(projected, getattr(model, images.row_end))
         if images.separator is not None:
             row = getattr(model, images.separator).expand(projected.shape[0], 1, -1)
             projected = torch.cat([projected, row], dim=1)
@@ -89,6 +137,14 @@ def features_of_tiles(
 def features_of_pieces(model: Any, images: Tiles, pixel_values: Tensor) -> Tensor:
     """``[rows, H]``, those of each piece one after the other, and nothing behind them."""
     return _projected(model, images, pixel_values).flatten(0, -2)
+
+
+def _with_row_ends(features: Tensor, end: Tensor) -> Tensor:
+    """Squares of features ``[tiles, side * side, H]`` with one more behind each row of them."""
+    tiles, count, size = features.shape
+    side = math.isqrt(count)
+    rows = features.unflatten(1, (side, side))
+    return torch.cat([rows, end.expand(tiles, side, 1, size)], dim=2).flatten(1, 2)
 
 
 def _projected(model: Any, images: Tiles, pixel_values: Tensor) -> Tensor:
