@@ -71,8 +71,8 @@ class PatchRecipe(ImageRecipe):
     layout: Literal["blocks", "rows", "places", "times"] = "blocks"
     """``blocks``: flat patches with a grid, those of one feature together; ``rows``: square patches
     with a grid, row by row; ``places``: flat patches with channels last and the column and row of
-    each, row by row, padded to ``max_pixels``; ``times``: flat patches with a grid, row by row, each
-    once for every time."""
+    each, row by row, padded to ``max_pixels``; ``times``: flat patches with a grid, row by row,
+    each once for every time."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -232,3 +232,10 @@ ENCLOSING: Mapping[str, Enclosing] = {
     ),
 }
 """By ``model_type``."""
+
+OUT_OF_REACH: Mapping[str, str] = {
+    "diffusion_gemma": "it does not write token by token: it draws a block of tokens that all see"
+    " one another, and refines it in many steps, while a bundle's decoder gives the next token"
+    " behind a cache",
+}
+"""By ``model_type``, why a family is refused that no record can describe."""

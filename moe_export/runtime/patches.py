@@ -56,7 +56,8 @@ def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     """The size that an image of ``height x width`` is resized to.
 
     ``area`` is Qwen2-VL's ``smart_resize``, ``shrink`` Kimi-VL's, ``fill`` Gemma 4's, ``canvas``
-    GLM-5.3's, ``shape`` Muse's.  Raises ``UsageError`` for an image so long and thin that it has none.
+    GLM-5.3's, ``shape`` Muse's.  Raises ``UsageError`` for an image so long and thin that it has
+    none.
     """
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise too_thin(height, width)

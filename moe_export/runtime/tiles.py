@@ -24,8 +24,8 @@ def tiles_of(image: ImageLike, recipe: TileRecipe) -> Seen:
 
     With it ``pixel_mask [tiles, height, width]``, true where a pixel is of the image, if the recipe
     has masks; ``pixel_values_local [pieces, C, side, side]`` and ``is_whole [features]`` if it has
-    crops, and ``piece_grid [1, 2]`` if these are joined.  Raises ``UnsupportedError`` for an image that the model's processor would cut in ways
-    which the recipe has not.
+    crops, and ``piece_grid [1, 2]`` if these are joined.  Raises ``UnsupportedError`` for an image
+    that the model's processor would cut in ways which the recipe has not.
     """
     picture = opened(image)
     _refuse_crops(picture, recipe)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from moe_export.moe.families import ENCLOSING
+from moe_export.moe.families import ENCLOSING, OUT_OF_REACH
 from pretrained_models import EXPERTS, TEXT, lively
 
 from .configurations import TEXT_MODELS, VISION_MODELS
@@ -37,10 +37,11 @@ STOPPED: dict[str, Stop] = {
 }
 
 NOT_TRIED: dict[str, str] = {
+    **OUT_OF_REACH,
     "hy_v4_vl": "its tower walks over images one by one and puts a feature behind each row of them;"
     " its text model is that of hy_v4, which works",
     **dict.fromkeys(
-        ("diffusion_gemma", "inkling", "mistral_large4", "qwen4_exp"),
+        ("inkling", "mistral_large4", "qwen4_exp"),
         "not looked into",
     ),
 }

@@ -11,8 +11,8 @@ import transformers
 
 from moe_export.errors import RewriteError
 from moe_export.load.pretrained.assemble import kinds_of_tokens
+from moe_export.load.pretrained.embedding import Embed
 from moe_export.load.pretrained.mended import mend
-from moe_export.load.pretrained.parts import Embed
 from moe_export.load.pretrained.placeholders import special_tokens, stand_ins
 from moe_export.moe.families import FAMILIES
 from pretrained_models import IDS, VOCABULARY, lively

@@ -14,15 +14,13 @@ from torch import Tensor
 from moe_export.errors import RewriteError, UnsafeInputError
 from moe_export.lazy import together
 from moe_export.load.pretrained.directory import Pretrained
+from moe_export.load.pretrained.embedding import DeepstackEmbed, Embed, EmbedText, TypedEmbed
 from moe_export.load.pretrained.examples import (
     Examples,
     Inputs,
     PartInputs,
-    Prompts,
-    decoder_inputs,
     embed_inputs,
     embed_text_inputs,
-    modality_of,
     vision_inputs,
 )
 from moe_export.load.pretrained.masks import REFERENCE, kinds_of, narrowed
@@ -30,15 +28,12 @@ from moe_export.load.pretrained.mended import mend
 from moe_export.load.pretrained.parts import (
     Decoder,
     DeepstackDecoder,
-    DeepstackEmbed,
-    Embed,
-    EmbedText,
     Part,
     TypedDecoder,
-    TypedEmbed,
     text_model_of,
 )
 from moe_export.load.pretrained.placeholders import special_tokens, stand_ins
+from moe_export.load.pretrained.prompts import Prompts, decoder_inputs, modality_of
 from moe_export.load.pretrained.vision import (
     CroppedVision,
     JoinedVision,
@@ -152,7 +147,7 @@ def _whole(model: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
 
 
 def _whole_behind(model: Any, inputs: Inputs, start: int) -> Tensor:
-    """The logits of the whole model for the tokens from ``start``, behind those before as a prompt."""
+    """The logits of the whole model for what follows ``start`` tokens, which are the prompt."""
     ids = inputs["input_ids"]
     before, mask = {**inputs, "input_ids": ids[:, :start]}, torch.ones_like(ids)
     with torch.no_grad(), narrowed(model.config.get_text_config(), model):

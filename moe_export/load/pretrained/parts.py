@@ -13,7 +13,6 @@ from functools import cache
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe_export.load.pretrained import attention
@@ -84,102 +83,14 @@ def with_blocks(text_model: nn.Module, hidden_size: int) -> None:
     join_apart(text_model, hidden_size)
 
 
-class EmbedText(Part):
-    """``input_ids [B, S]`` to ``inputs_embeds [B, S, H]``, where there is nothing but text."""
-
-    def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
-        return {"inputs_embeds": self.text_model.get_input_embeddings()(input_ids)}
-
-
-class Embed(Part):
-    """``input_ids [B, S]`` and the features of all images in order to the decoder's inputs.
-
-    ``stand_ins`` are tokens that the source embeds as others, by id.
-    """
-
-    def __init__(self, source: nn.Module, stand_ins: Mapping[int, int]) -> None:
-        super().__init__(source)
-        self._stand_ins = dict(stand_ins)
-
-    def forward(self, input_ids: Tensor, image_embeds: Tensor) -> dict[str, Tensor]:
-        places = _Places(input_ids, self.config.image_token_id, image_embeds.shape[0])
-        return {"inputs_embeds": places.put(image_embeds, self.text(input_ids, places))}
-
-    def text(self, input_ids: Tensor, places: _Places) -> Tensor:
-        """The embeddings of the text; an image's token may be none that the table has."""
-        embed: Any = self.text_model.get_input_embeddings()
-        ids = input_ids.masked_fill(places.is_image, 0)
-        for token, other in self._stand_ins.items():
-            ids = ids.masked_fill(input_ids == token, other)
-        made: Tensor = embed(ids)
-        return made
-
-
-class DeepstackEmbed(Embed):
-    """The same, and the features ``[layers, rows, H]`` that the first decoder layers add."""
-
-    def forward(  # type: ignore[override]
-        self, input_ids: Tensor, image_embeds: Tensor, deepstack: Tensor
-    ) -> dict[str, Tensor]:
-        places = _Places(input_ids, self.config.image_token_id, image_embeds.shape[0])
-        embeds = self.text(input_ids, places)
-        nothing = torch.zeros_like(embeds)
-        layers = [places.put(features, nothing) for features in deepstack.unbind(0)]
-        return {
-            "inputs_embeds": places.put(image_embeds, embeds),
-            "deepstack_embeds": torch.stack(layers),
-        }
-
-
-class TypedEmbed(Embed):
-    """The same, and ``image_tokens [B, S]``: 1 where a token is of an image."""
-
-    def __init__(
-        self, source: nn.Module, stand_ins: Mapping[int, int], names: tuple[str, ...]
-    ) -> None:
-        super().__init__(source, stand_ins)
-        own = self.config.image_token_id
-        self._around = [i for i in (getattr(self.config, name) for name in names) if i != own]
-
-    def forward(self, input_ids: Tensor, image_embeds: Tensor) -> dict[str, Tensor]:
-        features = image_embeds.shape[0]
-        places = _Places(input_ids, self.config.image_token_id, features)
-        is_of_image = places.is_image
-        for token in self._around:
-            # In an answer, where there are no features, such a token is text.
-            is_of_image = is_of_image | ((input_ids == token) & places.is_image.any())
-        return {
-            "inputs_embeds": places.put(image_embeds, self.text(input_ids, places)),
-            "image_tokens": is_of_image.long(),
-        }
-
-
-class _Places:
-    """Where in ``input_ids [B, S]`` so many ``features`` of images stand, one after the other.
-
-    An image's token behind the last of them is text, as in an answer that holds one.
-    """
-
-    def __init__(self, input_ids: Tensor, image_token: int, features: int) -> None:
-        is_token = input_ids == image_token
-        count = is_token.flatten().cumsum(0).view_as(input_ids)
-        self.is_image = is_token & (count <= features)
-        self._feature = torch.where(self.is_image, count - 1, 0)
-
-    def put(self, features: Tensor, into: Tensor) -> Tensor:
-        """``into [B, S, H]`` with the rows of ``features`` in their places."""
-        # A row of zeros behind: without an image there would be none to choose.
-        rows = F.pad(features, (0, 0, 0, 1))
-        return torch.where(self.is_image[..., None], rows[self._feature], into)
-
-
 class Decoder(Part):
     """Rows that follow a cache to logits, of the last one or of all, and the longer cache.
 
     ``inputs_embeds [B, S, H]``, ``position_ids``, ``attention_mask [B, P+S]`` (0: padding), and for
-    each layer ``past_key_<i>`` and ``past_value_<i> [P, B, heads, d]``; P may be 0.  Where
-    layers look at all of the prompt, the first has ``past_prompt_<i> [B, 1]`` too, 0 before one.  A
-    layer that carries a state has ``past_conv_<i>`` and ``past_state_<i>`` instead, zeros before a prompt.
+    each layer ``past_key_<i>`` and ``past_value_<i> [P, B, heads, d]``; P may be 0.  Where layers
+    look at all of the prompt, the first has ``past_prompt_<i> [B, 1]`` too, 0 before one.  A layer
+    that carries a state has ``past_conv_<i>`` and ``past_state_<i>`` instead, zeros before a
+    prompt.
 
     Tokens come first, so that a longer cache begins with the shorter one whatever the batch.
     Attention that is the source's own has its caches as the source has them, ``[B, heads, P, d]``.
@@ -261,7 +172,7 @@ class Decoder(Part):
         return inputs["attention_mask"].shape[1] - inputs["inputs_embeds"].shape[1]
 
     def _prompt(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
-        """How many tokens are the prompt's, ``[B, 1]``, where layers carry it: those that came first."""
+        """How many tokens came first, ``[B, 1]``, where layers carry it."""
         for name in self.cache_names("past"):
             if "_prompt_" in name:
                 before, real = inputs[name], inputs["attention_mask"].sum(-1, keepdim=True)

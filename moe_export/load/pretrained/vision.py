@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -12,12 +11,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from moe_export.load.pretrained import attention
+from moe_export.load.pretrained.grids import Grid, Table
 from moe_export.load.pretrained.parts import Part
 from moe_export.load.pretrained.rotations import in_real_numbers
 from moe_export.moe.families import Packed, Padded, Tiles
-
-# Distances of a table's entries from a place between them, for each way to resample.
-_TAPS = {"bilinear": (0, 1), "bicubic": (-1, 0, 1, 2)}
 
 
 class TileVision(Part):
@@ -143,7 +140,7 @@ def _with_row_ends(features: Tensor, end: Tensor) -> Tensor:
     """Squares of features ``[tiles, side * side, H]`` with one more behind each row of them."""
     tiles, count, size = features.shape
     side = math.isqrt(count)
-    rows = features.unflatten(1, (side, side))
+    rows = features.reshape(tiles, side, side, size)
     return torch.cat([rows, end.expand(tiles, side, 1, size)], dim=2).flatten(1, 2)
 
 
@@ -177,7 +174,7 @@ class PackedVision(Part):
         return getattr(self.core, self.images.tower)
 
     def forward(self, pixel_values: Tensor, image_grid_thw: Tensor) -> dict[str, Tensor]:
-        grid = _Grid(image_grid_thw, pixel_values.shape[0], merge_of(self.config), self.images)
+        grid = Grid(image_grid_thw, pixel_values.shape[0], merge_of(self.config), self.images)
         made = self.tower(
             pixel_values,
             image_grid_thw,
@@ -199,13 +196,13 @@ class PackedVision(Part):
             outputs["deepstack"] = torch.stack(list(made.deepstack_features))
         return outputs
 
-    def _resampling(self, thw: Tensor, grid: _Grid) -> dict[str, Tensor]:
+    def _resampling(self, thw: Tensor, grid: Grid) -> dict[str, Tensor]:
         """How each patch reads the tower's table of positions, if there is one."""
         if self.images.turned_table:
-            grid = _Grid(thw[:, [0, 2, 1]], grid.patches, 1, self.images)
+            grid = Grid(thw[:, [0, 2, 1]], grid.patches, 1, self.images)
         for module in self.tower.modules():
             if hasattr(module, "interpolation_mode"):
-                table = _Table(
+                table = Table(
                     module.num_grid_per_side,
                     module.interpolation_mode,
                     corners=module.interpolation_align_corners,
@@ -214,7 +211,7 @@ class PackedVision(Part):
                 return grid.interpolation(table)
         return {}
 
-    def _windows(self, grid: _Grid) -> dict[str, Tensor]:
+    def _windows(self, grid: Grid) -> dict[str, Tensor]:
         """The patches of each window in turn, where some layers of the tower look no further."""
         size = getattr(self.tower, "window_size", None)
         return {} if size is None else grid.windows(size // self.tower.patch_size)
@@ -285,102 +282,3 @@ def times_of(config: Any) -> int:
     """How often a patch of an image is repeated, as if the image were a video."""
     vision = config.vision_config
     return int(getattr(vision, "temporal_patch_size", getattr(vision, "patch_temporal", 1)))
-
-
-@dataclass(frozen=True)
-class _Table:
-    """A table of ``side x side`` positions, and how it is read between its entries.
-
-    With ``corners`` the first and last place of an image are the first and last entry; else both
-    have the same edges.  What lies outside is ``zeros``, or like the nearest entry.
-    """
-
-    side: int
-    mode: str
-    corners: bool
-    zeros: bool
-
-
-class _Grid:
-    """Where each patch lies in its image, without a loop: ``row`` and ``column [patches]``."""
-
-    def __init__(self, thw: Tensor, patches: int, merge: int, images: Packed) -> None:
-        self._merge, self._axes, self.patches = merge, images.position_axes, patches
-        sizes = thw.prod(dim=-1)
-        self.ends = sizes.cumsum(0)
-        place = torch.arange(patches)
-        image = (place[:, None] >= self.ends[None, :]).sum(-1)
-        self._height, self._width = thw[:, 1][image], thw[:, 2][image]
-        self._start = (self.ends - sizes)[image]
-        within = place - self._start
-        side = merge if images.order == "blocks" else 1
-        block, inner = within // side**2, within % side**2
-        blocks = self._width // side
-        self.row = block // blocks * side + inner // side
-        self.column = block % blocks * side + inner % side
-
-    def position_ids(self) -> Tensor:
-        """``[patches, axes]``: height and width, and before them a time of 0 where it counts."""
-        axes = [torch.zeros_like(self.row)] * (self._axes - 2) + [self.row, self.column]
-        return torch.stack(axes, dim=-1)
-
-    def merging(self) -> dict[str, Any]:
-        """Which place of which feature each patch goes to, for images of one time each."""
-        merge = self._merge
-        block = self.row // merge * (self._width // merge) + self.column // merge
-        inner = self.row % merge * merge + self.column % merge
-        weight = torch.ones(self.patches)
-        place = self._start + block * merge**2 + inner
-        return {
-            "frame_index": torch.zeros_like(self.row),
-            "temporal_merge_index": (place, weight, self.patches // merge**2),
-            "pixel_shuffle_index": place.argsort(),
-        }
-
-    def windows(self, side: int) -> dict[str, Tensor]:
-        """The order of the patches window by window, of ``side x side`` or what the edges leave.
-
-        And where windows end, once for each patch of one, which splits rows as once for all does.
-        """
-        above, before = self.row // side * side, self.column // side * side
-        tall, wide = (self._height - above).clamp(max=side), (self._width - before).clamp(max=side)
-        first = self._start + above * self._width + before * tall
-        place = first + (self.row - above) * wide + self.column - before
-        order = place.argsort()
-        return {
-            "window_index": order,
-            "cu_window_seqlens": F.pad((first + tall * wide)[order], (1, 0)),
-        }
-
-    def interpolation(self, table: _Table) -> dict[str, Tensor]:
-        """Entries of the table for each patch, and their weights."""
-        rows, row_weights = _taps(self.row, self._height, table)
-        columns, column_weights = _taps(self.column, self._width, table)
-        indices = rows[:, :, None] * table.side + columns[:, None, :]
-        weights = row_weights[:, :, None] * column_weights[:, None, :]
-        return {"interp_indices": indices.flatten(1), "interp_weights": weights.flatten(1)}
-
-
-def _taps(place: Tensor, size: Tensor, table: _Table) -> tuple[Tensor, Tensor]:
-    """Entries ``[patches, taps]`` along one side of a table, and how much each counts."""
-    last = table.side - 1
-    if table.corners:
-        exact = place.float() * last / (size - 1).clamp(min=1)
-    else:
-        exact = (place.float() + 0.5) * table.side / size - 0.5
-    low = exact.floor()
-    offsets = torch.tensor(_TAPS[table.mode])
-    distance = (exact[:, None] - low[:, None] - offsets).abs()
-    entries = low.long()[:, None] + offsets
-    weights = 1 - distance if table.mode == "bilinear" else _cubic(distance)
-    if table.zeros:
-        weights = weights * ((entries >= 0) & (entries <= last))
-    return entries.clamp(0, last), weights
-
-
-def _cubic(x: Tensor) -> Tensor:
-    """The weight at a distance of up to 2 (Keys 1981, equation 15, with a = -3/4)."""
-    a = -0.75
-    inner = (a + 2) * x**3 - (a + 3) * x**2 + 1
-    outer = a * (x**3 - 5 * x**2 + 8 * x - 4)
-    return torch.where(x <= 1, inner, outer)
