@@ -199,6 +199,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "qwen3_5_moe": Family(positions="mrope", images=Packed()),
     "qwen3_omni_moe_thinker": Family(positions="mrope", images=Packed(deepstack=True)),
+    "qwen4_exp": Family(positions="mrope", images=Packed()),
     "qwen3_vl_moe": Family(positions="mrope", images=Packed(deepstack=True)),
     "step3p7": Family(
         positions="plain",

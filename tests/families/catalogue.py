@@ -41,7 +41,7 @@ NOT_TRIED: dict[str, str] = {
     "hy_v4_vl": "its tower walks over images one by one and puts a feature behind each row of them;"
     " its text model is that of hy_v4, which works",
     **dict.fromkeys(
-        ("inkling", "mistral_large4", "qwen4_exp"),
+        ("inkling", "mistral_large4"),
         "not looked into",
     ),
 }

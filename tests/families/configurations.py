@@ -34,6 +34,26 @@ _LATENT = {
 # Fewer keys than every prompt here has; heads so many that no score is zero by chance.
 _INDEX = {"index_topk": 6, "index_head_dim": 32, "index_n_heads": 8}
 
+_NGRAMS = {
+    **_LINEAR,
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "linear_attention", "indexed_attention"],
+    "hc_count": 2,
+    "hc_lowrank": 16,
+    "ple_layer_ids": [2],
+    "ple_embed_dim": 32,
+    "ngram_size": 3,
+    "heads_per_ngram": 2,
+    "ngram_vocab_size_base": 50,
+    "make_ngram_vocab_size_divisible_by": 4,
+    "split_ngram_parts": 2,
+    "indexer_n_heads": 8,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 32,
+    "indexer_budget": 6,
+    "indexer_compress_ratio": 2,
+}
+
 TEXT_MODELS: dict[str, dict[str, Any]] = {
     "afmoe": {"num_dense_layers": 1, **_SLIDING},
     "axk2": {**_ROUTED, **_LATENT, **_GROUPS, **_INDEX},
@@ -144,6 +164,7 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
     "qwen3_5_moe_text": _LINEAR,
     "qwen3_moe": {},
     "qwen3_next": _LINEAR,
+    "qwen4_exp_text": _NGRAMS,
     "solar_open": {"n_routed_experts": 8},
 }
 """By ``model_type``: what a configuration says beside ``TEXT`` and ``EXPERTS``."""
@@ -450,6 +471,11 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
     "qwen3_vl_moe": {
         "text_config": {**_TEXT, **_MROPE},
         "vision_config": {**TOWER, **_TABLE, "depth": 3, "deepstack_visual_indexes": [0, 1]},
+        **_MEDIA,
+    },
+    "qwen4_exp": {
+        "text_config": {**_TEXT, **_MROPE, **_NGRAMS},
+        "vision_config": {**TOWER, **_TABLE},
         **_MEDIA,
     },
     "step3p7": {

@@ -94,6 +94,7 @@ _QWEN_VL = {
 TALKERS = (
     Talker(family="qwen3_vl_moe", **_QWEN_VL),
     Talker(family="qwen3_5_moe", **_QWEN_VL),
+    Talker(family="qwen4_exp", **_QWEN_VL),
     Talker(
         family="glm4v_moe",
         processor="Glm4vProcessor",

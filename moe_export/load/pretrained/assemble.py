@@ -25,11 +25,13 @@ from moe_export.load.pretrained.examples import (
 )
 from moe_export.load.pretrained.masks import REFERENCE, kinds_of, narrowed
 from moe_export.load.pretrained.mended import mend
+from moe_export.load.pretrained.ngrams import NgramDecoder, NgramEmbed, NgramEmbedText
 from moe_export.load.pretrained.parts import (
     Decoder,
     DeepstackDecoder,
     Part,
     TypedDecoder,
+    looks_up_ngrams,
     text_model_of,
 )
 from moe_export.load.pretrained.placeholders import special_tokens, stand_ins
@@ -81,7 +83,9 @@ def _language(model: Any, *, all_logits: bool) -> list[LoadedPart]:
     ids = examples.tokens(2, 12)
     with torch.no_grad(), narrowed(model.config.get_text_config(), model):
         whole = _logits(model, {"input_ids": ids})
-    embed, decoder = EmbedText(model).eval(), Decoder(model, all_logits=all_logits).eval()
+    ngrams = looks_up_ngrams(text_model_of(model))
+    embed = (NgramEmbedText if ngrams else EmbedText)(model).eval()
+    decoder = (NgramDecoder if ngrams else Decoder)(model, all_logits=all_logits).eval()
     positions = torch.arange(ids.shape[1]).expand_as(ids)
     own = {**embed.run({"input_ids": ids}), "position_ids": positions}
     prompts = Prompts(decoder=decoder, own=own, modality=modality_of(ids))
@@ -186,6 +190,8 @@ def _parts(model: Any, family: Family, *, all_logits: bool) -> tuple[Embed, Deco
     decoder: type[Decoder]
     if isinstance(family.images, Packed) and family.images.deepstack:
         embed, decoder = DeepstackEmbed(model, others), DeepstackDecoder
+    elif looks_up_ngrams(text_model_of(model)):
+        embed, decoder = NgramEmbed(model, others), NgramDecoder
     elif family.image_tokens:
         embed, decoder = TypedEmbed(model, others, family.image_tokens), TypedDecoder
     else:

@@ -16,6 +16,7 @@ from moe_export.load.pretrained.masks import (
     INDEXED_BLOCKS,
     LIGHTNING,
     LINEAR,
+    NGRAMS,
     NONE,
     REFERENCE,
 )
@@ -27,9 +28,13 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     LIGHTNING: ("state",),
     INDEXED: (*_OF_ATTENTION, "index"),
     INDEXED_BLOCKS: (*_OF_ATTENTION, "index"),
+    NGRAMS: ("conv", "state", "ngrams", "ids"),
     REFERENCE: (*_OF_ATTENTION, "prompt"),
     **dict.fromkeys(NONE, ()),
 }
+
+_PLACES: Mapping[str, int] = {"conv": 0, "state": 0, "ngrams": 1, "ids": 2}
+"""Which of its states of a kind a layer of the source holds each as."""
 
 GROWING = frozenset({"key", "value", "index"})
 """What is one row longer behind each token."""
@@ -80,12 +85,15 @@ def filled(model: Any, kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
             if i == _first_with_prompt(kinds):
                 next(given)  # the decoder has it, and what becomes of it
             continue
-        layers.append(states())
+        layers.append(states(number_of_states=1 + max((_PLACES[name] for name in what), default=0)))
         layers[-1].record_past = True  # takes one token as it takes several
-        layers[-1].has_previous_state[0] = True
         for name in what:
-            held = layers[-1].conv_states if name == "conv" else layers[-1].recurrent_states
-            held[0] = next(given).clone()  # some sources write to what they are given
+            held = layers[-1].recurrent_states if name == "state" else layers[-1].conv_states
+            layers[-1].has_previous_state[_PLACES[name]] = True
+            held[_PLACES[name]] = next(given).clone()  # some sources write to what they are given
+        if "ids" in what:
+            layers[-1].conv_states[_PLACES["ids"]] += _end_of(model)
+            layers[-1].end = _end_of(model)
     made = _kind_of(model)()
     made.layers, made.layer_class_to_replicate = layers, None
     return made
@@ -179,7 +187,16 @@ def tensors_of(kinds: Sequence[str], source: Any) -> Iterator[Tensor]:
         elif what in GROWING:
             yield layer.keys if what == "key" else layer.values
         else:
-            yield layer.conv_states[0] if what == "conv" else layer.recurrent_states[0]
+            held = layer.recurrent_states if what == "state" else layer.conv_states
+            made = held[_PLACES[what]]
+            # Zeros, which is what a cache begins with, are ends of text.
+            yield made - getattr(layer, "end", 0) if what == "ids" else made
+
+
+def _end_of(model: Any) -> int:
+    """The token that ends a text, the first of several."""
+    end = model.config.eos_token_id
+    return int(end[0] if isinstance(end, list) else end)
 
 
 def _put_index(layer: Any, keys: Tensor) -> None:

@@ -24,6 +24,9 @@ LINEAR, CONV = "linear_attention", "conv"
 INDEXED, INDEXED_BLOCKS = "indexed_attention", "minimax_m3_sparse"
 """Layers that attend to the keys that an index picks, or to blocks of them."""
 
+NGRAMS = "ngrams"
+"""What a configuration calls linear, where the layer also looks up n-grams of the text."""
+
 LIGHTNING = "lightning"
 """What a configuration calls linear, where there is a state and no convolution before it."""
 

@@ -27,7 +27,7 @@ from moe_export.load.pretrained.cache import (
 from moe_export.load.pretrained.indexed import has_index, keep_by_count
 from moe_export.load.pretrained.joined import join_apart
 from moe_export.load.pretrained.lightning import in_lightning_steps, is_lightning
-from moe_export.load.pretrained.masks import FULL, INDEXED, LIGHTNING, LINEAR, masks_of
+from moe_export.load.pretrained.masks import FULL, INDEXED, LIGHTNING, LINEAR, NGRAMS, masks_of
 from moe_export.load.pretrained.modal import split_by_kind
 from moe_export.load.pretrained.recurrence import in_steps
 from moe_export.load.pretrained.rotations import in_real_numbers, keep_real
@@ -75,6 +75,11 @@ def text_model_of(source: Any) -> Any:
     core = core_of(source)
     text = getattr(core, "language_model", core)
     return text.model if hasattr(text, "lm_head") and text is not core else text
+
+
+def looks_up_ngrams(model: nn.Module) -> bool:
+    """Whether any part of it looks up n-grams of tokens by their ids."""
+    return any(hasattr(module, "ngram_embedding") for module in model.modules())
 
 
 def with_blocks(text_model: nn.Module, hidden_size: int) -> None:
@@ -162,6 +167,8 @@ class Decoder(Part):
             return FULL
         if kind == LINEAR and any(map(is_lightning, self.text_model.layers[number].modules())):
             return LIGHTNING
+        if kind == LINEAR and looks_up_ngrams(self.text_model.layers[number]):
+            return NGRAMS
         return kind
 
     def _length_before(self, inputs: Mapping[str, Tensor]) -> int:
@@ -181,6 +188,10 @@ class Decoder(Part):
 
     def further(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """What a family's text model takes beside these."""
+        return {}
+
+    def of_any_text(self, embeds: Tensor) -> dict[str, Any]:
+        """What it cannot do without of these, for some text or other of ``embeds [B, S, H]``."""
         return {}
 
     def _logits(self, hidden: Tensor) -> Tensor:
@@ -204,7 +215,13 @@ class Decoder(Part):
         seen = torch.ones(first.shape[:2], dtype=torch.int64)
         masks = masks_of(self.text_config, seen, first, 0)
         with torch.no_grad():
-            self.text_model(inputs_embeds=first, attention_mask=masks, cache=cache, use_cache=True)
+            self.text_model(
+                inputs_embeds=first,
+                attention_mask=masks,
+                cache=cache,
+                use_cache=True,
+                **self.of_any_text(first),
+            )
         put_prompt(self.kinds, cache, torch.zeros(first.shape[0], 1, dtype=torch.int64))
         made = zip(carried(self.kinds), self._tensors_of(cache), strict=True)
         axis = 0 if self.tokens_lead else 2

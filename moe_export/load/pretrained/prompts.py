@@ -45,8 +45,8 @@ class Prompts:
         }
         if "deepstack_embeds" in decoder.own_inputs:
             own["deepstack_embeds"] = self.own["deepstack_embeds"][:, :, start:end]
-        if "image_tokens" in decoder.own_inputs:
-            own["image_tokens"] = self.own["image_tokens"][:, start:end]
+        for name in {"image_tokens", "token_ids"} & set(decoder.own_inputs):
+            own[name] = self.own[name][:, start:end]
         past = self._cache(start, padding if start else 0)
         return {**{name: own[name].contiguous() for name in decoder.own_inputs}, **past}
 
@@ -91,6 +91,7 @@ def decoder_inputs(prompts: Prompts) -> PartInputs:
         "inputs_embeds": {0: "batch", 1: "sequence"},
         "deepstack_embeds": {1: "batch", 2: "sequence"},
         "image_tokens": {0: "batch", 1: "sequence"},
+        "token_ids": {0: "batch", 1: "sequence"},
         # Time, height and width stand before the batch.
         "position_ids": {1: "batch", 2: "sequence"}
         if prompts.own["position_ids"].dim() > 2
