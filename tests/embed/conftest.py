@@ -54,6 +54,15 @@ def referring(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def hashing(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A model that looks up n-grams: its decoder is told ids, and carries the last of them."""
+    folder = tmp_path_factory.mktemp("embed-hashing") / "tiny-ngrams"
+    Case("qwen4_exp_text", "text").save(folder)
+    tokenizer().save_pretrained(folder)
+    return exported(folder)
+
+
+@pytest.fixture(scope="session")
 def bigram(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """One graph that is run again for each token, and takes an image."""
     path = tmp_path_factory.mktemp("embed-bigram") / "bundle"

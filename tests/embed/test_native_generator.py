@@ -70,7 +70,7 @@ def sampled_ids(talk: Conversation, prompt: str, options: dict[str, Any]) -> lis
     return said
 
 
-@pytest.mark.parametrize("which", ["seeing", "telling", "recurrent", "referring"])
+@pytest.mark.parametrize("which", ["seeing", "telling", "recurrent", "referring", "hashing"])
 def test_greedy_answers_are_those_of_python(request, driver, which):
     bundle: Bundle = request.getfixturevalue(which)
     talk = Conversation(bundle, threads=1)
@@ -125,7 +125,7 @@ def test_ids_are_taken_as_they_are(telling, driver):
     assert answer["ids"] == greedy_ids(talk, PROMPTS[0])
 
 
-@pytest.mark.parametrize("which", ["seeing", "telling", "recurrent", "referring"])
+@pytest.mark.parametrize("which", ["seeing", "telling", "recurrent", "referring", "hashing"])
 def test_a_batch_answers_as_each_would_be_answered_alone(request, driver, drawings, which):
     bundle: Bundle = request.getfixturevalue(which)
     driver.opened(bundle.path).ask("generator")
