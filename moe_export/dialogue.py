@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -59,16 +60,19 @@ class PatchRecipe(ImageRecipe):
     max_side: int | None = None
     """Pixels; for ``shrink`` alone."""
 
-    fit: Literal["area", "shrink", "fill", "canvas"] = "area"
+    fit: Literal["area", "shrink", "fill", "canvas", "shape"] = "area"
     """``area``: to whole units, near the image's shape and within both limits; ``shrink``: to the
     limits where it is larger, then black on the right and below up to whole units; ``fill``: to the
     most whole units of its shape below ``max_pixels``; ``canvas``: on the least whole units that
-    hold it within both limits, as it is or in its own shape, black on the right and below."""
+    hold it within both limits, as it is or in its own shape, black on the right and below;
+    ``shape``: to the whole units around its size, or around the largest size of its shape within
+    ``max_pixels``, that are nearest to its shape."""
 
-    layout: Literal["blocks", "rows", "places"] = "blocks"
+    layout: Literal["blocks", "rows", "places", "times"] = "blocks"
     """``blocks``: flat patches with a grid, those of one feature together; ``rows``: square patches
     with a grid, row by row; ``places``: flat patches with channels last and the column and row of
-    each, row by row, padded to ``max_pixels``."""
+    each, row by row, padded to ``max_pixels``; ``times``: flat patches with a grid, row by row,
+    each once for every time."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -110,11 +114,20 @@ class CropRecipe:
     behind: str = ""
     between_rows: str = ""
 
+    joined: bool = False
+    """Whether rows of features run across the pieces of a row, each with one more at its end: then
+    these stand one after the other, and a piece has a square of features."""
+
     def __post_init__(self) -> None:
         if min(self.side, self.features, self.min_pieces) < 1 or _is_none(self.largest):
             raise ValueError("a size of pieces is less than 1")
         if not self.min_pieces <= self.max_pieces <= _MAX_TILES or self.features > _MAX_FEATURES:
             raise ValueError(f"min_pieces is above max_pieces, or that above {_MAX_TILES}")
+        if self.joined and (
+            math.isqrt(self.features) ** 2 != self.features
+            or self.before + self.behind + self.between_rows
+        ):
+            raise ValueError("joined pieces have a square of features each, and no text between")
         if max(self.side, self.largest or 1) ** 2 > MAX_PIXELS:
             raise ValueError(f"pieces of more than {MAX_PIXELS} pixels")
 

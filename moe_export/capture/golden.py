@@ -396,7 +396,7 @@ class _Experts:
 
 
 def _visits(block: BlockRecord) -> tuple[Tensor, Tensor, Tensor]:
-    """Synthetic tokens ``[E, H]``, their experts and weights ``[E, K]``: each in each place once."""
+    """Synthetic tokens ``[E, H]``, experts and weights ``[E, K]``: each once in each place."""
     spec = layer_spec(block)
     experts, top_k = spec.experts, spec.router.top_k
     generator = torch.Generator().manual_seed(30)

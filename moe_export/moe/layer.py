@@ -119,9 +119,10 @@ class ExpertsSpec:
 
     ``intermediate_size`` is 0 where each expert is a single linear layer (``down`` only).
     ``alpha`` and ``limit`` are read by ``swiglu_clamped`` alone.  ``middle`` names the operators
-    between the matrices where no activation does; then the ``Experts`` op cannot say the layer, and
-    ``Dispatch``, ``GroupedMatMul`` and ``Combine`` carry it.  ``row_format`` is what rows are
-    rounded to before each matrix multiplies them; ``int8`` goes with ``int8`` and ``int4`` weights.
+    between the matrices where no activation does, and behind the last if there are any; then the
+    ``Experts`` op cannot say the layer, and ``Dispatch``, ``GroupedMatMul`` and ``Combine`` carry
+    it.  ``row_format`` is what rows are rounded to before each matrix multiplies them; ``int8``
+    goes with ``int8`` and ``int4`` weights.
     """
 
     num_experts: int

@@ -61,6 +61,7 @@ class FusedMoE(nn.Module):
     hidden: nn.Module | None
     after: nn.Module | None
     middle: nn.Module | None
+    behind: nn.Module | None
     up: Tensor | None
     down: Tensor
     up_bias: Tensor | None
@@ -87,6 +88,7 @@ class FusedMoE(nn.Module):
         self.shared = nn.ModuleList(rows.on(block) for rows in proposal.shared)
         self.after = None if proposal.after is None else proposal.after.on(block)
         self.middle = None if proposal.middle is None else proposal.middle.on(block)
+        self.behind = None if proposal.behind is None else proposal.behind.on(block)
         self.returned = nn.ModuleDict(
             {
                 f"{number}": leaf.rows.on(block)
@@ -219,7 +221,7 @@ class FusedMoE(nn.Module):
         return y
 
     def _mix_in_steps(self, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor) -> Tensor:
-        """The same in three ops, with what is between the matrices in standard operators."""
+        """The same in three ops, with what the op has no name for in standard operators."""
         ops, experts = torch.ops.moe_export, self.proposal.layer.experts
         order, offsets = ops.dispatch(topk_ids, num_experts=experts.num_experts)
         assignment = order.to(torch.int64)
@@ -229,7 +231,10 @@ class FusedMoE(nn.Module):
             topk_weights = torch.ones_like(topk_weights)
         if self.up is not None:
             rows = self._between(self._product("up", rows, offsets))
-        y: Tensor = ops.combine(self._product("down", rows, offsets), order, topk_weights)
+        rows = self._product("down", rows, offsets)
+        if self.behind is not None:
+            rows = self.behind(rows)
+        y: Tensor = ops.combine(rows, order, topk_weights)
         return y
 
     def _product(self, role: str, rows: Tensor, offsets: Tensor) -> Tensor:
@@ -255,7 +260,7 @@ class FusedMoE(nn.Module):
         up = None if self.up is None else Stored(self.up, *self._parts_of("up")[1:])
         down = Stored(self.down, *self._parts_of("down")[1:])
         return torch_ops.mixed(
-            hidden, topk_ids, topk_weights, weight_on, up, down, self._between, product
+            hidden, topk_ids, topk_weights, weight_on, up, down, self._between, product, self.behind
         )
 
     def _between(self, rows: Tensor) -> Tensor:

@@ -15,7 +15,7 @@ from moe_export.moe.layer import RouterSpec
 from moe_export.rewrite.evidence import Evidence
 from moe_export.rewrite.groups import ExpertGroup
 from moe_export.rewrite.hypotheses import ExpertsHypothesis, RouterHypothesis, experts_hypotheses
-from moe_export.rewrite.middle import each_expert, with_middle
+from moe_export.rewrite.middle import each_expert, with_behind, with_middle
 from moe_export.rewrite.rows import RowProgram
 
 Array = npt.NDArray[Any]
@@ -95,13 +95,19 @@ def _fits_on_output(
 def _fits_with_middle(
     evidence: Evidence, candidates: list[ExpertsHypothesis], routers: Routers, hidden: Array
 ) -> Iterator[Fit]:
-    """Experts with something between their matrices that the op has no name for."""
+    """Experts with something between or behind their matrices that the op has no name for."""
     for plain in candidates:
-        if plain.spec.activation == "identity":
-            experts = with_middle(plain, evidence.observation, evidence.read, hidden)
-            if experts is not None:
-                each = each_expert(experts, evidence.block, evidence.read, hidden)
-                yield from routers.fits(experts, each, hidden)
+        if plain.spec.activation != "identity":
+            continue
+        experts = with_middle(plain, evidence.observation, evidence.read, hidden)
+        if experts is None:
+            continue
+        each = each_expert(experts, evidence.block, evidence.read, hidden)
+        yield from routers.fits(experts, each, hidden)
+        experts = with_behind(experts, evidence.observation, each)
+        if experts is not None:
+            each = each_expert(experts, evidence.block, evidence.read, hidden)
+            yield from routers.fits(experts, each, hidden)
 
 
 def _fits_on_input(

@@ -64,6 +64,10 @@ class Proposal:
     middle: Rows | None = None
     """``[S, .] -> [S, I]`` between the experts' matrices, where no activation of the op says it."""
 
+    behind: Rows | None = None
+    """``[S, Hout] -> [S, Hout]`` of each expert's rows before they are weighted, if anything; then
+    there is a ``middle``."""
+
     weights: Mapping[str, Recipe] = field(default_factory=dict)
     """Inputs of the ops (``up``, ``down``, ``up_bias``, ``down_bias``, ``correction_bias``,
     ``expert_scale``) from tensors of the block, by its own names."""

@@ -110,6 +110,7 @@ def proposal_of(evidence: Evidence, fit: Fit, weights: Array, ids: Array) -> Pro
         shared=shared,
         after=after,
         middle=fit.experts.middle,
+        behind=fit.experts.behind,
         weights=fit.experts.weights | _vectors(evidence, fit.router),
         output=_output(evidence, weights, ids),
     )

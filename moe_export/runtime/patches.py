@@ -28,6 +28,7 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
     - ``rows``: ``pixel_values [patches, C, patch, patch]``, row by row, and the same grid.
     - ``places``: ``pixel_values [1, most, patch * patch * C]``, row by row, and
       ``image_position_ids [1, most, 2]``: column and row, -1 behind the image's patches.
+    - ``times``: ``pixel_values [patches, time * C * patch * patch]``, row by row, and a grid.
     """
     values = numbers_of(np.asarray(_prepared(opened(image), recipe), np.uint8), recipe)
     patch, merge = recipe.patch_size, recipe.merge_size
@@ -44,6 +45,10 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
             }
         case "places":
             inputs = _places(_squares(values, patch), grid, recipe.max_pixels // patch**2)
+        case "times":
+            flat = _squares(values, patch).transpose(0, 3, 1, 2).reshape(int(grid.prod()), -1)
+            repeated = np.tile(flat, (1, recipe.temporal_patch_size))
+            inputs = {"pixel_values": repeated, "image_grid_thw": grid[np.newaxis]}
     return Seen(inputs=inputs, text=recipe.token * features, features=features, grid=grid)
 
 
@@ -51,7 +56,8 @@ def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     """The size that an image of ``height x width`` is resized to.
 
     ``area`` is Qwen2-VL's ``smart_resize``, ``shrink`` Kimi-VL's, ``fill`` Gemma 4's, ``canvas``
-    GLM-5.3's.  Raises ``UsageError`` for an image so long and thin that it has none.
+    GLM-5.3's, ``shape`` Muse's.  Raises ``UsageError`` for an image so long and thin that it has
+    none.
     """
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise too_thin(height, width)
@@ -64,6 +70,8 @@ def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
             return _filling(height, width, recipe)
         case "canvas":
             return _on_canvas(height, width, canvas_of(height, width, recipe), recipe)
+        case "shape":
+            return _near_shape(height, width, recipe)
 
 
 def canvas_of(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
@@ -159,6 +167,27 @@ def _filling(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     elif wide == 0:
         tall, wide = min(height // width, most), 1
     return tall * unit, wide * unit
+
+
+def _near_shape(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
+    unit = recipe.patch_size * recipe.merge_size
+    most = recipe.max_pixels // unit**2
+    tall, wide = height / unit, width / unit
+    ratio = wide / tall
+    if tall * wide > most:
+        tall = (most / ratio) ** 0.5
+        wide = tall * ratio
+    # A set: of two that are as near, the processor takes the one that such a set gives first.
+    near = {(a, b) for a in _whole_around(tall) for b in _whole_around(wide)}
+    fits = [(a, b) for a, b in near if a >= 1 and b >= 1 and a * b <= most]
+    if not fits:
+        fits = [(max(1, round(tall)), max(1, round(wide)))]
+    best = min(fits, key=lambda size: abs(size[0] / size[1] - height / width))
+    return best[0] * unit, best[1] * unit
+
+
+def _whole_around(number: float) -> tuple[int, int]:
+    return math.floor(number), math.ceil(number)
 
 
 def _blocks(values: Array, recipe: PatchRecipe) -> Array:

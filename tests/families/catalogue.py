@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from moe_export.moe.families import ENCLOSING
+from moe_export.moe.families import ENCLOSING, OUT_OF_REACH
 from pretrained_models import EXPERTS, TEXT, lively
 
 from .configurations import TEXT_MODELS, VISION_MODELS
@@ -30,21 +30,23 @@ class Stop:
 STOPPED: dict[str, Stop] = {}
 
 NOT_TRIED: dict[str, str] = {
+    **OUT_OF_REACH,
     "hy_v4_vl": "its tower walks over images one by one and puts a feature behind each row of them;"
     " its text model is that of hy_v4, which works",
     **dict.fromkeys(
-        ("diffusion_gemma", "dots3_note", "inkling", "mistral_large4", "muse_spark", "qwen4_exp"),
+        ("inkling", "mistral_large4"),
         "not looked into",
     ),
-    "unlimited_ocr": "not looked into",
 }
 """Families of vision-language models without a record, and what is known to stand in the way."""
 
 REMARKS: dict[str, str] = {
     "aria": "images whole, as its processor shows them; not split",
+    "dots3_note": "text and images, without sound",
     "gemma4": "text and images, without sound; without embeddings for each layer",
     "internvl": "text models with experts, such as qwen3_moe",
     "llama4": "Transformers 5.24.0 itself needs a fault mended to run it",
+    "muse_spark": "text and images, without sound",
     "phimoe": "its router (SparseMixer) is none that the op says, and is kept as the model has it",
     "qwen3_omni_moe": "the thinker alone, which reads text and images; it hears and says nothing",
     "qwen3_omni_moe_thinker": "text and images, without sound",

@@ -125,13 +125,13 @@ def told_by(case: Case, model: Any) -> Told:
         inputs = {"input_ids": examples.prompt(shapes, 4), **examples.seen(shapes)}
         more = kinds_of_tokens(model, inputs["input_ids"])
     more["attention_mask"] = torch.ones_like(inputs["input_ids"])
+    model.generation_config.eos_token_id = None  # an answer of random tokens has no end
     with torch.no_grad():
         logits = model(**inputs, **more).logits[0, -1].numpy()
         tokens = model.generate(
             **inputs,
             **more,
             max_new_tokens=ANSWER_TOKENS,
-            min_new_tokens=ANSWER_TOKENS,
             do_sample=False,
             pad_token_id=0,
         )

@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_export.load.pretrained.masks import CONV, INDEXED, INDEXED_BLOCKS, LIGHTNING, LINEAR, NONE
+from moe_export.load.pretrained.masks import (
+    CONV,
+    INDEXED,
+    INDEXED_BLOCKS,
+    LIGHTNING,
+    LINEAR,
+    NGRAMS,
+    NONE,
+    REFERENCE,
+)
 
 _OF_ATTENTION = ("key", "value")
 _KINDS: Mapping[str, tuple[str, ...]] = {
@@ -19,26 +28,37 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     LIGHTNING: ("state",),
     INDEXED: (*_OF_ATTENTION, "index"),
     INDEXED_BLOCKS: (*_OF_ATTENTION, "index"),
+    NGRAMS: ("conv", "state", "ngrams", "ids"),
+    REFERENCE: (*_OF_ATTENTION, "prompt"),
     **dict.fromkeys(NONE, ()),
 }
+
+_PLACES: Mapping[str, int] = {"conv": 0, "state": 0, "ngrams": 1, "ids": 2}
+"""Which of its states of a kind a layer of the source holds each as."""
 
 GROWING = frozenset({"key", "value", "index"})
 """What is one row longer behind each token."""
 
 
 def carried(kinds: Sequence[str]) -> list[tuple[int, str]]:
-    """Each tensor of the cache, by its layer and what it is: key, value, index, conv or state.
+    """Each tensor of the cache, by its layer and what it is: a key, a value, an index and so on.
 
+    ``prompt [B, 1]`` is how many tokens came first, without padding; one layer has it for all.
     ``index [B, 1, P, d]`` are the keys that an index scores.  ``conv [B, channels, kernel]`` are
     the last inputs of a convolution, ``state [B, heads, ...]`` what a recurrence has come to: both
     of one size, however long the text.
     """
-    return [(i, what) for i, kind in enumerate(kinds) for what in _KINDS.get(kind, _OF_ATTENTION)]
+    held = [(i, what) for i, kind in enumerate(kinds) for what in _KINDS.get(kind, _OF_ATTENTION)]
+    return [(i, what) for i, what in held if what != "prompt" or i == _first_with_prompt(kinds)]
+
+
+def _first_with_prompt(kinds: Sequence[str]) -> int | None:
+    return next((i for i, kind in enumerate(kinds) if kind == REFERENCE), None)
 
 
 def needs_kinds(kinds: Sequence[str]) -> bool:
-    """Whether any layer carries something else than keys and values."""
-    return any(kind in _KINDS for kind in kinds)
+    """Whether any layer carries something that plain layers of the source's cache do not hold."""
+    return any(kind in _KINDS for kind in kinds if kind != REFERENCE)
 
 
 def empty(model: Any, kinds: Sequence[str]) -> Any:
@@ -54,21 +74,26 @@ def filled(model: Any, kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
     states: Any = _states()
     given = iter(tensors)
     layers: list[Any] = []
-    for kind in kinds:
+    for i, kind in enumerate(kinds):
         what = _KINDS.get(kind, _OF_ATTENTION)
-        if GROWING.issuperset(what) and what:
+        if "key" in what:
             has_index = "index" in what
             layers.append(DYNAMIC_LAYER_TYPE_MAPPING[kind]() if has_index else keys_and_values())
             layers[-1].update(next(given), next(given))
             if has_index:
                 _put_index(layers[-1], next(given))
+            if i == _first_with_prompt(kinds):
+                next(given)  # the decoder has it, and what becomes of it
             continue
-        layers.append(states())
+        layers.append(states(number_of_states=1 + max((_PLACES[name] for name in what), default=0)))
         layers[-1].record_past = True  # takes one token as it takes several
-        layers[-1].has_previous_state[0] = True
         for name in what:
-            held = layers[-1].conv_states if name == "conv" else layers[-1].recurrent_states
-            held[0] = next(given).clone()  # some sources write to what they are given
+            held = layers[-1].recurrent_states if name == "state" else layers[-1].conv_states
+            layers[-1].has_previous_state[_PLACES[name]] = True
+            held[_PLACES[name]] = next(given).clone()  # some sources write to what they are given
+        if "ids" in what:
+            layers[-1].conv_states[_PLACES["ids"]] += _end_of(model)
+            layers[-1].end = _end_of(model)
     made = _kind_of(model)()
     made.layers, made.layer_class_to_replicate = layers, None
     return made
@@ -144,16 +169,34 @@ def _carrying(kind: type[Any]) -> type[Any]:
     return Carried
 
 
+def put_prompt(kinds: Sequence[str], source: Any, prompt: Tensor) -> None:
+    """Let the layers of a cache that look at all of the prompt know its length ``[B, 1]``."""
+    for kind, layer in zip(kinds, source.layers, strict=True):
+        if kind == REFERENCE:
+            layer.prompt = prompt
+
+
 def tensors_of(kinds: Sequence[str], source: Any) -> Iterator[Tensor]:
     """The tensors that a cache holds, in the order of ``carried``."""
     for i, what in carried(kinds):
         layer = source.layers[i]
         if what == "index":
             yield _index_of(layer)
+        elif what == "prompt":
+            yield layer.prompt
         elif what in GROWING:
             yield layer.keys if what == "key" else layer.values
         else:
-            yield layer.conv_states[0] if what == "conv" else layer.recurrent_states[0]
+            held = layer.recurrent_states if what == "state" else layer.conv_states
+            made = held[_PLACES[what]]
+            # Zeros, which is what a cache begins with, are ends of text.
+            yield made - getattr(layer, "end", 0) if what == "ids" else made
+
+
+def _end_of(model: Any) -> int:
+    """The token that ends a text, the first of several."""
+    end = model.config.eos_token_id
+    return int(end[0] if isinstance(end, list) else end)
 
 
 def _put_index(layer: Any, keys: Tensor) -> None:

@@ -62,7 +62,8 @@ class Processor:
 
     def number_of_patches(self, height: int, width: int) -> int:
         """Of an image of this size, without making them."""
-        return int(self._whole.image_processor.get_number_of_image_patches(height, width))
+        # Some read what overrules their settings without asking whether there is any.
+        return int(self._whole.image_processor.get_number_of_image_patches(height, width, {}))
 
     def written(self, image: Array) -> str:
         """The text that it puts for ``image [H, W, 3]`` where the prompt has its token."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
@@ -10,12 +11,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from moe_export.load.pretrained import attention
+from moe_export.load.pretrained.grids import Grid, Table
 from moe_export.load.pretrained.parts import Part
 from moe_export.load.pretrained.rotations import in_real_numbers
 from moe_export.moe.families import Packed, Padded, Tiles
-
-# Distances of a table's entries from a place between them, for each way to resample.
-_TAPS = {"bilinear": (0, 1), "bicubic": (-1, 0, 1, 2)}
 
 
 class TileVision(Part):
@@ -54,6 +53,51 @@ class CroppedVision(TileVision):
         return {"image_embeds": torch.cat([pieces, tiles])[row]}
 
 
+class JoinedVision(CroppedVision):
+    """The same for pieces that are read as one picture, ``piece_grid [tiles, 2]`` of each image.
+
+    That is how many rows and columns of pieces it has, zeros where it has none.  A row of features
+    runs across the pieces of a row, and ends with one of the model's own.
+    """
+
+    def forward(  # type: ignore[override]
+        self,
+        pixel_values: Tensor,
+        pixel_values_local: Tensor,
+        is_whole: Tensor,
+        piece_grid: Tensor,
+    ) -> dict[str, Tensor]:
+        pieces = features_of_pieces(self.core, self.images, pixel_values_local)
+        tiles = features_of_tiles(self.core, self.images, pixel_values)
+        end = getattr(self.core, str(self.images.row_end))[None]
+        side = math.isqrt(pieces.shape[0] // pixel_values_local.shape[0])
+        of_tile = is_whole.long().cumsum(0)
+        image = torch.where(is_whole, of_tile - 1, of_tile) // (
+            tiles.shape[0] // pixel_values.shape[0]
+        )
+        of_piece = _row_of_piece((~is_whole).long().cumsum(0) - 1, image, piece_grid, side)
+        ends = pieces.shape[0] + tiles.shape[0]
+        of_piece = torch.where(of_piece < 0, ends, of_piece)
+        row = torch.where(is_whole, of_tile - 1 + pieces.shape[0], of_piece)
+        return {"image_embeds": torch.cat([pieces, tiles, end])[row]}
+
+
+def _row_of_piece(place: Tensor, image: Tensor, grid: Tensor, side: int) -> Tensor:
+    """Which feature of all pieces stands at each ``place [rows]``, -1 where a row ends.
+
+    Places are counted over all images; pieces have ``side x side`` features each, row by row.
+    """
+    wide = grid[:, 1] * side + 1
+    counts = grid[:, 0] * side * wide
+    before = counts.cumsum(0) - counts
+    pieces_before = grid.prod(-1).cumsum(0) - grid.prod(-1)
+    within = place - before[image]
+    row, column = within // wide[image], within % wide[image]
+    piece = pieces_before[image] + row // side * grid[:, 1][image] + column // side
+    inner = row % side * side + column % side
+    return torch.where(column == wide[image] - 1, -1, piece * side**2 + inner)
+
+
 class _BucketsCounted(TorchFunctionMode):
     """``torch.bucketize`` with ``right``: how many boundaries a number has reached.
 
@@ -75,6 +119,8 @@ def features_of_tiles(
     """``[rows, H]``, those of each tile one after the other."""
     if images.tower_and_projector is not None:
         projected = _projected(model, images, pixel_values)
+        if images.row_end is not None:
+            projected = _with_row_ends(projected, getattr(model, images.row_end))
         if images.separator is not None:
             row = getattr(model, images.separator).expand(projected.shape[0], 1, -1)
             projected = torch.cat([projected, row], dim=1)
@@ -88,6 +134,14 @@ def features_of_tiles(
 def features_of_pieces(model: Any, images: Tiles, pixel_values: Tensor) -> Tensor:
     """``[rows, H]``, those of each piece one after the other, and nothing behind them."""
     return _projected(model, images, pixel_values).flatten(0, -2)
+
+
+def _with_row_ends(features: Tensor, end: Tensor) -> Tensor:
+    """Squares of features ``[tiles, side * side, H]`` with one more behind each row of them."""
+    tiles, count, size = features.shape
+    side = math.isqrt(count)
+    rows = features.reshape(tiles, side, side, size)
+    return torch.cat([rows, end.expand(tiles, side, 1, size)], dim=2).flatten(1, 2)
 
 
 def _projected(model: Any, images: Tiles, pixel_values: Tensor) -> Tensor:
@@ -111,8 +165,8 @@ class PackedVision(Part):
         self.images = images
         attention.register()
         self.tower.config._attn_implementation = attention.SEGMENTS
-        if images.projector is not None and images.joins_times:
-            getattr(self.core, images.projector)._temporal_slicing = _with_itself
+        for name in images.projector if images.joins_times else ():
+            getattr(self.core, name)._temporal_slicing = _with_itself
 
     @property
     def tower(self) -> Any:
@@ -120,38 +174,47 @@ class PackedVision(Part):
         return getattr(self.core, self.images.tower)
 
     def forward(self, pixel_values: Tensor, image_grid_thw: Tensor) -> dict[str, Tensor]:
-        grid = _Grid(image_grid_thw, pixel_values.shape[0], merge_of(self.config), self.images)
+        grid = Grid(image_grid_thw, pixel_values.shape[0], merge_of(self.config), self.images)
         made = self.tower(
             pixel_values,
             image_grid_thw,
             position_ids=grid.position_ids(),
             cu_seqlens=F.pad(grid.ends, (1, 0)),
             max_seqlen=1,  # for kernels that reserve memory; ours does not
-            **self._resampling(grid),
+            **self._resampling(image_grid_thw, grid),
+            **self._windows(grid),
             **(grid.merging() if self.images.order == "rows" else {}),
         )
         features = made.pooler_output
         if self.images.features == "last_hidden_state":
             features = made.last_hidden_state.flatten(0, -2)
-        if self.images.projector is not None:
-            projector = getattr(self.core, self.images.projector)
+        for name in self.images.projector:
             given = (features, image_grid_thw) if self.images.joins_times else (features,)
-            features = projector(*given)
+            features = getattr(self.core, name)(*given)
         outputs = {"image_embeds": features.flatten(0, -2)}
         if self.images.deepstack:
             outputs["deepstack"] = torch.stack(list(made.deepstack_features))
         return outputs
 
-    def _resampling(self, grid: _Grid) -> dict[str, Tensor]:
+    def _resampling(self, thw: Tensor, grid: Grid) -> dict[str, Tensor]:
         """How each patch reads the tower's table of positions, if there is one."""
+        if self.images.turned_table:
+            grid = Grid(thw[:, [0, 2, 1]], grid.patches, 1, self.images)
         for module in self.tower.modules():
             if hasattr(module, "interpolation_mode"):
-                return grid.interpolation(
+                table = Table(
                     module.num_grid_per_side,
                     module.interpolation_mode,
                     corners=module.interpolation_align_corners,
+                    zeros=getattr(module, "interpolation_padding", "border") == "zeros",
                 )
+                return grid.interpolation(table)
         return {}
+
+    def _windows(self, grid: Grid) -> dict[str, Tensor]:
+        """The patches of each window in turn, where some layers of the tower look no further."""
+        size = getattr(self.tower, "window_size", None)
+        return {} if size is None else grid.windows(size // self.tower.patch_size)
 
 
 def _with_itself(features: Tensor, _: Tensor) -> Tensor:
@@ -209,81 +272,13 @@ def tile_size(config: Any) -> tuple[int, int]:
 def merge_of(config: Any) -> int:
     """How many patches in a row, and how many of these rows, become one feature."""
     vision = config.vision_config
-    for name in ("spatial_merge_size", "pooling_kernel_size"):
+    for name in ("spatial_merge_size", "pooling_kernel_size", "merge_size"):
         if getattr(vision, name, None):
             return int(getattr(vision, name))
     return int(vision.merge_kernel_size[0])
 
 
-class _Grid:
-    """Where each patch lies in its image, without a loop: ``row`` and ``column [patches]``."""
-
-    def __init__(self, thw: Tensor, patches: int, merge: int, images: Packed) -> None:
-        self._merge, self._axes, self._patches = merge, images.position_axes, patches
-        sizes = thw.prod(dim=-1)
-        self.ends = sizes.cumsum(0)
-        place = torch.arange(patches)
-        image = (place[:, None] >= self.ends[None, :]).sum(-1)
-        self._height, self._width = thw[:, 1][image], thw[:, 2][image]
-        self._start = (self.ends - sizes)[image]
-        within = place - self._start
-        side = merge if images.order == "blocks" else 1
-        block, inner = within // side**2, within % side**2
-        blocks = self._width // side
-        self.row = block // blocks * side + inner // side
-        self.column = block % blocks * side + inner % side
-
-    def position_ids(self) -> Tensor:
-        """``[patches, axes]``: height and width, and before them a time of 0 where it counts."""
-        axes = [torch.zeros_like(self.row)] * (self._axes - 2) + [self.row, self.column]
-        return torch.stack(axes, dim=-1)
-
-    def merging(self) -> dict[str, Any]:
-        """Which place of which feature each patch goes to, for images of one time each."""
-        merge = self._merge
-        block = self.row // merge * (self._width // merge) + self.column // merge
-        inner = self.row % merge * merge + self.column % merge
-        weight = torch.ones(self._patches)
-        return {
-            "frame_index": torch.zeros_like(self.row),
-            "temporal_merge_index": (
-                self._start + block * merge**2 + inner,
-                weight,
-                self._patches // merge**2,
-            ),
-        }
-
-    def interpolation(self, side: int, mode: str, *, corners: bool) -> dict[str, Tensor]:
-        """Entries of the ``side x side`` table of positions for each patch, and their weights."""
-        rows, row_weights = _taps(self.row, self._height, side, mode, corners=corners)
-        columns, column_weights = _taps(self.column, self._width, side, mode, corners=corners)
-        indices = rows[:, :, None] * side + columns[:, None, :]
-        weights = row_weights[:, :, None] * column_weights[:, None, :]
-        return {"interp_indices": indices.flatten(1), "interp_weights": weights.flatten(1)}
-
-
-def _taps(
-    place: Tensor, size: Tensor, side: int, mode: str, *, corners: bool
-) -> tuple[Tensor, Tensor]:
-    """Entries ``[patches, taps]`` along one side of a table, and how much each counts.
-
-    With ``corners`` the first and last place are the first and last entry; else both have the same
-    edges.
-    """
-    if corners:
-        exact = place.float() * (side - 1) / (size - 1).clamp(min=1)
-    else:
-        exact = (place.float() + 0.5) * side / size - 0.5
-    low = exact.floor()
-    offsets = torch.tensor(_TAPS[mode])
-    distance = (exact[:, None] - low[:, None] - offsets).abs()
-    entries = (low.long()[:, None] + offsets).clamp(0, side - 1)
-    return entries, 1 - distance if mode == "bilinear" else _cubic(distance)
-
-
-def _cubic(x: Tensor) -> Tensor:
-    """The weight at a distance of up to 2 (Keys 1981, equation 15, with a = -3/4)."""
-    a = -0.75
-    inner = (a + 2) * x**3 - (a + 3) * x**2 + 1
-    outer = a * (x**3 - 5 * x**2 + 8 * x - 4)
-    return torch.where(x <= 1, inner, outer)
+def times_of(config: Any) -> int:
+    """How often a patch of an image is repeated, as if the image were a video."""
+    vision = config.vision_config
+    return int(getattr(vision, "temporal_patch_size", getattr(vision, "patch_temporal", 1)))
