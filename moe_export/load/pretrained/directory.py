@@ -101,15 +101,12 @@ def read_directory(folder: Path) -> Pretrained:
     kind = _model_type(config, folder, transformers)
     enclosing = ENCLOSING.get(kind)
     family = FAMILIES.get(kind if enclosing is None else enclosing.family)
-    loader = (
-        transformers.AutoModelForCausalLM
-        if family is None
-        else transformers.AutoModelForImageTextToText
-    )
-    _require_text_model(family, kind, folder, transformers)
+    config_class = transformers.CONFIG_MAPPING[kind]
+    loader = text_loader(config_class) if family is None else _seeing(transformers)
+    if loader is None or kind in OUT_OF_REACH:
+        raise _not_built(kind, folder)
     stored = read_shards(files)
     model = _built(loader, stored, enclosing, folder)
-    _require_known_layers(model.config.get_text_config(), folder)
     return Pretrained(
         model=model,
         stored=stored,
@@ -159,23 +156,36 @@ def _model_type(config: Mapping[str, Any], folder: Path, transformers: Any) -> s
     )
 
 
-def _require_text_model(family: Family | None, kind: str, folder: Path, transformers: Any) -> None:
-    """Without a record only a model of text alone can be taken apart."""
-    if family is not None:
-        return
+def text_loader(config_class: Any) -> Any | None:
+    """What builds a language model of such a configuration; ``None`` where it is of none.
+
+    Without a record only a model of text alone can be taken apart.  Transformers lists some of
+    these among the models that see, and says of the class what it reads.
+    """
+    import transformers
+
+    causal, seeing = transformers.AutoModelForCausalLM, _seeing(transformers)
+    if config_class not in seeing._model_mapping:
+        return causal if config_class in causal._model_mapping else None
+    reads = seeing._model_mapping[config_class].input_modalities
+    return seeing if reads in ("text", ("text",)) else None
+
+
+def _seeing(transformers: Any) -> Any:
+    return transformers.AutoModelForImageTextToText
+
+
+def _not_built(kind: str, folder: Path) -> UnsupportedError:
+    where = str(folder / CONFIG)
     if kind in OUT_OF_REACH:
-        raise UnsupportedError(
-            f"the family {kind!r} cannot be exported: {OUT_OF_REACH[kind]}",
-            where=str(folder / CONFIG),
+        return UnsupportedError(
+            f"the family {kind!r} cannot be exported: {OUT_OF_REACH[kind]}", where=where
         )
-    config = transformers.CONFIG_MAPPING[kind]
-    is_text = config in transformers.AutoModelForCausalLM._model_mapping
-    if not is_text or config in transformers.AutoModelForImageTextToText._model_mapping:
-        raise UnsupportedError(
-            f"the family {kind!r} is not built yet",
-            where=str(folder / CONFIG),
-            hint=f"built are {', '.join(sorted(FAMILIES))}, and language models without images",
-        )
+    return UnsupportedError(
+        f"the family {kind!r} is not built yet",
+        where=where,
+        hint=f"built are {', '.join(sorted(FAMILIES))}, and language models without images",
+    )
 
 
 def _left_out(enclosing: Enclosing, stored: Mapping[str, torch.Tensor]) -> dict[str, str]:
@@ -216,6 +226,7 @@ def _from_tensors(
     if enclosing is not None:
         config = getattr(config, f"{enclosing.within}_config")
         stored = _of_one(enclosing, stored)
+    _require_known_layers(config.get_text_config(), folder)
     kind = loader._model_mapping[type(config)]
     return kind.from_pretrained(
         None,

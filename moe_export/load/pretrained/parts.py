@@ -66,8 +66,9 @@ class Part(nn.Module):
 
 
 def core_of(source: Any) -> Any:
-    """What holds the towers and the text model: the source's ``model``, where it has one."""
-    return getattr(source, "model", source)
+    """What holds the towers and the text model: what lies beside the head, where there is one."""
+    found = (getattr(source, name, None) for name in ("model", "transformer"))
+    return next((core for core in found if core is not None), source)
 
 
 def text_model_of(source: Any) -> Any:
