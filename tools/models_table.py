@@ -19,8 +19,9 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from families.catalogue import CASES, NOT_TRIED, REMARKS, STOPPED, Case  # noqa: E402
+from families.catalogue import CASES, REMARKS, STOPPED, Case  # noqa: E402
 from families.stages import STAGES, Progress, progress  # noqa: E402
+from families.untried import NOT_TRIED, NOT_TRIED_TEXT, OTHER_TASKS  # noqa: E402
 
 PAGE = ROOT / "docs" / "models.md"
 
@@ -74,8 +75,11 @@ def page_of(rows: dict[str, str]) -> str:
     page = INTRODUCTION.format(
         transformers=version("transformers"), torch=version("torch"), tokens=ANSWER_TOKENS
     )
-    page += "\n## Vision-language models\n\n" + table("vision", rows) + not_tried()
-    return page + "\n## Language models\n\n" + table("text", rows) + STATE
+    page += "\n## Vision-language models\n\n" + table("vision", rows)
+    page += listed("Without a record, and not run", NOT_TRIED)
+    page += "\n## Language models\n\n" + table("text", rows)
+    page += listed("Not run", NOT_TRIED_TEXT) + STATE
+    return page + "\n## Other models with experts\n" + listed("Not run", OTHER_TASKS)
 
 
 def known_rows() -> dict[str, str]:
@@ -98,11 +102,12 @@ def table(kind: str, rows: dict[str, str]) -> str:
     return _line(head) + _line(["---"] * len(head)) + "".join(made)
 
 
-def not_tried() -> str:
-    if not NOT_TRIED:
+def listed(heading: str, families: dict[str, str]) -> str:
+    """The families that have no row, each with its reason; nothing where there are none."""
+    if not families:
         return ""
-    lines = [f"- `{family}`: {reason}\n" for family, reason in NOT_TRIED.items()]
-    return "\nWithout a record, and not run:\n\n" + "".join(lines)
+    lines = [f"- `{family}`: {reason}\n" for family, reason in families.items()]
+    return f"\n{heading}:\n\n" + "".join(lines)
 
 
 def _marks(made: Progress) -> list[str]:

@@ -11,7 +11,8 @@ from typing import Any, Literal
 
 import torch
 
-from moe_export.moe.families import ENCLOSING, OUT_OF_REACH
+from moe_export.load.pretrained.directory import text_loader
+from moe_export.moe.families import ENCLOSING
 from pretrained_models import EXPERTS, TEXT, lively
 
 from .configurations import TEXT_MODELS, VISION_MODELS
@@ -27,18 +28,26 @@ class Stop:
     """What a user is told on the page, before the message."""
 
 
-STOPPED: dict[str, Stop] = {}
-
-NOT_TRIED: dict[str, str] = {
-    **OUT_OF_REACH,
-    "hy_v4_vl": "its tower walks over images one by one and puts a feature behind each row of them;"
-    " its text model is that of hy_v4, which works",
-    **dict.fromkeys(
-        ("inkling", "mistral_large4"),
-        "not looked into",
+STOPPED: dict[str, Stop] = {
+    "deepseek_v4": Stop(
+        stage="proven",
+        words="layers of the kind 'compressed_sparse_attention' are not built yet",
+        why="its layers attend to a compressed text beside a window, and its first routers look up"
+        " experts by the ids of tokens, which a bundle's decoder is not told",
+    ),
+    "doge": Stop(
+        stage="proven",
+        words="'1 more behind a cache' differs",
+        why="its router splits the scores of a prompt across tokens, so that Transformers itself"
+        " answers otherwise behind a cache than to the whole text",
+    ),
+    "zaya": Stop(
+        stage="proven",
+        words="layers of the kind 'hybrid' are not built yet",
+        why="its layers carry a convolution and a state beside keys and values, and a router reads"
+        " what the router of the layer before it made",
     ),
 }
-"""Families of vision-language models without a record, and what is known to stand in the way."""
 
 REMARKS: dict[str, str] = {
     "aria": "images whole, as its processor shows them; not split",
@@ -71,7 +80,7 @@ class Case:
             return self._save_enclosing(folder)
         if self.kind == "text":
             given: dict[str, Any] = {**TEXT, **EXPERTS, **TEXT_MODELS[self.family]}
-            loader: Any = transformers.AutoModelForCausalLM
+            loader: Any = text_loader(transformers.CONFIG_MAPPING[self.family])
         else:
             given, loader = VISION_MODELS[self.family], transformers.AutoModelForImageTextToText
         config = transformers.AutoConfig.for_model(self.family, **_changed(given, changes or {}))

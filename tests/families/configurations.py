@@ -167,6 +167,53 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
     "qwen3_next": _LINEAR,
     "qwen4_exp_text": _NGRAMS,
     "solar_open": {"n_routed_experts": 8},
+    "aria_text": {"moe_num_experts": 8, "moe_topk": 2, "moe_num_shared_experts": 1},
+    "beam": {**_GROUPS, **_SLIDING, "mlp_layer_types": ["dense", "sparse"]},
+    "dbrx": {
+        "d_model": 64,
+        "n_heads": 4,
+        "n_layers": 2,
+        "max_seq_len": 1024,
+        "attn_config": {"kv_n_heads": 2, "clip_qkv": 1.0, "rope_theta": 1e4},
+        "ffn_config": {
+            "hidden_size": 64,
+            "ffn_hidden_size": 32,
+            "moe_num_experts": 8,
+            "moe_top_k": 2,
+        },
+    },
+    "deepseek_v4": {
+        "num_hidden_layers": 3,
+        "n_routed_experts": 8,
+        "num_key_value_heads": 1,
+        "q_lora_rank": 32,
+        "o_groups": 2,
+        "o_lora_rank": 16,
+        "layer_types": [
+            "sliding_attention",
+            "compressed_sparse_attention",
+            "heavily_compressed_attention",
+        ],
+        "mlp_layer_types": ["hash_moe", "moe", "moe"],
+        "sliding_window": 6,
+    },
+    "doge": {"is_moe": True, "num_experts": 64},
+    "mistral4": {
+        **_ROUTED,
+        **_LATENT,
+        **_GROUPS,
+        "head_dim": 32,
+        "rope_parameters": {
+            "rope_type": "yarn",
+            "rope_theta": 1e4,
+            "factor": 4.0,
+            "original_max_position_embeddings": 8,
+            "llama_4_scaling_beta": 0.1,
+        },
+    },
+    "sarvam_mla": {**_ROUTED, **_LATENT, **_GROUPS},
+    "sarvam_moe": {**_ROUTED, **_GROUPS},
+    "zaya": {"num_experts_per_tok": 1, "router_hidden_size": 32},
 }
 """By ``model_type``: what a configuration says beside ``TEXT`` and ``EXPERTS``."""
 
@@ -519,6 +566,9 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
     },
 }
 """By ``model_type``: whole configurations."""
+
+TEXT_MODELS["dots3_note_text"] = VISION_MODELS["dots3_note"]["text_config"]
+TEXT_MODELS["minimax_m3_vl_text"] = VISION_MODELS["minimax_m3_vl"]["text_config"]
 
 _SPEECH = {**TEXT, "vocab_size": 32, "num_key_value_heads": 2, "pad_token_id": 0}
 VISION_MODELS["qwen3_omni_moe"] = {

@@ -1,0 +1,39 @@
+"""Families of Transformers with experts that have no small model here, and why."""
+
+from __future__ import annotations
+
+from moe_export.moe.families import OUT_OF_REACH
+
+NOT_TRIED: dict[str, str] = {
+    **OUT_OF_REACH,
+    "hy_v4_vl": "its tower walks over images one by one and puts a feature behind each row of them;"
+    " its text model is that of hy_v4, which works",
+    **dict.fromkeys(
+        ("inkling2", "inkling2_loop", "inkling_mm_model", "mistral_large4"),
+        "not looked into",
+    ),
+    "nemotron_h_omni": "not looked into; its text model is that of nemotron_h, which works",
+}
+"""Vision-language models without a record, and what is known to stand in the way."""
+
+NOT_TRIED_TEXT: dict[str, str] = {
+    "gemma4_assistant": "it drafts tokens for a gemma4 out of that model's hidden states and keys,"
+    " and answers nothing alone",
+    **{
+        f"{family}_text": f"the language model of {family}; not looked into"
+        for family in ("inkling", "inkling2", "inkling2_loop")
+    },
+}
+"""Language models."""
+
+OTHER_TASKS: dict[str, str] = {
+    **dict.fromkeys(
+        ("nllb-moe", "switch_transformers"),
+        "an encoder and a decoder that reads it; a bundle's decoder goes on from its own text",
+    ),
+    "nemo_speechlm": "it writes down speech, and a bundle reads text and images; its text model is"
+    " that of nemotron_h, which works",
+    "openai_privacy_filter": "it marks each token of a text, and writes none",
+    "vitpose": "it finds the joints of bodies in an image, and writes no text",
+}
+"""What writes no text behind a cache, or reads neither text nor images to do so."""
