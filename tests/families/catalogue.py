@@ -39,13 +39,13 @@ STOPPED: dict[str, Stop] = {
         stage="proven",
         words="'1 more behind a cache' differs",
         why="its router splits the scores of a prompt across tokens, so that Transformers itself"
-        " answers otherwise behind a cache than to the whole text",
+        " answers otherwise behind a cache than to the whole text, and does not without experts",
     ),
     "zaya": Stop(
         stage="proven",
         words="layers of the kind 'hybrid' are not built yet",
-        why="its layers carry a convolution and a state beside keys and values, and a router reads"
-        " what the router of the layer before it made",
+        why="its layers carry the last inputs of a convolution and a row of values beside keys and"
+        " values, and a router reads what the router of the layer before it made",
     ),
 }
 
@@ -118,5 +118,5 @@ def _fill_biases(model: torch.nn.Module) -> None:
 
 
 CASES = [Case(name, "vision") for name in sorted(VISION_MODELS)] + [
-    Case(name, "text") for name in TEXT_MODELS
+    Case(name, "text") for name in sorted(TEXT_MODELS)
 ]

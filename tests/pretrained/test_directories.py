@@ -23,6 +23,7 @@ from moe_export.errors import (
 )
 from moe_export.load import load
 from moe_export.load.pretrained import dialogue_assets, read_directory
+from moe_export.load.pretrained.directory import text_loader
 from moe_export.moe.families import FAMILIES, OUT_OF_REACH
 from moe_export.spec import export_spec
 from pretrained.conftest import invoke, save_qwen3_moe
@@ -264,6 +265,28 @@ def test_layers_of_a_kind_that_is_not_known_are_refused(tmp_path):
         patch.setattr("moe_export.load.pretrained.directory.KINDS", frozenset({"full_attention"}))
         with pytest.raises(UnsupportedError, match="layers of the kind 'conv'"):
             load(export_spec(tmp_path))
+        # Before its weights are read: what is wrong with them does not matter.
+        safetensors.torch.save_file({"w": torch.ones(1)}, tmp_path / WEIGHTS)
+        with pytest.raises(UnsupportedError, match="layers of the kind 'conv'"):
+            load(export_spec(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("family", "loader"),
+    [
+        ("qwen3_moe", "AutoModelForCausalLM"),
+        ("mistral4", "AutoModelForImageTextToText"),  # of text alone, and listed there only
+        ("llava", None),
+        ("fuyu", None),  # its class is named like a language model's
+        ("udop", None),  # it sees, and its configuration holds no other
+        ("t5", None),
+    ],
+)
+def test_what_reads_text_alone_is_a_language_model(family, loader):
+    import transformers
+
+    found = text_loader(transformers.CONFIG_MAPPING[family])
+    assert found is (loader and getattr(transformers, loader))
 
 
 def test_an_index_of_whole_shards_is_read(text_source, copied):
