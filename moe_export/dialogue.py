@@ -65,10 +65,14 @@ class PatchRecipe(ImageRecipe):
     most whole units of its shape below ``max_pixels``; ``canvas``: on the least whole units that
     hold it within both limits, as it is or in its own shape, black on the right and below."""
 
-    layout: Literal["blocks", "rows", "places"] = "blocks"
+    layout: Literal["blocks", "rows", "places", "flat_rows"] = "blocks"
     """``blocks``: flat patches with a grid, those of one feature together; ``rows``: square patches
     with a grid, row by row; ``places``: flat patches with channels last and the column and row of
-    each, row by row, padded to ``max_pixels``."""
+    each, row by row, padded to ``max_pixels``; ``flat_rows``: flat patches with a grid, row by
+    row."""
+
+    newline: bool = False
+    """Whether another feature stands behind those of each row."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -37,8 +37,14 @@ class Packed:
     patch: Literal["flat", "square"] = "flat"
     """``flat``: a row of numbers; ``square``: ``[channels, height, width]``."""
 
+    newline: bool = False
+    """Whether a feature stands behind those of each row of an image."""
+
     position_axes: int = 2
     """Of a patch in the tower: height and width, and 3 where time comes before them."""
+
+    resample: Literal["bicubic"] | None = None
+    """How the processor resizes whatever its setting says, where it does not read that."""
 
     limits_count_time: bool = False
     """Whether the processor's limits of pixels count an image as often as a patch repeats it."""
@@ -151,6 +157,10 @@ FAMILIES: Mapping[str, Family] = {
     "glm46v": Family(positions="mrope", images=Packed(limits_count_time=True)),
     "glm4v_moe": Family(positions="mrope", images=Packed(limits_count_time=True)),
     "glm5_next": Family(positions="plain", images=Packed(fit="canvas")),
+    "hy_v4_vl": Family(
+        positions="mrope",
+        images=Packed(tower="vision_tower", order="rows", newline=True, resample="bicubic"),
+    ),
     "internvl": Family(positions="plain", images=Tiles(fit="aspect")),
     "kimi_k25": Family(
         positions="plain",

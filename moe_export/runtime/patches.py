@@ -25,14 +25,15 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
 
     - ``blocks``: ``pixel_values [patches, C * time * patch * patch]``, patches of one feature
       behind one another, and ``image_grid_thw [1, 3]``: time, height, width.
-    - ``rows``: ``pixel_values [patches, C, patch, patch]``, row by row, and the same grid.
+    - ``rows``: ``pixel_values [patches, C, patch, patch]``, row by row, and the same grid;
+      ``flat_rows`` the same as ``[patches, C * time * patch * patch]``.
     - ``places``: ``pixel_values [1, most, patch * patch * C]``, row by row, and
       ``image_position_ids [1, most, 2]``: column and row, -1 behind the image's patches.
     """
     values = numbers_of(np.asarray(_prepared(opened(image), recipe), np.uint8), recipe)
     patch, merge = recipe.patch_size, recipe.merge_size
     grid = np.array([1, values.shape[0] // patch, values.shape[1] // patch], np.int64)
-    features = int(grid.prod()) // merge**2
+    features = int(grid[1]) // merge * (int(grid[2]) // merge + recipe.newline)
     match recipe.layout:
         case "blocks":
             inputs = {"pixel_values": _blocks(values, recipe), "image_grid_thw": grid[np.newaxis]}
@@ -42,6 +43,8 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
                 "pixel_values": np.ascontiguousarray(squares),
                 "image_grid_thw": grid[np.newaxis],
             }
+        case "flat_rows":
+            inputs = {"pixel_values": _flat(values, recipe), "image_grid_thw": grid[np.newaxis]}
         case "places":
             inputs = _places(_squares(values, patch), grid, recipe.max_pixels // patch**2)
     return Seen(inputs=inputs, text=recipe.token * features, features=features, grid=grid)
@@ -168,6 +171,12 @@ def _blocks(values: Array, recipe: PatchRecipe) -> Array:
     in_order = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # blocks, patches of a block, channel, pixels
     repeated = np.repeat(in_order[:, :, :, :, :, np.newaxis], time, axis=5)
     return np.ascontiguousarray(repeated.reshape(height * width, -1))
+
+
+def _flat(values: Array, recipe: PatchRecipe) -> Array:
+    squares = _squares(values, recipe.patch_size).transpose(0, 3, 1, 2)
+    repeated = np.repeat(squares[:, :, np.newaxis], recipe.temporal_patch_size, axis=2)
+    return np.ascontiguousarray(repeated.reshape(len(squares), -1))
 
 
 def _squares(values: Array, patch: int) -> Array:

@@ -78,6 +78,7 @@ BLIND = dialogue(patches=None, prompt={**PROMPT, "image": None})
 DIALOGUES = {
     "mrope": dialogue(),
     "plain": PLAIN,
+    "newline": dialogue(patches={**PATCHES, "layout": "flat_rows", "newline": True}),
     "canvas": dialogue(patches={**PATCHES, "fit": "canvas"}),
     "tiles": CUT,
     "pieces": dialogue(positions="plain", patches=None, tiles=PIECES),

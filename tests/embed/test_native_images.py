@@ -229,7 +229,7 @@ NUMBERS = {
 @st.composite
 def patch_recipes(draw) -> PatchRecipe:
     fit = draw(st.sampled_from(["area", "shrink", "fill", "canvas"]))
-    layout = draw(st.sampled_from(["blocks", "rows", "places"]))
+    layout = draw(st.sampled_from(["blocks", "rows", "places", "flat_rows"]))
     most = draw(st.integers(64, 9000))
     return PatchRecipe(
         **{name: draw(each) for name, each in COMMON.items()},
@@ -241,6 +241,7 @@ def patch_recipes(draw) -> PatchRecipe:
         max_side=draw(st.integers(1, 100)) if fit == "shrink" else None,
         fit=fit,
         layout=layout,
+        newline=draw(st.booleans()),
     )
 
 

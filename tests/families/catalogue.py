@@ -37,8 +37,6 @@ STOPPED: dict[str, Stop] = {
 }
 
 NOT_TRIED: dict[str, str] = {
-    "hy_v4_vl": "its tower walks over images one by one and puts a feature behind each row of them;"
-    " its text model is that of hy_v4, which works",
     **dict.fromkeys(
         ("diffusion_gemma", "dots3_note", "inkling", "mistral_large4", "muse_spark", "qwen4_exp"),
         "not looked into",

@@ -298,6 +298,20 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "video_start_token_id": 262,
         "video_end_token_id": 263,
     },
+    "hy_v4_vl": {
+        "text_config": {
+            **_TEXT,
+            **TEXT_MODELS["hy_v4"],
+            "rope_parameters": {
+                "rope_type": "default",
+                "rope_theta": 1e4,
+                "mrope_section": [4, 2, 2],
+            },
+        },
+        "vision_config": {**_LAYERS, "max_image_size": 32, "out_hidden_size": 64},
+        "image_token_id": _IMAGE,
+        "video_token_id": _VIDEO,
+    },
     "internvl": {
         "text_config": {**_TEXT, "model_type": "qwen3_moe"},
         "vision_config": {**_LAYERS, "image_size": [16, 16], "patch_size": [4, 4]},

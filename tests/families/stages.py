@@ -160,8 +160,8 @@ def _positions(case: Case, prompt: Array, seen: dict[str, Array]) -> Array:
     if family is None or family.positions == "plain":
         return plain_positions(0, prompt.shape[1])
     assert isinstance(family.images, Packed)
-    grids = list(seen["image_grid_thw"])
-    return mrope_positions(prompt[0].tolist(), _image_token(case), grids, 2)
+    grids, newline = list(seen["image_grid_thw"]), family.images.newline
+    return mrope_positions(prompt[0].tolist(), _image_token(case), grids, 2, newline=newline)
 
 
 def family_of(case: Case) -> Family | None:

@@ -145,6 +145,13 @@ TALKERS = (
         image="<|begin_of_image|><|image|><|end_of_image|>",
     ),
     Talker(
+        family="hy_v4_vl",
+        processor="HYV4VLProcessor",
+        image_processor="HYV4VLImageProcessorPil",
+        # Lanczos, which the processor does not heed.
+        settings={**_AREA, "resample": 1},
+    ),
+    Talker(
         family="ernie4_5_vl_moe",
         processor="Ernie4_5_VLMoeProcessor",
         image_processor="Ernie4_5_VLMoeImageProcessorPil",

@@ -38,7 +38,13 @@ from moe_export.load.pretrained.parts import (
     TypedEmbed,
     text_model_of,
 )
-from moe_export.load.pretrained.vision import CroppedVision, PackedVision, PaddedVision, TileVision
+from moe_export.load.pretrained.vision import (
+    CroppedVision,
+    LinedVision,
+    PackedVision,
+    PaddedVision,
+    TileVision,
+)
 from moe_export.load.usercode import run_user_code
 from moe_export.moe.families import Family, Packed, Padded, Tiles
 
@@ -91,7 +97,7 @@ def _vision_language(
 ) -> list[LoadedPart]:
     images = family.images
     examples = Examples(model, images, crop_side)
-    shapes = [(2, 3), (3, 2)]
+    shapes = examples.two_shapes()
     ids = torch.cat([examples.prompt([shape], 3) for shape in shapes])
     seen = examples.seen(shapes)
     whole, positions = _whole(model, {"input_ids": ids, **examples.as_source(seen)})
@@ -164,7 +170,7 @@ def _vision(model: Any, images: Packed | Tiles | Padded, *, has_crops: bool) -> 
         case Tiles():
             return (CroppedVision if has_crops else TileVision)(model, images)
         case Packed():
-            return PackedVision(model, images)
+            return (LinedVision if images.newline else PackedVision)(model, images)
         case Padded():
             return PaddedVision(model, images)
 

@@ -20,11 +20,11 @@ from torch import Tensor
 from moe_export.forms import IMAGE, PADDING, TEXT, Array
 from moe_export.lazy import together
 from moe_export.load.pretrained.cache import GROWING, carried
+from moe_export.load.pretrained.grids import merge_of
 from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part, core_of
 from moe_export.load.pretrained.vision import (
     features_of_pieces,
     features_of_tiles,
-    merge_of,
     tile_size,
 )
 from moe_export.moe.families import Packed, Padded, Tiles
@@ -100,8 +100,16 @@ class Examples:
     def features(self, shape: Shape) -> int:
         """How many rows an image becomes."""
         if not isinstance(self._images, Tiles):
-            return shape[0] * shape[1]
+            return shape[0] * (shape[1] + self._has_newline)
         return self._tile_features + self._features_of_pieces(shape)
+
+    @property
+    def _has_newline(self) -> bool:
+        return isinstance(self._images, Packed) and self._images.newline
+
+    def two_shapes(self) -> list[Shape]:
+        """Of images that are not alike, and become as many rows."""
+        return [(2, 3), (4, 1) if self._has_newline else (3, 2)]
 
     def _features_of_pieces(self, shape: Shape) -> int:
         """An image of several rows is cut into as few pieces, where the family cuts any."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -62,7 +63,8 @@ class Processor:
 
     def number_of_patches(self, height: int, width: int) -> int:
         """Of an image of this size, without making them."""
-        return int(self._whole.image_processor.get_number_of_image_patches(height, width))
+        made = self._whole.image_processor.get_number_of_image_patches(height, width)
+        return math.prod(made) if isinstance(made, tuple) else int(made)
 
     def written(self, image: Array) -> str:
         """The text that it puts for ``image [H, W, 3]`` where the prompt has its token."""

@@ -67,12 +67,16 @@ def _numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
     patch, size = int(settings["patch_size"]), settings["size"]
+    is_flat = images.order == "rows" and images.patch == "flat"
     sizes: dict[str, Any] = {
         "patch_size": patch,
         "merge_size": int(settings["merge_size"]),
         "fit": images.fit,
-        "layout": images.order,
+        "layout": "flat_rows" if is_flat else images.order,
+        "newline": images.newline,
     }
+    if images.resample is not None:
+        alike = {**alike, "resample": images.resample}
     if images.fit == "shrink":
         return PatchRecipe(
             **alike,

@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from moe_export.load.pretrained import attention
+from moe_export.load.pretrained.grids import Grid, merge_of
 from moe_export.load.pretrained.parts import Part
 from moe_export.load.pretrained.rotations import in_real_numbers
 from moe_export.moe.families import Packed, Padded, Tiles
-
-# Distances of a table's entries from a place between them, for each way to resample.
-_TAPS = {"bilinear": (0, 1), "bicubic": (-1, 0, 1, 2)}
 
 
 class TileVision(Part):
@@ -120,7 +118,7 @@ class PackedVision(Part):
         return getattr(self.core, self.images.tower)
 
     def forward(self, pixel_values: Tensor, image_grid_thw: Tensor) -> dict[str, Tensor]:
-        grid = _Grid(image_grid_thw, pixel_values.shape[0], merge_of(self.config), self.images)
+        grid = Grid(image_grid_thw, pixel_values.shape[0], merge_of(self.config), self.images)
         made = self.tower(
             pixel_values,
             image_grid_thw,
@@ -142,7 +140,7 @@ class PackedVision(Part):
             outputs["deepstack"] = torch.stack(list(made.deepstack_features))
         return outputs
 
-    def _resampling(self, grid: _Grid) -> dict[str, Tensor]:
+    def _resampling(self, grid: Grid) -> dict[str, Tensor]:
         """How each patch reads the tower's table of positions, if there is one."""
         for module in self.tower.modules():
             if hasattr(module, "interpolation_mode"):
@@ -152,6 +150,44 @@ class PackedVision(Part):
                     corners=module.interpolation_align_corners,
                 )
         return {}
+
+
+class LinedVision(PackedVision):
+    """The same with a feature, the tower's newline, behind those of each row of an image.
+
+    The source walks over the images, and asks the size of each.
+    """
+
+    # By what part of a patch the source takes images to be larger when it resamples its table.
+    _WIDER = 0.1
+
+    def forward(self, pixel_values: Tensor, image_grid_thw: Tensor) -> dict[str, Tensor]:
+        tower, merge = self.tower, merge_of(self.config)
+        grid = Grid(image_grid_thw, pixel_values.shape[0], merge, self.images)
+        hidden = (self._patches(pixel_values) + self._places(grid))[None]
+        ends = F.pad(grid.ends, (1, 0))
+        for layer in tower.layers:
+            hidden = layer(hidden, attention_mask=None, cu_seqlens=ends, max_seqlen=1)
+        # A square of patches is an image of one row: its feature comes with a newline.
+        made = tower.patch_merger(hidden[:, grid.in_blocks()], size=(merge, merge))
+        ends_row = grid.ends_row()
+        is_kept = torch.stack([torch.ones_like(ends_row), ends_row], dim=-1)
+        return {"image_embeds": made.flatten(0, 1)[is_kept.flatten()]}
+
+    def _patches(self, pixel_values: Tensor) -> Tensor:
+        """Flat patches ``[patches, numbers]`` as ``[patches, H]``."""
+        embed = self.tower.embeddings.patch_embedding
+        squares = pixel_values.unflatten(-1, (embed.in_channels, *embed.kernel_size))
+        made: Tensor = embed(squares).flatten(1)
+        return made
+
+    def _places(self, grid: Grid) -> Tensor:
+        """What the table has for each patch, ``[patches, H]``; its first entry is no place."""
+        source = self.tower.embeddings
+        mode = source.config.interpolate_mode
+        table = grid.interpolation(source.position_edge, mode, corners=False, wider=self._WIDER)
+        entries: Tensor = source.position_embedding(table["interp_indices"] + 1)
+        return (entries * table["interp_weights"][..., None]).sum(dim=1)
 
 
 def _with_itself(features: Tensor, _: Tensor) -> Tensor:
@@ -204,86 +240,3 @@ def tile_size(config: Any) -> tuple[int, int]:
     side = getattr(vision, "sam_config", vision).image_size
     height, width = side if isinstance(side, list | tuple) else (side, side)
     return int(height), int(width)
-
-
-def merge_of(config: Any) -> int:
-    """How many patches in a row, and how many of these rows, become one feature."""
-    vision = config.vision_config
-    for name in ("spatial_merge_size", "pooling_kernel_size"):
-        if getattr(vision, name, None):
-            return int(getattr(vision, name))
-    return int(vision.merge_kernel_size[0])
-
-
-class _Grid:
-    """Where each patch lies in its image, without a loop: ``row`` and ``column [patches]``."""
-
-    def __init__(self, thw: Tensor, patches: int, merge: int, images: Packed) -> None:
-        self._merge, self._axes, self._patches = merge, images.position_axes, patches
-        sizes = thw.prod(dim=-1)
-        self.ends = sizes.cumsum(0)
-        place = torch.arange(patches)
-        image = (place[:, None] >= self.ends[None, :]).sum(-1)
-        self._height, self._width = thw[:, 1][image], thw[:, 2][image]
-        self._start = (self.ends - sizes)[image]
-        within = place - self._start
-        side = merge if images.order == "blocks" else 1
-        block, inner = within // side**2, within % side**2
-        blocks = self._width // side
-        self.row = block // blocks * side + inner // side
-        self.column = block % blocks * side + inner % side
-
-    def position_ids(self) -> Tensor:
-        """``[patches, axes]``: height and width, and before them a time of 0 where it counts."""
-        axes = [torch.zeros_like(self.row)] * (self._axes - 2) + [self.row, self.column]
-        return torch.stack(axes, dim=-1)
-
-    def merging(self) -> dict[str, Any]:
-        """Which place of which feature each patch goes to, for images of one time each."""
-        merge = self._merge
-        block = self.row // merge * (self._width // merge) + self.column // merge
-        inner = self.row % merge * merge + self.column % merge
-        weight = torch.ones(self._patches)
-        return {
-            "frame_index": torch.zeros_like(self.row),
-            "temporal_merge_index": (
-                self._start + block * merge**2 + inner,
-                weight,
-                self._patches // merge**2,
-            ),
-        }
-
-    def interpolation(self, side: int, mode: str, *, corners: bool) -> dict[str, Tensor]:
-        """Entries of the ``side x side`` table of positions for each patch, and their weights."""
-        rows, row_weights = _taps(self.row, self._height, side, mode, corners=corners)
-        columns, column_weights = _taps(self.column, self._width, side, mode, corners=corners)
-        indices = rows[:, :, None] * side + columns[:, None, :]
-        weights = row_weights[:, :, None] * column_weights[:, None, :]
-        return {"interp_indices": indices.flatten(1), "interp_weights": weights.flatten(1)}
-
-
-def _taps(
-    place: Tensor, size: Tensor, side: int, mode: str, *, corners: bool
-) -> tuple[Tensor, Tensor]:
-    """Entries ``[patches, taps]`` along one side of a table, and how much each counts.
-
-    With ``corners`` the first and last place are the first and last entry; else both have the same
-    edges.
-    """
-    if corners:
-        exact = place.float() * (side - 1) / (size - 1).clamp(min=1)
-    else:
-        exact = (place.float() + 0.5) * side / size - 0.5
-    low = exact.floor()
-    offsets = torch.tensor(_TAPS[mode])
-    distance = (exact[:, None] - low[:, None] - offsets).abs()
-    entries = (low.long()[:, None] + offsets).clamp(0, side - 1)
-    return entries, 1 - distance if mode == "bilinear" else _cubic(distance)
-
-
-def _cubic(x: Tensor) -> Tensor:
-    """The weight at a distance of up to 2 (Keys 1981, equation 15, with a = -3/4)."""
-    a = -0.75
-    inner = (a + 2) * x**3 - (a + 3) * x**2 + 1
-    outer = a * (x**3 - 5 * x**2 + 8 * x - 4)
-    return torch.where(x <= 1, inner, outer)

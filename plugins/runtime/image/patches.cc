@@ -152,18 +152,31 @@ float* put_channel(const Image& image, const Numbers& numbers, int64_t patch, in
   return to;
 }
 
-Array blocks(const Image& image, const Numbers& numbers, const PatchRecipe& recipe) {
+// Calls visit(row, column) for the patches of a grid, row by row.
+template <typename Visit>
+void by_row(int64_t rows, int64_t columns, Visit visit) {
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t column = 0; column < columns; ++column) visit(row, column);
+}
+
+// Flat patches, those of one feature behind one another or row by row.
+Array flat(const Image& image, const Numbers& numbers, const PatchRecipe& recipe) {
   const int64_t patch = recipe.patch_size, time = recipe.temporal_patch_size;
   const int64_t rows = image.height / patch, columns = image.width / patch;
   Array made = Array::of(DType::float32, {rows * columns, 3 * time * patch * patch});
   float* to = made.as<float>();
-  by_block(rows, columns, recipe.merge_size, [&](int64_t row, int64_t column) {
+  const auto put = [&](int64_t row, int64_t column) {
     for (int channel = 0; channel < 3; ++channel) {
       const float* once = to;
       to = put_channel(image, numbers, patch, row, column, channel, to);
       for (int64_t i = 1; i < time; ++i) to = std::copy(once, once + patch * patch, to);
     }
-  });
+  };
+  if (recipe.layout == PatchRecipe::Layout::blocks) {
+    by_block(rows, columns, recipe.merge_size, put);
+  } else {
+    by_row(rows, columns, put);
+  }
   return made;
 }
 
@@ -172,10 +185,10 @@ Array squares(const Image& image, const Numbers& numbers, const PatchRecipe& rec
   const int64_t rows = image.height / patch, columns = image.width / patch;
   Array made = Array::of(DType::float32, {rows * columns, 3, patch, patch});
   float* to = made.as<float>();
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t column = 0; column < columns; ++column)
-      for (int channel = 0; channel < 3; ++channel)
-        to = put_channel(image, numbers, patch, row, column, channel, to);
+  by_row(rows, columns, [&](int64_t row, int64_t column) {
+    for (int channel = 0; channel < 3; ++channel)
+      to = put_channel(image, numbers, patch, row, column, channel, to);
+  });
   return made;
 }
 
@@ -234,14 +247,18 @@ Seen patches_of(const Image& image, const PatchRecipe& recipe) {
   const Numbers numbers(recipe);
   Seen seen;
   seen.grid = {1, values.height / recipe.patch_size, values.width / recipe.patch_size};
-  seen.features = seen.grid[1] * seen.grid[2] / (recipe.merge_size * recipe.merge_size);
+  const int64_t rows = seen.grid[1] / recipe.merge_size, columns = seen.grid[2] / recipe.merge_size;
+  seen.features = rows * (columns + recipe.newline);
   seen.text = repeated(recipe.token, seen.features);
   const int64_t pixels = static_cast<int64_t>(values.rgb.size());
-  const int64_t time = recipe.layout == PatchRecipe::Layout::blocks ? recipe.temporal_patch_size : 1;
+  const bool is_flat = recipe.layout == PatchRecipe::Layout::blocks ||
+                       recipe.layout == PatchRecipe::Layout::flat_rows;
+  const int64_t time = is_flat ? recipe.temporal_patch_size : 1;
   check_numbers(time, pixels);
   switch (recipe.layout) {
     case PatchRecipe::Layout::blocks:
-      seen.inputs.emplace("pixel_values", blocks(values, numbers, recipe));
+    case PatchRecipe::Layout::flat_rows:
+      seen.inputs.emplace("pixel_values", flat(values, numbers, recipe));
       break;
     case PatchRecipe::Layout::rows:
       seen.inputs.emplace("pixel_values", squares(values, numbers, recipe));

@@ -104,8 +104,9 @@ PatchRecipe read_patches(const Field& value) {
     made.fit = chosen<PatchRecipe::Fit>(*fit, {"area", "shrink", "fill", "canvas"});
   }
   if (const auto layout = members.find("layout")) {
-    made.layout = chosen<PatchRecipe::Layout>(*layout, {"blocks", "rows", "places"});
+    made.layout = chosen<PatchRecipe::Layout>(*layout, {"blocks", "rows", "places", "flat_rows"});
   }
+  made.newline = boolean_or(&members, "newline", false);
   members.done();
 
   const int64_t sizes[] = {made.patch_size, made.temporal_patch_size, made.merge_size};

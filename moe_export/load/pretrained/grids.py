@@ -1,0 +1,119 @@
+"""Where the patches of packed images lie, computed without a loop over the images."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from moe_export.moe.families import Packed
+
+# Distances of a table's entries from a place between them, for each way to resample.
+_TAPS = {"bilinear": (0, 1), "bicubic": (-1, 0, 1, 2)}
+
+
+def merge_of(config: Any) -> int:
+    """How many patches in a row, and how many of these rows, become one feature."""
+    vision = config.vision_config
+    for name in ("spatial_merge_size", "pooling_kernel_size"):
+        if getattr(vision, name, None):
+            return int(getattr(vision, name))
+    return int(vision.merge_kernel_size[0])
+
+
+class Grid:
+    """Where each patch lies in its image, without a loop: ``row`` and ``column [patches]``."""
+
+    def __init__(self, thw: Tensor, patches: int, merge: int, images: Packed) -> None:
+        self._merge, self._axes, self._patches = merge, images.position_axes, patches
+        sizes = thw.prod(dim=-1)
+        self.ends = sizes.cumsum(0)
+        place = torch.arange(patches)
+        image = (place[:, None] >= self.ends[None, :]).sum(-1)
+        self._height, self._width = thw[:, 1][image], thw[:, 2][image]
+        self._start = (self.ends - sizes)[image]
+        self._within = place - self._start
+        self.row, self.column = self._laid(merge if images.order == "blocks" else 1)
+
+    def _laid(self, side: int) -> tuple[Tensor, Tensor]:
+        """Row and column of each place, where blocks of ``side x side`` lie one after the other."""
+        block, inner = self._within // side**2, self._within % side**2
+        blocks = self._width // side
+        return block // blocks * side + inner // side, block % blocks * side + inner % side
+
+    def position_ids(self) -> Tensor:
+        """``[patches, axes]``: height and width, and before them a time of 0 where it counts."""
+        axes = [torch.zeros_like(self.row)] * (self._axes - 2) + [self.row, self.column]
+        return torch.stack(axes, dim=-1)
+
+    def merging(self) -> dict[str, Any]:
+        """Which place of which feature each patch goes to, for images of one time each."""
+        merge = self._merge
+        block = self.row // merge * (self._width // merge) + self.column // merge
+        inner = self.row % merge * merge + self.column % merge
+        weight = torch.ones(self._patches)
+        return {
+            "frame_index": torch.zeros_like(self.row),
+            "temporal_merge_index": (
+                self._start + block * merge**2 + inner,
+                weight,
+                self._patches // merge**2,
+            ),
+        }
+
+    def in_blocks(self) -> Tensor:
+        """``[patches]``: patches that lie row by row, those of one feature behind one another."""
+        row, column = self._laid(self._merge)
+        return self._start + row * self._width + column
+
+    def ends_row(self) -> Tensor:
+        """``[features]``: whether a feature is the last of its row."""
+        _, column = self._laid(self._merge)
+        first = column.view(-1, self._merge**2)[:, 0]
+        return first + self._merge == self._width.view(-1, self._merge**2)[:, 0]
+
+    def interpolation(
+        self, side: int, mode: str, *, corners: bool, wider: float = 0.0
+    ) -> dict[str, Tensor]:
+        """Entries of the ``side x side`` table of positions for each patch, and their weights.
+
+        An image counts as ``wider`` than it is by that part of a patch, and as much taller; but not
+        along a side as long as the table's, which PyTorch copies where it resamples linearly.
+        """
+        height, width = (
+            torch.where(size == side, size, size + wider) if mode == "bilinear" else size + wider
+            for size in (self._height, self._width)
+        )
+        rows, row_weights = _taps(self.row, height, side, mode, corners=corners)
+        columns, column_weights = _taps(self.column, width, side, mode, corners=corners)
+        indices = rows[:, :, None] * side + columns[:, None, :]
+        weights = row_weights[:, :, None] * column_weights[:, None, :]
+        return {"interp_indices": indices.flatten(1), "interp_weights": weights.flatten(1)}
+
+
+def _taps(
+    place: Tensor, size: Tensor, side: int, mode: str, *, corners: bool
+) -> tuple[Tensor, Tensor]:
+    """Entries ``[patches, taps]`` along one side of a table, and how much each counts.
+
+    With ``corners`` the first and last place are the first and last entry; else both have the same
+    edges.
+    """
+    if corners:
+        exact = place.float() * (side - 1) / (size - 1).clamp(min=1)
+    else:
+        exact = (place.float() + 0.5) * side / size - 0.5
+    low = exact.floor()
+    offsets = torch.tensor(_TAPS[mode])
+    distance = (exact[:, None] - low[:, None] - offsets).abs()
+    entries = (low.long()[:, None] + offsets).clamp(0, side - 1)
+    return entries, 1 - distance if mode == "bilinear" else _cubic(distance)
+
+
+def _cubic(x: Tensor) -> Tensor:
+    """The weight at a distance of up to 2 (Keys 1981, equation 15, with a = -3/4)."""
+    a = -0.75
+    inner = (a + 2) * x**3 - (a + 3) * x**2 + 1
+    outer = a * (x**3 - 5 * x**2 + 8 * x - 4)
+    return torch.where(x <= 1, inner, outer)
