@@ -57,13 +57,14 @@ class PatchRecipe(ImageRecipe):
     min_pixels: int
     max_pixels: int
     max_side: int | None = None
-    """Pixels; for ``shrink`` alone."""
+    """Pixels; for ``shrink`` and ``edge`` alone."""
 
-    fit: Literal["area", "shrink", "fill", "canvas"] = "area"
+    fit: Literal["area", "shrink", "fill", "canvas", "edge"] = "area"
     """``area``: to whole units, near the image's shape and within both limits; ``shrink``: to the
     limits where it is larger, then black on the right and below up to whole units; ``fill``: to the
     most whole units of its shape below ``max_pixels``; ``canvas``: on the least whole units that
-    hold it within both limits, as it is or in its own shape, black on the right and below."""
+    hold it within both limits, as it is or in its own shape, black on the right and below;
+    ``edge``: to ``max_side`` where its longer side has more, then up to whole units."""
 
     layout: Literal["blocks", "rows", "places", "flat_rows"] = "blocks"
     """``blocks``: flat patches with a grid, those of one feature together; ``rows``: square patches
@@ -74,14 +75,20 @@ class PatchRecipe(ImageRecipe):
     newline: bool = False
     """Whether another feature stands behind those of each row."""
 
+    between_rows: str = ""
+    """Text between the features of two rows."""
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.patch_size, self.temporal_patch_size, self.merge_size, self.min_pixels) < 1:
             raise ValueError("a size of patches is less than 1")
         if not self.min_pixels <= self.max_pixels <= MAX_PIXELS:
             raise ValueError(f"min_pixels is above max_pixels, or that above {MAX_PIXELS}")
-        if (self.fit == "shrink") != (self.max_side is not None) or _is_none(self.max_side):
-            raise ValueError("max_side belongs to shrink, and is 1 or more")
+        has_side = self.fit in ("shrink", "edge")
+        if has_side != (self.max_side is not None) or _is_none(self.max_side):
+            raise ValueError("max_side belongs to shrink and edge, and is 1 or more")
+        if self.token in self.between_rows:
+            raise ValueError("what stands between rows holds the image's token")
 
 
 @dataclass(frozen=True, kw_only=True)

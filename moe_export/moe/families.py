@@ -28,7 +28,7 @@ class Packed:
     features: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
     """Which of the tower's outputs goes on."""
 
-    fit: Literal["area", "shrink", "canvas"] = "area"
+    fit: Literal["area", "shrink", "canvas", "edge"] = "area"
     """How an image becomes whole patches, as in ``dialogue.PatchRecipe``."""
 
     order: Literal["blocks", "rows"] = "blocks"
@@ -36,6 +36,9 @@ class Packed:
 
     patch: Literal["flat", "square"] = "flat"
     """``flat``: a row of numbers; ``square``: ``[channels, height, width]``."""
+
+    cut: bool = False
+    """Whether the source takes whole images, padded to the largest, and the size of each."""
 
     newline: bool = False
     """Whether a feature stands behind those of each row of an image."""
@@ -183,6 +186,17 @@ FAMILIES: Mapping[str, Family] = {
             projector="multi_modal_projector",
             features="last_hidden_state",
             position_axes=3,
+        ),
+    ),
+    "mistral_large4": Family(
+        positions="plain",
+        images=Packed(
+            tower="vision_tower",
+            projector="multi_modal_projector",
+            fit="edge",
+            order="rows",
+            patch="square",
+            cut=True,
         ),
     ),
     "qwen3_5_moe": Family(positions="mrope", images=Packed()),

@@ -33,7 +33,8 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
     values = numbers_of(np.asarray(_prepared(opened(image), recipe), np.uint8), recipe)
     patch, merge = recipe.patch_size, recipe.merge_size
     grid = np.array([1, values.shape[0] // patch, values.shape[1] // patch], np.int64)
-    features = int(grid[1]) // merge * (int(grid[2]) // merge + recipe.newline)
+    rows, in_row = int(grid[1]) // merge, int(grid[2]) // merge + recipe.newline
+    text = recipe.between_rows.join([recipe.token * in_row] * rows)
     match recipe.layout:
         case "blocks":
             inputs = {"pixel_values": _blocks(values, recipe), "image_grid_thw": grid[np.newaxis]}
@@ -47,14 +48,15 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
             inputs = {"pixel_values": _flat(values, recipe), "image_grid_thw": grid[np.newaxis]}
         case "places":
             inputs = _places(_squares(values, patch), grid, recipe.max_pixels // patch**2)
-    return Seen(inputs=inputs, text=recipe.token * features, features=features, grid=grid)
+    return Seen(inputs=inputs, text=text, features=rows * in_row, grid=grid)
 
 
 def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     """The size that an image of ``height x width`` is resized to.
 
     ``area`` is Qwen2-VL's ``smart_resize``, ``shrink`` Kimi-VL's, ``fill`` Gemma 4's, ``canvas``
-    GLM-5.3's.  Raises ``UsageError`` for an image so long and thin that it has none.
+    GLM-5.3's, ``edge`` Pixtral's.  Raises ``UsageError`` for an image so long and thin that it has
+    none.
     """
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise too_thin(height, width)
@@ -67,6 +69,8 @@ def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
             return _filling(height, width, recipe)
         case "canvas":
             return _on_canvas(height, width, canvas_of(height, width, recipe), recipe)
+        case "edge":
+            return _to_edge(height, width, recipe)
 
 
 def canvas_of(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
@@ -147,6 +151,13 @@ def _shrunk(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     by_area = math.sqrt(recipe.max_pixels // patch**2 / patches)
     scale = min(1.0, by_area, most / height, most / width)
     tall, wide = (min(max(1, int(side * scale)), most) for side in (height, width))
+    return tall, wide
+
+
+def _to_edge(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
+    unit = recipe.patch_size * recipe.merge_size
+    ratio = max(1.0, max(height, width) / (recipe.max_side or max(height, width)))
+    tall, wide = (_whole(math.floor(side / ratio), unit) for side in (height, width))
     return tall, wide
 
 

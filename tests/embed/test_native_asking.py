@@ -79,6 +79,10 @@ DIALOGUES = {
     "mrope": dialogue(),
     "plain": PLAIN,
     "newline": dialogue(patches={**PATCHES, "layout": "flat_rows", "newline": True}),
+    "rows": dialogue(
+        positions="plain",
+        patches={**PATCHES, "fit": "edge", "max_side": 40, "between_rows": "<|vision_end|>"},
+    ),
     "canvas": dialogue(patches={**PATCHES, "fit": "canvas"}),
     "tiles": CUT,
     "pieces": dialogue(positions="plain", patches=None, tiles=PIECES),

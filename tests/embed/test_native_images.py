@@ -228,7 +228,7 @@ NUMBERS = {
 
 @st.composite
 def patch_recipes(draw) -> PatchRecipe:
-    fit = draw(st.sampled_from(["area", "shrink", "fill", "canvas"]))
+    fit = draw(st.sampled_from(["area", "shrink", "fill", "canvas", "edge"]))
     layout = draw(st.sampled_from(["blocks", "rows", "places", "flat_rows"]))
     most = draw(st.integers(64, 9000))
     return PatchRecipe(
@@ -238,10 +238,11 @@ def patch_recipes(draw) -> PatchRecipe:
         merge_size=draw(st.integers(1, 3)),
         min_pixels=draw(st.integers(1, most)),
         max_pixels=most,
-        max_side=draw(st.integers(1, 100)) if fit == "shrink" else None,
+        max_side=draw(st.integers(1, 100)) if fit in ("shrink", "edge") else None,
         fit=fit,
         layout=layout,
         newline=draw(st.booleans()),
+        between_rows=draw(st.sampled_from(["", "<row>"])),
     )
 
 
@@ -533,6 +534,7 @@ def recipe_with(**changes):
         ({"mean": [0, 0]}, "not three channels"),
         ({"min_pixels": 2**27}, "min_pixels is above"),
         ({"fit": "shrink"}, "max_side belongs to shrink"),
+        ({"between_rows": "a<i>b"}, "what stands between rows holds the image's token"),
         ({"fit": "stretch"}, "expected one of"),
         ({"token": ""}, "no text"),
         ({"surprise": 1}, "unknown key"),

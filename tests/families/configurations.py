@@ -355,6 +355,28 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "image_token_id": _IMAGE,
         "video_token_id": _VIDEO,
     },
+    "mistral_large4": {
+        "text_config": {
+            **_TEXT,
+            **_ROUTED,
+            **_GROUPS,
+            **_INDEX,
+            "index_n_heads": 32,  # of 8 all are at zero for some keys, which are then alike
+            "kv_lora_rank": 32,
+            "qk_nope_head_dim": 16,
+            "qk_rope_head_dim": 16,
+            "v_head_dim": 16,
+            "num_key_value_heads": 4,
+            "num_hidden_layers": 5,
+            "mlp_layer_types": ["dense", "sparse", "dense", "dense", "sparse"],
+            # Keys with and without rotations, of a layer's own and of one before it.
+            "no_rope_layers": [1, 0, 1, 0, 1],
+            "kv_source_layers": [0, 1, 0, 1, 4],
+            "indexer_types": ["full", "full", "full", "shared", "shared"],
+        },
+        "vision_config": {**_LAYERS, "model_type": "pixtral", "image_size": 32},
+        "image_token_id": _IMAGE,
+    },
     "qwen3_5_moe": {
         "text_config": {
             **_TEXT,

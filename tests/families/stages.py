@@ -108,6 +108,8 @@ class Told:
     """What the source itself says: to which inputs, the prompt's last logits, and the answer."""
 
     inputs: Inputs
+    """As the bundle takes them."""
+
     logits: Array
     tokens: list[int]
 
@@ -118,24 +120,23 @@ def told_by(case: Case, model: Any) -> Told:
     family = family_of(case)
     examples = Examples(model, None if family is None else family.images)
     if family is None:
-        inputs = {"input_ids": examples.tokens(1, 15)}
+        ids, seen = examples.tokens(1, 15), {}
         more: Inputs = {}
     else:
         shapes = [(2, 3), (1, 2)]
-        inputs = {"input_ids": examples.prompt(shapes, 4), **examples.seen(shapes)}
-        more = kinds_of_tokens(model, inputs["input_ids"])
-    more["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        ids, seen = examples.prompt(shapes, 4), examples.seen(shapes)
+        more = {**examples.as_source(seen), **kinds_of_tokens(model, ids)}
+    more |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     with torch.no_grad():
-        logits = model(**inputs, **more).logits[0, -1].numpy()
+        logits = model(**more).logits[0, -1].numpy()
         tokens = model.generate(
-            **inputs,
             **more,
             max_new_tokens=ANSWER_TOKENS,
             min_new_tokens=ANSWER_TOKENS,
             do_sample=False,
             pad_token_id=0,
         )
-    return Told(inputs, logits, tokens[0, inputs["input_ids"].shape[1] :].tolist())
+    return Told({"input_ids": ids, **seen}, logits, tokens[0, ids.shape[1] :].tolist())
 
 
 def answer(case: Case, bundle: Path, told: Told) -> tuple[list[int], Array]:

@@ -38,6 +38,9 @@ class Talker:
     image: str = _QWEN
     """What its chat template puts for an image."""
 
+    needs_torchvision: bool = False
+    """Whether its processor does, although its image processor does not."""
+
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Of the configuration, by dotted name."""
 
@@ -60,7 +63,7 @@ class Talker:
     @property
     def has_pillow(self) -> bool:
         """Whether Transformers has a processor for it that resizes with Pillow."""
-        return self.image_processor.endswith("Pil")
+        return self.image_processor.endswith("Pil") and not self.needs_torchvision
 
     def save(self, folder: Path) -> None:
         """A model, its tokenizer and its processor, as users have them."""
@@ -246,6 +249,16 @@ TALKERS = (
             "<|media_content|>",
         ),
         image="<|media_begin|>image<|media_content|><|media_pad|><|media_end|>",
+    ),
+    Talker(
+        family="mistral_large4",
+        processor="PixtralProcessor",
+        image_processor="PixtralImageProcessorPil",
+        settings={"size": {"longest_edge": 50}},
+        words={"patch_size": 4, "spatial_merge_size": 2},
+        needs_torchvision=True,
+        tokens=("<unused0>", "<unused1>", "[IMG]", "[IMG_BREAK]", "[IMG_END]"),
+        image="[IMG]",
     ),
     Talker(
         family="minimax_m3_vl",

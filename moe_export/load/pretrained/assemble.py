@@ -40,6 +40,7 @@ from moe_export.load.pretrained.parts import (
 )
 from moe_export.load.pretrained.vision import (
     CroppedVision,
+    CutVision,
     LinedVision,
     PackedVision,
     PaddedVision,
@@ -170,7 +171,8 @@ def _vision(model: Any, images: Packed | Tiles | Padded, *, has_crops: bool) -> 
         case Tiles():
             return (CroppedVision if has_crops else TileVision)(model, images)
         case Packed():
-            return (LinedVision if images.newline else PackedVision)(model, images)
+            kind = LinedVision if images.newline else CutVision if images.cut else PackedVision
+            return kind(model, images)
         case Padded():
             return PaddedVision(model, images)
 

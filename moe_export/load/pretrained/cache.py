@@ -10,7 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from moe_export.load.pretrained.masks import CONV, INDEXED, INDEXED_BLOCKS, LIGHTNING, LINEAR, NONE
+from moe_export.load.pretrained.masks import (
+    CONV,
+    INDEXED,
+    INDEXED_BLOCKS,
+    LIGHTNING,
+    LINEAR,
+    NONE,
+    SHARING,
+    SHARING_INDEXED,
+)
 
 _OF_ATTENTION = ("key", "value")
 _KINDS: Mapping[str, tuple[str, ...]] = {
@@ -19,7 +28,8 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     LIGHTNING: ("state",),
     INDEXED: (*_OF_ATTENTION, "index"),
     INDEXED_BLOCKS: (*_OF_ATTENTION, "index"),
-    **dict.fromkeys(NONE, ()),
+    SHARING_INDEXED: ("index",),
+    **dict.fromkeys((SHARING, *NONE), ()),
 }
 
 GROWING = frozenset({"key", "value", "index"})
@@ -58,8 +68,10 @@ def filled(model: Any, kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
         what = _KINDS.get(kind, _OF_ATTENTION)
         if GROWING.issuperset(what) and what:
             has_index = "index" in what
-            layers.append(DYNAMIC_LAYER_TYPE_MAPPING[kind]() if has_index else keys_and_values())
-            layers[-1].update(next(given), next(given))
+            name = INDEXED if kind == SHARING_INDEXED else kind
+            layers.append(DYNAMIC_LAYER_TYPE_MAPPING[name]() if has_index else keys_and_values())
+            if "key" in what:
+                layers[-1].update(next(given), next(given))
             if has_index:
                 _put_index(layers[-1], next(given))
             continue

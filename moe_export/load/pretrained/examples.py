@@ -160,6 +160,8 @@ class Examples:
 
     def as_source(self, seen: Inputs) -> Inputs:
         """What ``vision`` takes as the whole model takes it."""
+        if isinstance(self._images, Packed) and self._images.cut:
+            return _uncut(**seen)
         if "is_whole" not in seen:
             return seen
         made = {"pixel_values": seen["pixel_values"]}
@@ -183,6 +185,18 @@ class Examples:
             place = torch.arange(count)
             places[image, :count] = torch.stack([place % columns, place // columns], dim=-1)
         return {"pixel_values": pixels, "image_position_ids": places}
+
+
+def _uncut(pixel_values: Tensor, image_grid_thw: Tensor) -> Inputs:
+    """Square patches, row by row, as whole images with nothing on the right and below."""
+    side, (_, rows, columns) = pixel_values.shape[-1], image_grid_thw.amax(dim=0).tolist()
+    whole = torch.zeros(len(image_grid_thw), 3, rows * side, columns * side)
+    counts = image_grid_thw.prod(dim=-1).tolist()
+    for image, patches in enumerate(torch.split(pixel_values, counts)):
+        _, tall, wide = image_grid_thw[image].tolist()
+        laid = patches.view(tall, wide, 3, side, side).permute(2, 0, 3, 1, 4)
+        whole[image, :, : tall * side, : wide * side] = laid.reshape(3, tall * side, wide * side)
+    return {"pixel_values": whole, "image_sizes": image_grid_thw[:, 1:] * side}
 
 
 def vision_inputs(examples: Examples, images: Packed | Tiles | Padded) -> PartInputs:

@@ -15,11 +15,11 @@ _TAPS = {"bilinear": (0, 1), "bicubic": (-1, 0, 1, 2)}
 
 def merge_of(config: Any) -> int:
     """How many patches in a row, and how many of these rows, become one feature."""
-    vision = config.vision_config
-    for name in ("spatial_merge_size", "pooling_kernel_size"):
-        if getattr(vision, name, None):
-            return int(getattr(vision, name))
-    return int(vision.merge_kernel_size[0])
+    for holder in (config.vision_config, config):
+        for name in ("spatial_merge_size", "pooling_kernel_size"):
+            if getattr(holder, name, None):
+                return int(getattr(holder, name))
+    return int(config.vision_config.merge_kernel_size[0])
 
 
 class Grid:

@@ -21,6 +21,9 @@ LINEAR, CONV = "linear_attention", "conv"
 INDEXED, INDEXED_BLOCKS = "indexed_attention", "minimax_m3_sparse"
 """Layers that attend to the keys that an index picks, or to blocks of them."""
 
+SHARING, SHARING_INDEXED = "sharing", "sharing_indexed"
+"""Layers that attend to the keys of one before them, without an index of their own and with."""
+
 LIGHTNING = "lightning"
 """What a configuration calls linear, where there is a state and no convolution before it."""
 

@@ -21,7 +21,15 @@ from moe_export.load.pretrained.cache import GROWING, carried, empty, filled, te
 from moe_export.load.pretrained.indexed import has_index, keep_by_count
 from moe_export.load.pretrained.joined import join_apart
 from moe_export.load.pretrained.lightning import in_lightning_steps, is_lightning
-from moe_export.load.pretrained.masks import FULL, INDEXED, LIGHTNING, LINEAR, masks_of
+from moe_export.load.pretrained.masks import (
+    FULL,
+    INDEXED,
+    LIGHTNING,
+    LINEAR,
+    SHARING,
+    SHARING_INDEXED,
+    masks_of,
+)
 from moe_export.load.pretrained.modal import split_by_kind
 from moe_export.load.pretrained.recurrence import in_steps
 from moe_export.load.pretrained.rotations import in_real_numbers, keep_real
@@ -222,10 +230,13 @@ class Decoder(Part):
 
     def _kind(self, number: int, kind: str) -> str:
         """What a layer carries, by the name of a kind of layers."""
+        layer = self.text_model.layers[number]
         # Some layers attend to what an index before them picked, and have none.
-        if kind == INDEXED and not has_index(self.text_model.layers[number]):
+        if _is_sharing(layer):
+            return SHARING_INDEXED if has_index(layer) else SHARING
+        if kind == INDEXED and not has_index(layer):
             return FULL
-        if kind == LINEAR and any(map(is_lightning, self.text_model.layers[number].modules())):
+        if kind == LINEAR and any(map(is_lightning, layer.modules())):
             return LIGHTNING
         return kind
 
@@ -310,6 +321,11 @@ class TypedDecoder(Decoder):
         name = "moe_mm_token_type_ids"
         takes = name in inspect.signature(self.text_model.forward).parameters
         return {name: inputs["image_tokens"]} if takes else {}
+
+
+def _is_sharing(layer: nn.Module) -> bool:
+    """Whether a decoder layer attends to the keys and values of one before it."""
+    return any(getattr(module, "is_kv_shared_layer", False) for module in layer.modules())
 
 
 @cache

@@ -41,6 +41,8 @@ def recipe_of(
     try:
         alike = {"token": token, "token_id": token_id, **_numbers(settings)}
         match images:
+            case Packed() if images.cut:
+                return _with_rows(_cut(images, settings, alike), processor)
             case Packed():
                 recipe: Recipe = _packed(images, settings, alike)
             case Padded():
@@ -104,6 +106,32 @@ def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) 
         min_pixels=-(-int(size["shortest_edge"]) // counted),
         max_pixels=int(size["longest_edge"]) // counted,
     )
+
+
+def _cut(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
+    patch, merge = int(settings["patch_size"]), int(settings["spatial_merge_size"])
+    side, unit = int(settings["size"]["longest_edge"]), patch * merge
+    return PatchRecipe(
+        **alike,
+        patch_size=patch,
+        temporal_patch_size=1,
+        merge_size=merge,
+        min_pixels=1,
+        max_pixels=(-(-side // unit) * unit) ** 2,
+        max_side=side,
+        fit=images.fit,
+        layout=images.order,
+    )
+
+
+def _with_rows(recipe: PatchRecipe, processor: Processor) -> tuple[PatchRecipe, str]:
+    """The recipe with what the processor writes between two rows of features."""
+    unit = recipe.patch_size * recipe.merge_size
+    parts = _between(processor.written(_blank(2 * unit, 3 * unit)), recipe.token)
+    if len(parts) != 3:
+        raise NoProcessorError("its processor does not write the features of an image row by row")
+    opening, between, closing = parts
+    return replace(recipe, between_rows=between), opening + recipe.token + closing
 
 
 def _padded(settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:

@@ -30,7 +30,9 @@ def dialogue_assets(source: Pretrained, folder: Path) -> dict[str, bytes]:
         failure="the tokenizer or the processor cannot be used",
         where=str(folder),
     )
-    written = _without(_without(encode(made), "tiles", "crops"), "patches", "newline")
+    written = _without(encode(made), "tiles", "crops")
+    for name in ("newline", "between_rows"):
+        written = _without(written, "patches", name)
     return {FILE_NAME: render(written).encode()}
 
 

@@ -75,6 +75,13 @@ Size filling(int64_t height, int64_t width, const PatchRecipe& recipe) {
 // The least multiple of `unit` that is no less than `side`.
 int64_t up_to(int64_t side, int64_t unit) { return (side + unit - 1) / unit * unit; }
 
+Size to_edge(int64_t height, int64_t width, const PatchRecipe& recipe) {
+  const double longer = static_cast<double>(std::max(height, width));
+  const double ratio = std::max(1.0, longer / recipe.max_side.value_or(std::max(height, width)));
+  return {up_to(whole(std::floor(height / ratio)), recipe.unit()),
+          up_to(whole(std::floor(width / ratio)), recipe.unit())};
+}
+
 // The canvas of whole units for an image that is put on one as it is or in its own shape.
 Size least_canvas(int64_t height, int64_t width, const PatchRecipe& recipe) {
   const int64_t unit = recipe.unit();
@@ -233,6 +240,7 @@ Size fitted(int64_t height, int64_t width, const PatchRecipe& recipe) {
     case PatchRecipe::Fit::shrink: made = shrunk(height, width, recipe); break;
     case PatchRecipe::Fit::fill: made = filling(height, width, recipe); break;
     case PatchRecipe::Fit::canvas: made = on_canvas(height, width, recipe); break;
+    case PatchRecipe::Fit::edge: made = to_edge(height, width, recipe); break;
   }
   if (made.height > kMaxPixels || made.width > kMaxPixels ||
       made.height * made.width > kMaxPixels) {
@@ -248,8 +256,10 @@ Seen patches_of(const Image& image, const PatchRecipe& recipe) {
   Seen seen;
   seen.grid = {1, values.height / recipe.patch_size, values.width / recipe.patch_size};
   const int64_t rows = seen.grid[1] / recipe.merge_size, columns = seen.grid[2] / recipe.merge_size;
-  seen.features = rows * (columns + recipe.newline);
-  seen.text = repeated(recipe.token, seen.features);
+  const int64_t in_row = columns + recipe.newline;
+  seen.features = rows * in_row;
+  const std::string row = repeated(recipe.token, in_row);
+  for (int64_t i = 0; i < rows; ++i) seen.text += i ? recipe.between_rows + row : row;
   const int64_t pixels = static_cast<int64_t>(values.rgb.size());
   const bool is_flat = recipe.layout == PatchRecipe::Layout::blocks ||
                        recipe.layout == PatchRecipe::Layout::flat_rows;

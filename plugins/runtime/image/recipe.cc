@@ -101,12 +101,13 @@ PatchRecipe read_patches(const Field& value) {
   made.max_pixels = members.at("max_pixels").integer();
   made.max_side = optional_integer(&members, "max_side");
   if (const auto fit = members.find("fit")) {
-    made.fit = chosen<PatchRecipe::Fit>(*fit, {"area", "shrink", "fill", "canvas"});
+    made.fit = chosen<PatchRecipe::Fit>(*fit, {"area", "shrink", "fill", "canvas", "edge"});
   }
   if (const auto layout = members.find("layout")) {
     made.layout = chosen<PatchRecipe::Layout>(*layout, {"blocks", "rows", "places", "flat_rows"});
   }
   made.newline = boolean_or(&members, "newline", false);
+  made.between_rows = text_or_empty(&members, "between_rows");
   members.done();
 
   const int64_t sizes[] = {made.patch_size, made.temporal_patch_size, made.merge_size};
@@ -119,9 +120,13 @@ PatchRecipe read_patches(const Field& value) {
   if (made.min_pixels > made.max_pixels || made.max_pixels > kMaxPixels) {
     members.refuse("min_pixels is above max_pixels, or that above " + std::to_string(kMaxPixels));
   }
-  if ((made.fit == PatchRecipe::Fit::shrink) != made.max_side.has_value() ||
-      made.max_side.value_or(1) < 1) {
-    members.refuse("max_side belongs to shrink, and is 1 or more");
+  const bool has_side =
+      made.fit == PatchRecipe::Fit::shrink || made.fit == PatchRecipe::Fit::edge;
+  if (has_side != made.max_side.has_value() || made.max_side.value_or(1) < 1) {
+    members.refuse("max_side belongs to shrink and edge, and is 1 or more");
+  }
+  if (made.between_rows.find(made.token) != std::string::npos) {
+    members.refuse("what stands between rows holds the image's token");
   }
   return made;
 }

@@ -24,7 +24,7 @@ struct ImageRecipe {
 };
 
 struct PatchRecipe : ImageRecipe {
-  enum class Fit { area, shrink, fill, canvas };
+  enum class Fit { area, shrink, fill, canvas, edge };
   enum class Layout { blocks, rows, places, flat_rows };
   int64_t patch_size = 0, temporal_patch_size = 0, merge_size = 0;
   int64_t min_pixels = 0, max_pixels = 0;
@@ -32,6 +32,7 @@ struct PatchRecipe : ImageRecipe {
   Fit fit = Fit::area;
   Layout layout = Layout::blocks;
   bool newline = false;  // whether another feature stands behind those of each row
+  std::string between_rows;
 
   int64_t unit() const { return patch_size * merge_size; }
 };
