@@ -71,8 +71,9 @@ class Crops:
 class Tiles:
     """Images as tiles of one size, ``[tiles, channels, height, width]``."""
 
-    fit: Literal["whole", "aspect", "scale", "corner", "middle"]
-    """How an image becomes tiles, as in ``dialogue.TileRecipe``."""
+    fit: Literal["whole", "aspect", "scale", "corner", "middle", "cells"]
+    """How an image becomes tiles, as in ``dialogue.TileRecipe``; ``cells``: it is laid out in tiles
+    of one feature ``[tiles, time, height, width, channels]``, as in ``dialogue.PatchRecipe``."""
 
     masked: bool = False
     """Whether the model is told which pixels are of the image, and which are around it."""
@@ -164,6 +165,7 @@ FAMILIES: Mapping[str, Family] = {
         positions="mrope",
         images=Packed(tower="vision_tower", order="rows", newline=True, resample="bicubic"),
     ),
+    "inkling_mm_model": Family(positions="plain", images=Tiles(fit="cells")),
     "internvl": Family(positions="plain", images=Tiles(fit="aspect")),
     "kimi_k25": Family(
         positions="plain",

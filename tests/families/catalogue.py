@@ -38,7 +38,7 @@ STOPPED: dict[str, Stop] = {
 
 NOT_TRIED: dict[str, str] = {
     **dict.fromkeys(
-        ("diffusion_gemma", "dots3_note", "inkling", "muse_spark", "qwen4_exp"),
+        ("diffusion_gemma", "dots3_note", "muse_spark", "qwen4_exp"),
         "not looked into",
     ),
     "unlimited_ocr": "not looked into",

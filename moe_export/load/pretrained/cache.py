@@ -12,6 +12,8 @@ from torch import Tensor
 
 from moe_export.load.pretrained.masks import (
     CONV,
+    HYBRID,
+    HYBRID_SLIDING,
     INDEXED,
     INDEXED_BLOCKS,
     LIGHTNING,
@@ -22,12 +24,16 @@ from moe_export.load.pretrained.masks import (
 )
 
 _OF_ATTENTION = ("key", "value")
+# Of keys, of values, and behind attention and experts.
+_CONVOLUTIONS = ("conv0", "conv1", "conv2", "conv3")
 _KINDS: Mapping[str, tuple[str, ...]] = {
     LINEAR: ("conv", "state"),
     CONV: ("conv",),
     LIGHTNING: ("state",),
     INDEXED: (*_OF_ATTENTION, "index"),
     INDEXED_BLOCKS: (*_OF_ATTENTION, "index"),
+    HYBRID: (*_OF_ATTENTION, *_CONVOLUTIONS),
+    HYBRID_SLIDING: (*_OF_ATTENTION, *_CONVOLUTIONS),
     SHARING_INDEXED: ("index",),
     **dict.fromkeys((SHARING, *NONE), ()),
 }
@@ -40,8 +46,8 @@ def carried(kinds: Sequence[str]) -> list[tuple[int, str]]:
     """Each tensor of the cache, by its layer and what it is: key, value, index, conv or state.
 
     ``index [B, 1, P, d]`` are the keys that an index scores.  ``conv [B, channels, kernel]`` are
-    the last inputs of a convolution, ``state [B, heads, ...]`` what a recurrence has come to: both
-    of one size, however long the text.
+    the last inputs of a convolution, ``conv0`` and so on where a layer has several, and ``state
+    [B, heads, ...]`` what a recurrence has come to: all of one size, however long the text.
     """
     return [(i, what) for i, kind in enumerate(kinds) for what in _KINDS.get(kind, _OF_ATTENTION)]
 
@@ -58,39 +64,59 @@ def empty(model: Any, kinds: Sequence[str]) -> Any:
 
 def filled(model: Any, kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
     """Transformers' cache of these tensors, in the order of ``carried``."""
-    from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, DynamicLayer
-
-    keys_and_values: Any = DynamicLayer
-    states: Any = _states()
     given = iter(tensors)
-    layers: list[Any] = []
-    for kind in kinds:
-        what = _KINDS.get(kind, _OF_ATTENTION)
-        if GROWING.issuperset(what) and what:
-            has_index = "index" in what
-            name = INDEXED if kind == SHARING_INDEXED else kind
-            layers.append(DYNAMIC_LAYER_TYPE_MAPPING[name]() if has_index else keys_and_values())
-            if "key" in what:
-                layers[-1].update(next(given), next(given))
-            if has_index:
-                _put_index(layers[-1], next(given))
-            continue
-        layers.append(states())
-        layers[-1].record_past = True  # takes one token as it takes several
-        layers[-1].has_previous_state[0] = True
-        for name in what:
-            held = layers[-1].conv_states if name == "conv" else layers[-1].recurrent_states
-            held[0] = next(given).clone()  # some sources write to what they are given
+    layers = [_layer(kind, given) for kind in kinds]
     made = _kind_of(model)()
     made.layers, made.layer_class_to_replicate = layers, None
     return made
 
 
-@cache
-def _states() -> type[Any]:
-    from transformers.cache_utils import LinearAttentionLayer
+def _layer(kind: str, given: Iterator[Tensor]) -> Any:
+    """Transformers' cache of one layer, of as many of ``given`` as it carries."""
+    from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, DynamicLayer
 
-    class States(LinearAttentionLayer):
+    what = _KINDS.get(kind, _OF_ATTENTION)
+    made: Any
+    if "index" in what:
+        made = DYNAMIC_LAYER_TYPE_MAPPING[INDEXED if kind == SHARING_INDEXED else kind]()
+    elif what and GROWING.issuperset(what):
+        made = DynamicLayer()
+    else:
+        made = _with_states(what)
+    if "key" in what:
+        made.update(next(given), next(given))
+    if "index" in what:
+        _put_index(made, next(given))
+    for name in what:
+        if name not in GROWING:
+            held, place = _held(made, name)
+            held[place] = next(given).clone()  # some sources write to what they are given
+    return made
+
+
+def _with_states(what: Sequence[str]) -> Any:
+    count = len([name for name in what if name.startswith("conv")])
+    made = _states(has_keys="key" in what)(number_of_states=max(1, count))
+    made.record_past = True  # takes one token as it takes several
+    for place in range(max(1, count)):
+        made.has_previous_state[place] = True
+    return made
+
+
+def _held(layer: Any, name: str) -> tuple[dict[int, Tensor], int]:
+    """Where a layer's cache has a convolution's inputs, or a state."""
+    if name == "state":
+        return layer.recurrent_states, 0
+    return layer.conv_states, int(name.removeprefix("conv") or 0)
+
+
+@cache
+def _states(*, has_keys: bool) -> type[Any]:
+    from transformers.cache_utils import LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
+
+    kind: Any = LinearAttentionAndFullAttentionLayer if has_keys else LinearAttentionLayer
+
+    class States(kind):  # type: ignore[misc]
         """States that are replaced and not written to: a graph has no memory."""
 
         def update_conv_state(
@@ -165,7 +191,8 @@ def tensors_of(kinds: Sequence[str], source: Any) -> Iterator[Tensor]:
         elif what in GROWING:
             yield layer.keys if what == "key" else layer.values
         else:
-            yield layer.conv_states[0] if what == "conv" else layer.recurrent_states[0]
+            held, place = _held(layer, what)
+            yield held[place]
 
 
 def _put_index(layer: Any, keys: Tensor) -> None:

@@ -137,7 +137,9 @@ class Examples:
     def _tiled(self, shapes: list[Shape]) -> Inputs:
         """Tiles, filled from a corner as far as an image of each shape goes."""
         height, width = tile_size(self.config)
-        size = (len(shapes), 3, height, width)
+        size: tuple[int, ...] = (len(shapes), 3, height, width)
+        if isinstance(self._images, Tiles) and self._images.fit == "cells":
+            size = (len(shapes), self.config.vision_config.temporal_patch_size, height, width, 3)
         made = {"pixel_values": torch.randn(size, generator=self._generator)}
         if isinstance(self._images, Tiles) and self._images.masked:
             mask = torch.zeros(len(shapes), height, width, dtype=torch.bool)

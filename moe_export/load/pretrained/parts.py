@@ -33,6 +33,7 @@ from moe_export.load.pretrained.masks import (
 from moe_export.load.pretrained.modal import split_by_kind
 from moe_export.load.pretrained.recurrence import in_steps
 from moe_export.load.pretrained.rotations import in_real_numbers, keep_real
+from moe_export.load.pretrained.sinks import route_shared
 
 # What ``vision`` gives and ``embed`` takes, and the axis of each that counts features.
 FEATURE_AXES = {"image_embeds": 0, "deepstack": 1}
@@ -82,6 +83,7 @@ def text_model_of(source: Any) -> Any:
 def with_blocks(text_model: nn.Module, hidden_size: int) -> None:
     """Let what is a router with its experts be a module that maps rows to rows, everywhere."""
     split_by_kind(text_model)
+    route_shared(text_model)
     join_apart(text_model, hidden_size)
 
 
@@ -259,8 +261,11 @@ class Decoder(Part):
         # A factor of 1 would be two more passes over a large vocabulary.
         if (factor := getattr(config, "logit_scale", None) or 1.0) != 1.0:
             logits = logits * factor
-        if (divisor := getattr(config, "logits_scaling", None) or 1.0) != 1.0:
-            logits = logits / divisor
+        for name in ("logits_scaling", "logits_mup_width_multiplier"):
+            if (divisor := getattr(config, name, None) or 1.0) != 1.0:
+                logits = logits / divisor
+        if (words := getattr(config, "unpadded_vocab_size", None)) is not None:
+            logits = logits[..., :words]
         cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 

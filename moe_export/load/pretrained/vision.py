@@ -282,6 +282,7 @@ class _Squares:
 def tile_size(config: Any) -> tuple[int, int]:
     """Height and width of the tiles that a family of one size takes."""
     vision = config.vision_config
-    side = getattr(vision, "sam_config", vision).image_size
+    holder = getattr(vision, "sam_config", vision)
+    side = getattr(holder, "image_size", None) or holder.patch_size
     height, width = side if isinstance(side, list | tuple) else (side, side)
     return int(height), int(width)
