@@ -57,20 +57,25 @@ class PatchRecipe(ImageRecipe):
     min_pixels: int
     max_pixels: int
     max_side: int | None = None
-    """Pixels; for ``shrink`` and ``edge`` alone."""
+    """Pixels; for ``shrink`` and ``edge``, and ``zoom`` where there is one."""
 
-    fit: Literal["area", "shrink", "fill", "canvas", "edge"] = "area"
+    zoom: float | None = None
+    """For ``zoom``: how much larger an image is made; as it is without."""
+
+    fit: Literal["area", "shrink", "fill", "canvas", "edge", "zoom"] = "area"
     """``area``: to whole units, near the image's shape and within both limits; ``shrink``: to the
     limits where it is larger, then black on the right and below up to whole units; ``fill``: to the
     most whole units of its shape below ``max_pixels``; ``canvas``: on the least whole units that
     hold it within both limits, as it is or in its own shape, black on the right and below;
-    ``edge``: to ``max_side`` where its longer side has more, then up to whole units."""
+    ``edge``: to ``max_side`` where its longer side has more, then up to whole units; ``zoom``: by a
+    factor, its longer side to no more than ``max_side`` unless it has more already."""
 
-    layout: Literal["blocks", "rows", "places", "flat_rows"] = "blocks"
+    layout: Literal["blocks", "rows", "places", "flat_rows", "cells"] = "blocks"
     """``blocks``: flat patches with a grid, those of one feature together; ``rows``: square patches
     with a grid, row by row; ``places``: flat patches with channels last and the column and row of
     each, row by row, padded to ``max_pixels``; ``flat_rows``: flat patches with a grid, row by
-    row."""
+    row; ``cells``: for ``zoom``, whole patches with channels last and every time, row by row, in a
+    column more than the image fills, of the number of a byte of -1 around it."""
 
     newline: bool = False
     """Whether another feature stands behind those of each row."""
@@ -84,9 +89,17 @@ class PatchRecipe(ImageRecipe):
             raise ValueError("a size of patches is less than 1")
         if not self.min_pixels <= self.max_pixels <= MAX_PIXELS:
             raise ValueError(f"min_pixels is above max_pixels, or that above {MAX_PIXELS}")
-        has_side = self.fit in ("shrink", "edge")
+        has_side = self.fit in ("shrink", "edge") or self.zoom is not None
         if has_side != (self.max_side is not None) or _is_none(self.max_side):
-            raise ValueError("max_side belongs to shrink and edge, and is 1 or more")
+            raise ValueError("max_side belongs to shrink, edge and a zoom, and is 1 or more")
+        if (self.max_side or 1) ** 2 > MAX_PIXELS:
+            raise ValueError(f"a max_side of more than {MAX_PIXELS} pixels in a square")
+        if (self.fit == "zoom") != (self.layout == "cells"):
+            raise ValueError("zoom belongs to cells, and cells to zoom")
+        if self.zoom is not None and (self.fit != "zoom" or self.zoom <= 0):
+            raise ValueError("a factor belongs to zoom, and is above 0")
+        if self.fit == "zoom" and (self.merge_size != 1 or self.newline or self.between_rows):
+            raise ValueError("a cell is one feature, and nothing stands behind a row of them")
         if self.token in self.between_rows:
             raise ValueError("what stands between rows holds the image's token")
 

@@ -16,6 +16,9 @@ from moe_export.runtime.seen import Seen, numbers_of, opened, resized, too_thin
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# The byte around an image that is laid out in cells.
+_OUTSIDE = -1.0
+
 # What is longer than this has no size that fits the model's limits and its own shape.
 _MAX_ASPECT = 200
 
@@ -29,7 +32,10 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
       ``flat_rows`` the same as ``[patches, C * time * patch * patch]``.
     - ``places``: ``pixel_values [1, most, patch * patch * C]``, row by row, and
       ``image_position_ids [1, most, 2]``: column and row, -1 behind the image's patches.
+    - ``cells``: ``pixel_values [patches, time, patch, patch, C]``, row by row.
     """
+    if recipe.layout == "cells":
+        return _in_cells(opened(image), recipe)
     values = numbers_of(np.asarray(_prepared(opened(image), recipe), np.uint8), recipe)
     patch, merge = recipe.patch_size, recipe.merge_size
     grid = np.array([1, values.shape[0] // patch, values.shape[1] // patch], np.int64)
@@ -46,7 +52,7 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
             }
         case "flat_rows":
             inputs = {"pixel_values": _flat(values, recipe), "image_grid_thw": grid[np.newaxis]}
-        case "places":
+        case _:
             inputs = _places(_squares(values, patch), grid, recipe.max_pixels // patch**2)
     return Seen(inputs=inputs, text=text, features=rows * in_row, grid=grid)
 
@@ -55,8 +61,8 @@ def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     """The size that an image of ``height x width`` is resized to.
 
     ``area`` is Qwen2-VL's ``smart_resize``, ``shrink`` Kimi-VL's, ``fill`` Gemma 4's, ``canvas``
-    GLM-5.3's, ``edge`` Pixtral's.  Raises ``UsageError`` for an image so long and thin that it has
-    none.
+    GLM-5.3's, ``edge`` Pixtral's, ``zoom`` Inkling's.  Raises ``UsageError`` for an image so long
+    and thin that it has none.
     """
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise too_thin(height, width)
@@ -71,6 +77,8 @@ def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
             return _on_canvas(height, width, canvas_of(height, width, recipe), recipe)
         case "edge":
             return _to_edge(height, width, recipe)
+        case "zoom":
+            return _zoomed(height, width, recipe)
 
 
 def canvas_of(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
@@ -161,6 +169,13 @@ def _to_edge(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     return tall, wide
 
 
+def _zoomed(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
+    longer = max(height, width)
+    target = min(longer * (recipe.zoom or 1.0), max(recipe.max_side or longer, longer))
+    tall, wide = (math.floor(side * (target / longer) + 0.5) for side in (height, width))
+    return tall, wide
+
+
 def _filling(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     unit = recipe.patch_size * recipe.merge_size
     scale = math.sqrt(recipe.max_pixels / (height * width))
@@ -173,6 +188,21 @@ def _filling(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     elif wide == 0:
         tall, wide = min(height // width, most), 1
     return tall * unit, wide * unit
+
+
+def _in_cells(image: Image, recipe: PatchRecipe) -> Seen:
+    height, width = fitted(image.height, image.width, recipe)
+    values = numbers_of(np.asarray(resized(image, height, width, recipe), np.uint8), recipe)
+    side, time = recipe.patch_size, recipe.temporal_patch_size
+    grid = np.array([1, -(-height // side), width // side + 1], np.int64)
+    canvas = np.empty((int(grid[1]) * side, int(grid[2]) * side, 3), np.float32)
+    canvas[:] = numbers_of(np.full(3, _OUTSIDE), recipe)
+    canvas[:height, :width] = values
+    cells = np.repeat(_squares(canvas, side)[:, np.newaxis], time, axis=1)
+    count = len(cells)
+    return Seen(
+        inputs={"pixel_values": cells}, text=recipe.token * count, features=count, grid=grid
+    )
 
 
 def _blocks(values: Array, recipe: PatchRecipe) -> Array:

@@ -227,9 +227,28 @@ NUMBERS = {
 
 
 @st.composite
+def cells(draw) -> PatchRecipe:
+    zoom = draw(st.one_of(st.none(), st.floats(0.1, 3.0)))
+    return PatchRecipe(
+        **{name: draw(each) for name, each in COMMON.items()},
+        patch_size=draw(st.integers(1, 16)),
+        temporal_patch_size=draw(st.integers(1, 3)),
+        merge_size=1,
+        min_pixels=1,
+        max_pixels=1,
+        max_side=None if zoom is None else draw(st.integers(1, 100)),
+        zoom=zoom,
+        fit="zoom",
+        layout="cells",
+    )
+
+
+@st.composite
 def patch_recipes(draw) -> PatchRecipe:
-    fit = draw(st.sampled_from(["area", "shrink", "fill", "canvas", "edge"]))
+    fit = draw(st.sampled_from(["area", "shrink", "fill", "canvas", "edge", "zoom"]))
     layout = draw(st.sampled_from(["blocks", "rows", "places", "flat_rows"]))
+    if fit == "zoom":
+        return draw(cells())
     most = draw(st.integers(64, 9000))
     return PatchRecipe(
         **{name: draw(each) for name, each in COMMON.items()},

@@ -251,6 +251,30 @@ TALKERS = (
         image="<|media_begin|>image<|media_content|><|media_pad|><|media_end|>",
     ),
     Talker(
+        family="inkling_mm_model",
+        processor="InklingProcessor",
+        image_processor="InklingImageProcessor",
+        settings={
+            "size": {"height": 40, "width": 40},
+            "rescale_image_frac": 0.2,
+            "resample": 3,  # torchvision has no Lanczos
+        },
+        words={
+            "image_token": "<|unused_200054|>",
+            "audio_token": "<|unused_200053|>",
+            "image_bos_token": "<|content_image|>",
+            "audio_bos_token": "<|content_audio_input|>",
+        },
+        tokens=(
+            "<|content_image|>",
+            "<|content_audio_input|>",
+            "<|unused_200054|>",
+            "<|unused_200053|>",
+        ),
+        image="<|content_image|><|unused_200054|>",
+        changes={"vision_config.patch_size": 40},
+    ),
+    Talker(
         family="mistral_large4",
         processor="PixtralProcessor",
         image_processor="PixtralImageProcessorPil",

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from moe_export.load.pretrained.masks import (
     CONV,
+    FULL,
     HYBRID,
     HYBRID_SLIDING,
     INDEXED,
@@ -73,14 +74,14 @@ def filled(model: Any, kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
 
 def _layer(kind: str, given: Iterator[Tensor]) -> Any:
     """Transformers' cache of one layer, of as many of ``given`` as it carries."""
-    from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, DynamicLayer
+    from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING
 
     what = _KINDS.get(kind, _OF_ATTENTION)
     made: Any
     if "index" in what:
         made = DYNAMIC_LAYER_TYPE_MAPPING[INDEXED if kind == SHARING_INDEXED else kind]()
     elif what and GROWING.issuperset(what):
-        made = DynamicLayer()
+        made = DYNAMIC_LAYER_TYPE_MAPPING[FULL]()
     else:
         made = _with_states(what)
     if "key" in what:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from moe_export.dialogue import CropRecipe, PatchRecipe, TileRecipe
+from moe_export.dialogue import MAX_PIXELS, CropRecipe, PatchRecipe, TileRecipe
 from moe_export.forms import Array
 from moe_export.load.pretrained.processors import NoProcessorError, Processor
 from moe_export.load.pretrained.vision import tile_size
@@ -47,6 +47,8 @@ def recipe_of(
                 recipe: Recipe = _packed(images, settings, alike)
             case Padded():
                 recipe = _padded(settings, alike)
+            case Tiles(fit="cells"):
+                recipe = _cells(config, settings, alike)
             case Tiles():
                 tiles = _tiles(images, config, settings, alike, crop_side)
                 return _with_separators(tiles, processor)
@@ -176,6 +178,8 @@ def _tiles(
             own |= {"fill": tuple(settings["background_color"])}
             if settings["crop_to_patches"] and crop_side is None:
                 own["max_side"] = int(settings["tile_size"])
+        case "cells":
+            raise AssertionError("cells are patches")
     separators = 0 if images.separator is None else 1
     return TileRecipe(
         **alike,
@@ -186,6 +190,22 @@ def _tiles(
         fit=images.fit,
         masked=images.masked,
         **own,
+    )
+
+
+def _cells(config: Any, settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
+    zoom, side = settings["rescale_image_frac"], settings["rescale_image_max_upscaled_long_edge"]
+    return PatchRecipe(
+        **alike,
+        patch_size=int(settings["size"]["height"]),
+        temporal_patch_size=int(config.vision_config.temporal_patch_size),
+        merge_size=1,
+        min_pixels=1,
+        max_pixels=MAX_PIXELS,
+        max_side=None if zoom is None else int(side),
+        zoom=None if zoom is None else float(zoom),
+        fit="zoom",
+        layout="cells",
     )
 
 

@@ -128,6 +128,11 @@ def _trials(recipe: Recipe) -> Iterator[_Trial]:
             yield _Trial(20, round(1.3 * width))  # so thin that some put it on a square
         return
     unit = recipe.patch_size * recipe.merge_size
+    if recipe.layout == "cells":
+        for cells in ((1.0, 1.0), (0.3, 0.4), (0.9, 1.7), (2.0, 3.0), (3.1, 2.2)):
+            tall, wide = (max(1, round(each * unit)) for each in cells)
+            yield _Trial(tall, wide, as_it_is=recipe.zoom is None)
+        return
     areas = [recipe.min_pixels / 3, recipe.min_pixels * 2, recipe.max_pixels * 0.8]
     for area in (*areas, recipe.max_pixels * 3):
         for shape in (2 / 3, 1.9):

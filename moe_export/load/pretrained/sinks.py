@@ -37,8 +37,10 @@ def route_shared(model: nn.Module) -> None:
         router.e_score_correction_bias = torch.cat([bias, above])
         router.top_k += count
         del block.shared_experts
-        router.__class__ = _choosing(type(router))
-        block.__class__ = _routing(type(block))
+        kind: Any = type(router)
+        router.__class__ = _choosing(kind)
+        kind = type(block)
+        block.__class__ = _routing(kind)
 
 
 def _weighs_shared(module: nn.Module) -> bool:

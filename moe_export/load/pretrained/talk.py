@@ -31,7 +31,7 @@ def dialogue_assets(source: Pretrained, folder: Path) -> dict[str, bytes]:
         where=str(folder),
     )
     written = _without(encode(made), "tiles", "crops")
-    for name in ("newline", "between_rows"):
+    for name in ("newline", "between_rows", "zoom"):
         written = _without(written, "patches", name)
     return {FILE_NAME: render(written).encode()}
 

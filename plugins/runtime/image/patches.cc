@@ -82,6 +82,16 @@ Size to_edge(int64_t height, int64_t width, const PatchRecipe& recipe) {
           up_to(whole(std::floor(width / ratio)), recipe.unit())};
 }
 
+Size zoomed(int64_t height, int64_t width, const PatchRecipe& recipe) {
+  const int64_t longer = std::max(height, width);
+  const double most = static_cast<double>(std::max(recipe.max_side.value_or(longer), longer));
+  const double target = std::min(longer * recipe.zoom.value_or(1.0), most);
+  const auto side = [&](int64_t given) {
+    return whole(std::floor(given * (target / longer) + 0.5));
+  };
+  return {side(height), side(width)};
+}
+
 // The canvas of whole units for an image that is put on one as it is or in its own shape.
 Size least_canvas(int64_t height, int64_t width, const PatchRecipe& recipe) {
   const int64_t unit = recipe.unit();
@@ -228,6 +238,36 @@ void put_places(const Image& image, const Numbers& numbers, const PatchRecipe& r
   inputs->emplace("image_position_ids", std::move(places));
 }
 
+// Patches of the image, and of what lies around it, each as often as there are times.
+Seen in_cells(const Image& image, const PatchRecipe& recipe) {
+  const Size size = fitted(image.height, image.width, recipe);
+  const Image values = resized(image, size.height, size.width, recipe.resample);
+  const Numbers numbers(recipe);
+  const int64_t side = recipe.patch_size, time = recipe.temporal_patch_size;
+  Seen seen;
+  seen.grid = {1, (size.height + side - 1) / side, size.width / side + 1};
+  seen.features = seen.grid[1] * seen.grid[2];
+  seen.text = repeated(recipe.token, seen.features);
+  check_numbers(time, seen.features * side * side * 3);
+  Array pixels = Array::of(DType::float32, {seen.features, time, side, side, 3});
+  float* to = pixels.as<float>();
+  by_row(seen.grid[1], seen.grid[2], [&](int64_t row, int64_t column) {
+    const float* once = to;
+    for (int64_t y = row * side; y < (row + 1) * side; ++y) {
+      for (int64_t x = column * side; x < (column + 1) * side; ++x) {
+        const bool is_inside = y < size.height && x < size.width;
+        const uint8_t* from = is_inside ? values.row(static_cast<int>(y)) + x * 3 : nullptr;
+        for (int channel = 0; channel < 3; ++channel) {
+          *to++ = is_inside ? numbers.of(from[channel], channel) : numbers.below(channel);
+        }
+      }
+    }
+    for (int64_t i = 1; i < time; ++i) to = std::copy(once, once + side * side * 3, to);
+  });
+  seen.inputs.emplace("pixel_values", std::move(pixels));
+  return seen;
+}
+
 }  // namespace
 
 Size fitted(int64_t height, int64_t width, const PatchRecipe& recipe) {
@@ -240,6 +280,7 @@ Size fitted(int64_t height, int64_t width, const PatchRecipe& recipe) {
     case PatchRecipe::Fit::shrink: made = shrunk(height, width, recipe); break;
     case PatchRecipe::Fit::fill: made = filling(height, width, recipe); break;
     case PatchRecipe::Fit::canvas: made = on_canvas(height, width, recipe); break;
+    case PatchRecipe::Fit::zoom: made = zoomed(height, width, recipe); break;
     case PatchRecipe::Fit::edge: made = to_edge(height, width, recipe); break;
   }
   if (made.height > kMaxPixels || made.width > kMaxPixels ||
@@ -251,6 +292,7 @@ Size fitted(int64_t height, int64_t width, const PatchRecipe& recipe) {
 }
 
 Seen patches_of(const Image& image, const PatchRecipe& recipe) {
+  if (recipe.layout == PatchRecipe::Layout::cells) return in_cells(image, recipe);
   const Image values = prepared(image, recipe);
   const Numbers numbers(recipe);
   Seen seen;
@@ -258,8 +300,11 @@ Seen patches_of(const Image& image, const PatchRecipe& recipe) {
   const int64_t rows = seen.grid[1] / recipe.merge_size, columns = seen.grid[2] / recipe.merge_size;
   const int64_t in_row = columns + recipe.newline;
   seen.features = rows * in_row;
-  const std::string row = repeated(recipe.token, in_row);
-  for (int64_t i = 0; i < rows; ++i) seen.text += i ? recipe.between_rows + row : row;
+  seen.text = repeated(recipe.token, seen.features);
+  if (rows > 1 && !recipe.between_rows.empty()) {
+    const std::string row = repeated(recipe.token, in_row);
+    seen.text = repeated(row + recipe.between_rows, rows - 1) + row;
+  }
   const int64_t pixels = static_cast<int64_t>(values.rgb.size());
   const bool is_flat = recipe.layout == PatchRecipe::Layout::blocks ||
                        recipe.layout == PatchRecipe::Layout::flat_rows;
@@ -273,6 +318,7 @@ Seen patches_of(const Image& image, const PatchRecipe& recipe) {
     case PatchRecipe::Layout::rows:
       seen.inputs.emplace("pixel_values", squares(values, numbers, recipe));
       break;
+    case PatchRecipe::Layout::cells:
     case PatchRecipe::Layout::places: put_places(values, numbers, recipe, &seen.inputs); return seen;
   }
   Array grid = Array::of(DType::int64, {1, 3});
