@@ -92,7 +92,7 @@ class PatchRecipe(ImageRecipe):
         has_side = self.fit in ("shrink", "edge") or self.zoom is not None
         if has_side != (self.max_side is not None) or _is_none(self.max_side):
             raise ValueError("max_side belongs to shrink, edge and a zoom, and is 1 or more")
-        if (self.max_side or 1) ** 2 > MAX_PIXELS:
+        if self.fit != "shrink" and (self.max_side or 1) ** 2 > MAX_PIXELS:
             raise ValueError(f"a max_side of more than {MAX_PIXELS} pixels in a square")
         if (self.fit == "zoom") != (self.layout == "cells"):
             raise ValueError("zoom belongs to cells, and cells to zoom")

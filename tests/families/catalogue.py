@@ -48,6 +48,7 @@ NOT_TRIED: dict[str, str] = {
 REMARKS: dict[str, str] = {
     "aria": "images whole, as its processor shows them; not split",
     "gemma4": "text and images, without sound; without embeddings for each layer",
+    "inkling_mm_model": "text and images, without sound",
     "internvl": "text models with experts, such as qwen3_moe",
     "llama4": "Transformers 5.24.0 itself needs a fault mended to run it",
     "qwen3_omni_moe": "the thinker alone, which reads text and images; it hears and says nothing",

@@ -71,7 +71,6 @@ CropRecipe read_crops(const Field& value) {
   made.before = text_or_empty(&members, "before");
   made.behind = text_or_empty(&members, "behind");
   made.between_rows = text_or_empty(&members, "between_rows");
-  if (const auto zoom = members.given("zoom")) made.zoom = zoom->number();
   members.done();
 
   const int64_t largest = made.largest.value_or(1);
@@ -109,6 +108,7 @@ PatchRecipe read_patches(const Field& value) {
   }
   made.newline = boolean_or(&members, "newline", false);
   made.between_rows = text_or_empty(&members, "between_rows");
+  if (const auto zoom = members.given("zoom")) made.zoom = zoom->number();
   members.done();
 
   const int64_t sizes[] = {made.patch_size, made.temporal_patch_size, made.merge_size};
@@ -127,7 +127,7 @@ PatchRecipe read_patches(const Field& value) {
   if (has_side != made.max_side.has_value() || most < 1) {
     members.refuse("max_side belongs to shrink, edge and a zoom, and is 1 or more");
   }
-  if (most > kMaxPixels / most) {
+  if (made.fit != PatchRecipe::Fit::shrink && most > kMaxPixels / most) {
     members.refuse("a max_side of more than " + std::to_string(kMaxPixels) +
                    " pixels in a square");
   }
