@@ -386,7 +386,7 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
             **_ROUTED,
             **_GROUPS,
             **_INDEX,
-            "index_n_heads": 32,  # of 8 all are at zero for some keys, which are then alike
+            "index_n_heads": 48,  # of 8 all are at zero for some keys, which are then alike
             "kv_lora_rank": 32,
             "qk_nope_head_dim": 16,
             "qk_rope_head_dim": 16,
