@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
@@ -62,20 +63,23 @@ class PatchRecipe(ImageRecipe):
     zoom: float | None = None
     """For ``zoom``: how much larger an image is made; as it is without."""
 
-    fit: Literal["area", "shrink", "fill", "canvas", "edge", "zoom"] = "area"
+    fit: Literal["area", "shrink", "fill", "canvas", "edge", "zoom", "shape"] = "area"
     """``area``: to whole units, near the image's shape and within both limits; ``shrink``: to the
     limits where it is larger, then black on the right and below up to whole units; ``fill``: to the
     most whole units of its shape below ``max_pixels``; ``canvas``: on the least whole units that
     hold it within both limits, as it is or in its own shape, black on the right and below;
     ``edge``: to ``max_side`` where its longer side has more, then up to whole units; ``zoom``: by a
-    factor, its longer side to no more than ``max_side`` unless it has more already."""
+    factor, its longer side to no more than ``max_side`` unless it has more already; ``shape``: to
+    the whole units around its size, or around the largest size of its shape within ``max_pixels``,
+    that are nearest to its shape."""
 
-    layout: Literal["blocks", "rows", "places", "flat_rows", "cells"] = "blocks"
+    layout: Literal["blocks", "rows", "places", "flat_rows", "cells", "times"] = "blocks"
     """``blocks``: flat patches with a grid, those of one feature together; ``rows``: square patches
     with a grid, row by row; ``places``: flat patches with channels last and the column and row of
     each, row by row, padded to ``max_pixels``; ``flat_rows``: flat patches with a grid, row by
     row; ``cells``: for ``zoom``, whole patches with channels last and every time, row by row, in a
-    column more than the image fills, of the number of a byte of -1 around it."""
+    column more than the image fills, of the number of a byte of -1 around it; ``times``: flat
+    patches with a grid, row by row, each once for every time."""
 
     newline: bool = False
     """Whether another feature stands behind those of each row."""
@@ -134,11 +138,20 @@ class CropRecipe:
     behind: str = ""
     between_rows: str = ""
 
+    joined: bool = False
+    """Whether rows of features run across the pieces of a row, each with one more at its end: then
+    these stand one after the other, and a piece has a square of features."""
+
     def __post_init__(self) -> None:
         if min(self.side, self.features, self.min_pieces) < 1 or _is_none(self.largest):
             raise ValueError("a size of pieces is less than 1")
         if not self.min_pieces <= self.max_pieces <= _MAX_TILES or self.features > _MAX_FEATURES:
             raise ValueError(f"min_pieces is above max_pieces, or that above {_MAX_TILES}")
+        if self.joined and (
+            math.isqrt(self.features) ** 2 != self.features
+            or self.before + self.behind + self.between_rows
+        ):
+            raise ValueError("joined pieces have a square of features each, and no text between")
         if max(self.side, self.largest or 1) ** 2 > MAX_PIXELS:
             raise ValueError(f"pieces of more than {MAX_PIXELS} pixels")
 

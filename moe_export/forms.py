@@ -167,7 +167,7 @@ class BlockRecord:
     layer: LayerSpec | None = None
     proof: Proof | None = None
     reason: str | None = None
-    """Why the block was not replaced."""
+    """Why the block was not replaced, or why its router was kept."""
 
     @property
     def name(self) -> str:
@@ -181,9 +181,13 @@ class MoELayer(Protocol):
     logits: torch.nn.Module
     """From rows to ``router_logits``."""
 
+    kept: torch.nn.Module | None
+    """From rows and logits to ``topk_weights`` and ``topk_ids``, where no op says how."""
+
     correction_bias: torch.Tensor | None
-    replayed: Callable[[], torch.Tensor] | None
-    """When set, it gives ``[T, K]`` experts that are taken instead of the router's choice.
+    replayed: Callable[[], Mapping[str, torch.Tensor]] | None
+    """When set, it gives what an earlier run saw, whose ``topk_ids [T, K]`` are taken instead of
+    the router's choice.
 
     This, the shift and what was seen are those of one run: every thread has its own.
     """

@@ -18,7 +18,7 @@ from moe_export.moe.quantize import Precision
 from moe_export.strict_json import decode, encode, parse, render
 
 FILE_NAME = "moe_export.json"
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 PIECE_BYTES = 2**26
 """Of a large file; the last of its pieces may be shorter."""

@@ -10,14 +10,17 @@ set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 readonly what=${1:?usage: tools/native.sh library|runtime|tests|sanitized-tests|thread-tests}
-options=() targets=()
+# One build for all that is made alike: kernels take minutes to compile.
+build=build/native options=(-D MOE_EXPORT_WERROR=ON) targets=()
 case $what in
-  library) build=build/native ;;
-  runtime) build=build/embed targets=(moe_export moe_export_ort) ;;
-  tests) build=build/native-tests ;;
-  sanitized-tests) build=build/native-sanitized options=(-D 'MOE_EXPORT_SANITIZE=address,undefined') ;;
+  library) targets=(moe_export_ort) ;;
+  runtime) targets=(moe_export moe_export_ort) ;;
+  tests) ;;
+  sanitized-tests)
+    build=build/native-sanitized options+=(-D 'MOE_EXPORT_SANITIZE=address,undefined')
+    ;;
   thread-tests)
-    build=build/native-thread options=(-D MOE_EXPORT_SANITIZE=thread) targets=(runtime_tests)
+    build=build/native-thread options+=(-D MOE_EXPORT_SANITIZE=thread) targets=(runtime_tests)
     ;;
   *) echo "error: $what is none of the words of $0" >&2; exit 2 ;;
 esac
@@ -53,14 +56,13 @@ log=$(mktemp)
 trap 'rm -f "$log"' EXIT
 # Silent unless it fails: what was compiled is nobody's news.
 quietly() { "$@" >"$log" 2>&1 || { cat "$log" >&2; return 1; }; }
-[ -e "$build/build.ninja" ] ||
-  echo "building the native ${what} (a minute or two, once) ..." >&2
+[ -e "$build/build.ninja" ] || echo "building the native ${what} (some minutes, once) ..." >&2
 quietly cmake -S . -B "$build" -G Ninja "${options[@]}"
 quietly cmake --build "$build" --parallel "${MOE_EXPORT_JOBS:-$(nproc)}" \
   ${targets[@]:+--target "${targets[@]}"}
 case $what in
-  library) quietly cmake --install "$build" --prefix "$PWD" --strip ;;
-  runtime) quietly cmake --install "$build" --prefix "$PWD/$build-install" --strip --component embed ;;
+  library) quietly cmake --install "$build" --prefix "$PWD" --strip --component native ;;
+  runtime) quietly cmake --install "$build" --prefix "$PWD/build/embed-install" --strip --component embed ;;
   thread-tests) ctest --test-dir "$build" --output-on-failure --tests-regex '^runtime' ;;
   *) ctest --test-dir "$build" --output-on-failure --parallel "$(nproc)" ;;
 esac

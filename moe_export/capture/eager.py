@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_export.capture.golden import eager_model
+from moe_export.capture.margins import found_margins
 from moe_export.capture.watch import Inputs, Rounding, array_of, layer_spec, run_watched
 from moe_export.forms import Array, Asked, LoadedModel, MarkedModel
 from moe_export.moe.reference import routing_margin
@@ -76,12 +77,16 @@ class EagerParts:
         margins: dict[str, float] = {}
 
         def meet(path: str, x: Tensor) -> None:
-            layer = part.layers[path]
+            layer, rows = part.layers[path], x.reshape(-1, x.shape[-1])
             with torch.no_grad():
-                seen = layer.watch(x.reshape(-1, x.shape[-1]))
-            bias = None if layer.correction_bias is None else array_of(layer.correction_bias)
-            router = layer_spec(blocks[path]).router
-            gaps = routing_margin(array_of(seen["router_logits"]), router, correction_bias=bias)
+                seen = layer.watch(rows)
+            if layer.kept is not None:
+                gaps, _ = found_margins(layer, rows, seen["router_logits"])
+            else:
+                bias = None if layer.correction_bias is None else array_of(layer.correction_bias)
+                router = layer_spec(blocks[path]).router
+                logits = array_of(seen["router_logits"])
+                gaps = routing_margin(logits, router, correction_bias=bias)
             margins[blocks[path].name] = float(gaps.min(initial=np.inf))
 
         ordered = {name: inputs[name] for name in part.loaded.example_inputs}

@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from moe_export.capture.axes import Axes, other_sizes, resized
 from moe_export.capture.choices import Kept
+from moe_export.capture.margins import found_margins
 from moe_export.capture.modality import modality_of_case, modality_of_layer
 from moe_export.capture.rounding import OwnRun, rounding_cost
 from moe_export.capture.watch import (
@@ -191,15 +192,19 @@ class _Case:
         self._rewritten: Promise[_Replay] | None = Promise() if model.is_rewritten else None
         self._outputs: list[Tensor] = []
         self._layers: dict[str, Seen] = {}
+        self._found: dict[str, tuple[Array, Array]] = {}
 
     def run(self) -> None:
         """The eager run, which routes for itself."""
         marked = self._model.marked
 
         def route(path: str, x: Tensor) -> None:
+            layer, rows = marked.layers[path], x.reshape(-1, x.shape[-1])
             with torch.no_grad():
-                seen = marked.layers[path].watch(x.reshape(-1, x.shape[-1]))
+                seen = layer.watch(rows)
             self._routed[path].keep(seen)
+            if layer.kept is not None:
+                self._found[path] = found_margins(layer, rows, seen["router_logits"])
 
         with self._kept.recorded():
             self._outputs, calls = run_watched(
@@ -231,7 +236,7 @@ class _Case:
         layers = {path: layer_at(module, path) for path in self._model.paths}
         edges = self._model.marked.edges
         for path, layer in layers.items():
-            layer.replayed = partial(self._chosen, path)
+            layer.replayed = partial(self.routed, path)
             layer.edge_shift = shift
         edges.shift = shift
         with torch.no_grad(), self._kept.replayed():
@@ -244,9 +249,6 @@ class _Case:
     def routed(self, path: str) -> Seen:
         """What the eager run saw before it came to a layer's experts."""
         return self._routed[path].get()
-
-    def _chosen(self, path: str) -> Tensor:
-        return self.routed(path)["topk_ids"]
 
     def golden(self, names: list[str]) -> GoldenCase:
         """What the runs gave, when all are over."""
@@ -270,6 +272,7 @@ class _Case:
                 block.name: _layer_tensors(
                     block,
                     self._layers[block.path],
+                    self._found.get(block.path),
                     exact.seen[block.path],
                     layer_at(self._model.reference, block.path).correction_bias,
                     [run.seen[block.path] for run in moved],
@@ -289,6 +292,7 @@ class _Case:
 def _layer_tensors(
     block: BlockRecord,
     eager: Seen,
+    found: tuple[Array, Array] | None,
     exact: Seen,
     correction_bias: Tensor | None,
     moved: Sequence[Seen],
@@ -298,9 +302,13 @@ def _layer_tensors(
     bias = None if correction_bias is None else array_of(correction_bias)
     router = layer_spec(block).router
     logits = array_of(eager["router_logits"])
+    margin, pairs = found or (
+        routing_margin(logits, router, correction_bias=bias),
+        rivals(logits, router, correction_bias=bias),
+    )
     return LayerTensors(
-        margin=routing_margin(logits, router, correction_bias=bias),
-        rivals=rivals(logits, router, correction_bias=bias),
+        margin=margin,
+        rivals=pairs,
         modality=modality,
         noise=_noise(block, [eager, *moved], exact, bias),
         x=array_of(eager["x"]),
@@ -321,11 +329,16 @@ def _layer_tensors(
 
 
 def _noise(block: BlockRecord, runs: Sequence[Seen], exact: Seen, bias: Array | None) -> Array:
-    """``[T]``: twice the furthest that a selecting score of a run is from the exact one."""
+    """``[T]``: twice the furthest that a selecting score of a run is from the exact one.
+
+    Of a router that is kept no scores are known but its logits.
+    """
     # Without groups all experts have a score; their noise doubles where a group's is a sum of two.
     ungrouped = replace(layer_spec(block).router, num_groups=1, topk_groups=1)
 
     def scores(seen: Seen) -> Array:
+        if ungrouped.kept:
+            return array_of(seen["router_logits"])
         return selecting_scores(array_of(seen["router_logits"]), ungrouped, correction_bias=bias)
 
     exactly = scores(exact)
@@ -383,14 +396,14 @@ class _Experts:
 
 
 def _visits(block: BlockRecord) -> tuple[Tensor, Tensor, Tensor]:
-    """Synthetic tokens ``[T, H]``, their experts and weights ``[T, K]``."""
+    """Synthetic tokens ``[E, H]``, experts and weights ``[E, K]``: each once in each place."""
     spec = layer_spec(block)
     experts, top_k = spec.experts, spec.router.top_k
     generator = torch.Generator().manual_seed(30)
-    tokens = 2 * experts.num_experts
-    x = torch.randn(tokens, experts.hidden_size, generator=generator)
-    ids = (torch.arange(tokens).reshape(-1, 1) + torch.arange(top_k)) % experts.num_experts
-    weights = torch.rand(tokens, top_k, generator=generator).add(0.5) / top_k
+    tokens = torch.arange(experts.num_experts)
+    x = torch.randn(len(tokens), experts.hidden_size, generator=generator)
+    ids = (tokens.reshape(-1, 1) + torch.arange(top_k)) % experts.num_experts
+    weights = torch.rand(len(tokens), top_k, generator=generator).add(0.5) / top_k
     return x, ids.int(), weights
 
 

@@ -63,8 +63,13 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     table[torch.ops.moe_export.repeat.default] = lambda xs, number, place: repeat(
         *xs, number=number, place=place
     )
+    table[torch.ops.moe_export.topk.default] = _topk
     table[torch.ops.aten.conv3d.default] = _conv3d
     return table
+
+
+def _topk(x: Any, k: int, dim: int, largest: bool) -> Any:
+    return opset18.TopK(x, [k], axis=dim, largest=int(largest), sorted=1)
 
 
 def _conv3d(

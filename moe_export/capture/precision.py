@@ -91,8 +91,9 @@ def dense_weights(graph: ir.Model, kept: Collection[str]) -> tuple[str, ...]:
 
 
 def router_weights(model: MarkedModel) -> frozenset[str]:
-    """The tensors that make router logits, by each of their names: a hair there moves a token."""
-    read = {id(tensor) for layer in model.layers.values() for tensor in layer.logits.parameters()}
+    """The tensors of routers, by each of their names: a hair there moves a token."""
+    routers = [m for layer in model.layers.values() for m in (layer.logits, layer.kept) if m]
+    read = {id(tensor) for router in routers for tensor in router.parameters()}
     tensors = model.loaded.module.named_parameters(remove_duplicate=False)
     return frozenset(name for name, tensor in tensors if id(tensor) in read)
 

@@ -79,7 +79,7 @@ class _Passing(nn.Module):
     For one thread.  It can replay, and tells what it saw, as a ``MoELayer`` does.
     """
 
-    replayed: Callable[[], Tensor] | None = None
+    replayed: Callable[[], Mapping[str, Tensor]] | None = None
     edge_shift: float = 0.0
 
     def __init__(self, build: Callable[[], MoELayer]) -> None:

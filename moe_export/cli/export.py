@@ -12,6 +12,7 @@ from moe_export.cli.console import Console
 
 if TYPE_CHECKING:
     from moe_export.card import BundleFacts
+    from moe_export.forms import BlockRecord
     from moe_export.pipeline import Exported
     from moe_export.runtime.bundle import Bundle
 
@@ -109,12 +110,21 @@ def _tell(console: Console, exported: Exported, output: Path) -> None:
     rows = [
         ("bundle", f"{output}, {size(bundle.bytes)}, {_kind(bundle)}"),
         *text.summary(report),
-        ("blocks", f"{proven} of {plural(len(blocks), 'MoE block')} proven and fused"),
+        (
+            "blocks",
+            f"{proven} of {plural(len(blocks), 'MoE block')} proven and fused{_kept(blocks)}",
+        ),
         *(engine_rows(exported.bundle)),
         ("unused", f"{plural(len(bundle.unused), 'tensor')} of the source in no graph"),
         ("reports", ", ".join(_reports(exported, output))),
     ]
     console.table(rows)
+
+
+def _kept(blocks: tuple[BlockRecord, ...]) -> str:
+    """How many of them have a router that no op says."""
+    kept = sum(block.layer is not None and bool(block.layer.router.kept) for block in blocks)
+    return f", {kept} with the model's own router, which no op says" if kept else ""
 
 
 def engine_rows(bundle: Bundle) -> list[tuple[str, str]]:

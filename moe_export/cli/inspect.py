@@ -173,6 +173,8 @@ def _block_rows(block: BlockRecord) -> list[tuple[str, str]]:
             f"{experts.describe()}, {count(experts.parameters_per_expert)} parameters each",
         ),
     ]
+    if router.kept:
+        rows.append(("kept since", str(block.reason)))
     if block.layer.identity_experts:
         rows.append(("beside", f"{block.layer.identity_experts} that give back the row they get"))
     if block.layer.has_shared_path:

@@ -115,7 +115,9 @@ def _tell(
             ("time", f"{made.cpu_seconds.low} to {made.cpu_seconds.high} s of one core"),
         ]
     )
-    console.out("Blocks are counted by structure; inspect proves them.")
+    console.out(
+        "Blocks are counted by structure; inspect proves them, and says whose router is kept."
+    )
 
 
 def _own_memory(made: Plan, max_memory: int | None) -> list[tuple[str, str]]:

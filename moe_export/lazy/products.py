@@ -34,18 +34,47 @@ def _product(x: Tensor, matrix: Reader) -> Tensor:
 
 def _products(matrix: Reader, rows: Sequence[Tensor]) -> list[Tensor]:
     """The products of several ``[T, H]``, each in its own dtype, with one ``[N, H]``."""
-    made = [x.new_empty((x.shape[0], matrix.shape[0])) for x in rows]
+    joined = _joined(rows)
+    made = [each.rows.new_empty((len(each.rows), matrix.shape[0])) for each in joined]
 
     def multiply(part: tuple[int, int]) -> None:
         start, stop = part
         with torch.no_grad():
             read = real(matrix.rows(start, stop))
-            cast = {dtype: read.to(dtype).t() for dtype in {x.dtype for x in rows}}
-            for x, out in zip(rows, made, strict=True):
-                torch.mm(x, cast[x.dtype], out=out[:, start:stop])
+            for each, out in zip(joined, made, strict=True):
+                torch.mm(each.rows, read.to(out.dtype).t(), out=out[:, start:stop])
 
     each_on_its_own_core(multiply, list(steps(matrix, _SLICE_NUMBERS * matrix.dtype.itemsize)))
-    return made
+    return _parted(joined, made)
+
+
+@dataclass(frozen=True)
+class _Joined:
+    """The rows of those that have one dtype, and who they are: a few rows more cost little."""
+
+    rows: Tensor
+    places: Sequence[int]
+    sizes: Sequence[int]
+
+
+def _joined(given: Sequence[Tensor]) -> list[_Joined]:
+    """``[T, H]`` each, by dtype."""
+    dtypes = dict.fromkeys(rows.dtype for rows in given)
+    of_each = ([n for n, rows in enumerate(given) if rows.dtype is dtype] for dtype in dtypes)
+    return [
+        _Joined(torch.cat([given[n] for n in places]), places, [len(given[n]) for n in places])
+        for places in of_each
+    ]
+
+
+def _parted(joined: Sequence[_Joined], made: Sequence[Tensor]) -> list[Tensor]:
+    """What belongs to each of those whose rows were joined, in their order."""
+    parts = {
+        place: part
+        for each, whole in zip(joined, made, strict=True)
+        for place, part in zip(each.places, torch.split(whole, list(each.sizes)), strict=True)
+    }
+    return [parts[place] for place in range(len(parts))]
 
 
 def grouped_product(rows: Tensor, offsets: Sequence[int], matrices: Tensor) -> Tensor:
@@ -65,14 +94,14 @@ class _Grouped:
     rows: Tensor
     ends: Sequence[tuple[int, int]]
 
-    def of(self, expert: int) -> tuple[int, int]:
-        return self.ends[expert] if expert < len(self.ends) else (0, 0)
-
 
 def _grouped_products(matrices: Reader, given: Sequence[_Grouped]) -> list[Tensor]:
     """The products of several with the matrices ``[E, N, H]`` of all experts, each read once."""
     experts, width, depth = matrices.shape
-    made = [each.rows.new_zeros((each.rows.shape[0], width)) for each in given]
+    joined = _joined([each.rows for each in given])
+    orders = [_by_expert([given[n] for n in each.places], experts) for each in joined]
+    rows = [each.rows[order.places] for each, order in zip(joined, orders, strict=True)]
+    made = [each.new_zeros((len(each), width)) for each in rows]
     step = max(1, _SLICE_NUMBERS // depth) if hasattr(matrices, "within") else width
     slices = [(start, min(start + step, width)) for start in range(0, width, step)]
 
@@ -80,17 +109,37 @@ def _grouped_products(matrices: Reader, given: Sequence[_Grouped]) -> list[Tenso
         expert, start, stop = part
         with torch.no_grad():
             read = real(within(matrices, expert, start, stop))
-            cast = {dtype: read.to(dtype).t() for dtype in {each.rows.dtype for each in given}}
-            for each, out in zip(given, made, strict=True):
-                first, last = each.of(expert)
+            for x, order, out in zip(rows, orders, made, strict=True):
+                first, last = order.ends[expert]
                 if first < last:
-                    rows = each.rows[first:last]
-                    torch.mm(rows, cast[rows.dtype], out=out[first:last, start:stop])
+                    weight = read.to(x.dtype).t()
+                    torch.mm(x[first:last], weight, out=out[first:last, start:stop])
 
-    ends = ((e, each.of(e)) for e in range(experts) for each in given)
-    wanted = sorted({e for e, (first, last) in ends if first < last})
+    wanted = [e for e in range(experts) if any(o.ends[e][0] < o.ends[e][1] for o in orders)]
     each_on_its_own_core(multiply, [(e, *part) for e in wanted for part in slices])
-    return made
+    return _parted(joined, [y[o.places.argsort()] for y, o in zip(made, orders, strict=True)])
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Which row comes when, ``places [S]``, and where those of each expert begin and end."""
+
+    places: Tensor
+    ends: Sequence[tuple[int, int]]
+
+
+def _by_expert(given: Sequence[_Grouped], experts: int) -> _Order:
+    """The order in which the rows of several, one behind the other, are those of one."""
+    behind = experts  # rows behind those of the last expert
+    of_rows = []
+    for each in given:
+        sizes = [last - first for first, last in each.ends]
+        rest = len(each.rows) - sum(sizes)
+        of_rows += [expert for expert, size in enumerate(sizes) for _ in range(size)]
+        of_rows += [behind] * rest
+    owners = torch.tensor(of_rows, dtype=torch.int64)
+    stops = owners.bincount(minlength=experts + 1).cumsum(0).tolist()
+    return _Order(owners.argsort(stable=True), list(itertools.pairwise([0, *stops[:experts]])))
 
 
 def _meet(reader: Reader) -> Callable[[Tensor], Tensor]:

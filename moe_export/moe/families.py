@@ -19,8 +19,8 @@ class Packed:
     tower: str = "visual"
     """The module of the model that takes patches and grids."""
 
-    projector: str | None = None
-    """The module behind it, where the tower's features are not those of the text."""
+    projector: tuple[str, ...] = ()
+    """The modules behind it, in turn, where the tower's features are not those of the text."""
 
     joins_times: bool = False
     """Whether the projector joins features of two times; of an image, each with itself."""
@@ -28,14 +28,15 @@ class Packed:
     features: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
     """Which of the tower's outputs goes on."""
 
-    fit: Literal["area", "shrink", "canvas", "edge"] = "area"
+    fit: Literal["area", "shrink", "canvas", "edge", "shape"] = "area"
     """How an image becomes whole patches, as in ``dialogue.PatchRecipe``."""
 
     order: Literal["blocks", "rows"] = "blocks"
     """``blocks``: patches that become one feature follow one another; ``rows``: as in the image."""
 
-    patch: Literal["flat", "square"] = "flat"
-    """``flat``: a row of numbers; ``square``: ``[channels, height, width]``."""
+    patch: Literal["flat", "square", "times"] = "flat"
+    """``flat``: a row of numbers, of each channel the times it is repeated; ``times``: of each time
+    the channels; ``square``: ``[channels, height, width]``."""
 
     cut: bool = False
     """Whether the source takes whole images, padded to the largest, and the size of each."""
@@ -51,6 +52,10 @@ class Packed:
 
     limits_count_time: bool = False
     """Whether the processor's limits of pixels count an image as often as a patch repeats it."""
+
+    turned_table: bool = False
+    """Whether each image reads the tower's table of positions in the order of patches that it would
+    have with height and width exchanged."""
 
     deepstack: bool = False
     """Whether the first layers of the decoder add features of the tower's inner layers."""
@@ -84,6 +89,10 @@ class Tiles:
 
     separator: str | None = None
     """The model's row that stands behind those of each tile."""
+
+    row_end: str | None = None
+    """The model's row that stands behind each row of a tile's features, and behind each that runs
+    across the pieces of an image: these are then read as one picture."""
 
     crops: Crops | None = None
     unread: tuple[str, ...] = ()
@@ -143,11 +152,12 @@ FAMILIES: Mapping[str, Family] = {
             crops=Crops(fit="grid", side="tile_size"),
         ),
     ),
+    "dots3_note": Family(positions="plain", images=Packed(tower="vision_tower")),
     "ernie4_5_vl_moe": Family(
         positions="mrope",
         images=Packed(
             tower="vision_tower",
-            projector="resampler_model",
+            projector=("resampler_model",),
             joins_times=True,
             features="last_hidden_state",
         ),
@@ -171,7 +181,7 @@ FAMILIES: Mapping[str, Family] = {
         positions="plain",
         images=Packed(
             tower="vision_tower",
-            projector="mm_projector",
+            projector=("mm_projector",),
             fit="shrink",
             order="rows",
             patch="square",
@@ -185,7 +195,7 @@ FAMILIES: Mapping[str, Family] = {
         positions="plain",
         images=Packed(
             tower="vision_tower",
-            projector="multi_modal_projector",
+            projector=("multi_modal_projector",),
             features="last_hidden_state",
             position_axes=3,
         ),
@@ -194,15 +204,28 @@ FAMILIES: Mapping[str, Family] = {
         positions="plain",
         images=Packed(
             tower="vision_tower",
-            projector="multi_modal_projector",
+            projector=("multi_modal_projector",),
             fit="edge",
             order="rows",
             patch="square",
             cut=True,
         ),
     ),
+    "muse_spark": Family(
+        positions="plain",
+        images=Packed(
+            tower="vision_tower",
+            projector=("vision_adapter", "vision_projection", "perception_emb_norm"),
+            features="last_hidden_state",
+            fit="shape",
+            order="rows",
+            patch="times",
+            turned_table=True,
+        ),
+    ),
     "qwen3_5_moe": Family(positions="mrope", images=Packed()),
     "qwen3_omni_moe_thinker": Family(positions="mrope", images=Packed(deepstack=True)),
+    "qwen4_exp": Family(positions="mrope", images=Packed()),
     "qwen3_vl_moe": Family(positions="mrope", images=Packed(deepstack=True)),
     "step3p7": Family(
         positions="plain",
@@ -210,6 +233,16 @@ FAMILIES: Mapping[str, Family] = {
             fit="whole",
             tower_and_projector=("vision_model", "multi_modal_projector"),
             crops=Crops(fit="window", side="patch_size"),
+        ),
+    ),
+    "unlimited_ocr": Family(
+        positions="plain",
+        images=Tiles(
+            fit="middle",
+            tower_and_projector=("vision_tower", "multi_modal_projector"),
+            separator="view_separator",
+            row_end="image_newline",
+            crops=Crops(fit="grid", side="tile_size"),
         ),
     ),
 }
@@ -226,3 +259,10 @@ ENCLOSING: Mapping[str, Enclosing] = {
     ),
 }
 """By ``model_type``."""
+
+OUT_OF_REACH: Mapping[str, str] = {
+    "diffusion_gemma": "it does not write token by token: it draws a block of tokens that all see"
+    " one another, and refines it in many steps, while a bundle's decoder gives the next token"
+    " behind a cache",
+}
+"""By ``model_type``, why a family is refused that no record can describe."""

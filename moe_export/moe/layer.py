@@ -7,7 +7,7 @@ The attributes have the meaning that ``docs/ops.md`` gives them; ``moe/reference
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 Score = Literal["softmax", "sigmoid", "softmax_topk", "sigmoid_topk"]
@@ -28,6 +28,8 @@ AttributeValue = int | float | str
 class RouterSpec:
     """How ``router_logits [T, E]`` become ``topk_weights [T, K]`` and ``topk_ids [T, K]``.
 
+    ``kept`` names the operators that do so where no attributes of the ``Router`` op say it; then
+    they stay in the graph as they are, and the other attributes have no meaning and their defaults.
     Raises ``ValueError`` where the attributes contradict each other.
     """
 
@@ -43,6 +45,7 @@ class RouterSpec:
     routed_scaling: float = 1.0
     has_correction_bias: bool = False
     has_expert_scale: bool = False
+    kept: str = ""
 
     def __post_init__(self) -> None:
         if not 1 <= self.top_k <= self.num_experts:
@@ -60,6 +63,10 @@ class RouterSpec:
             raise ValueError(f"top_k {self.top_k} exceeds the experts of {self.topk_groups} groups")
         if self.num_groups > 1 and self.group_score == "top2_sum" and group_size < 2:
             raise ValueError("group_score 'top2_sum' needs groups of at least 2 experts")
+        if self.kept and replace(self, kept="") != RouterSpec(
+            num_experts=self.num_experts, top_k=self.top_k
+        ):
+            raise ValueError("a router that is kept has no attributes of the Router op")
 
     def attributes(self) -> dict[str, AttributeValue]:
         """The attributes of the ``Router`` op, in schema order."""
@@ -77,6 +84,11 @@ class RouterSpec:
 
     def describe(self) -> str:
         """The router's semantics in one line, for a person."""
+        if self.kept:
+            return f"kept as the model has it ({self.kept}), top-{self.top_k}"
+        return self._of_the_op()
+
+    def _of_the_op(self) -> str:
         if self.top_k == self.num_experts and self.score == "softmax" and not self.normalize:
             words = "softmax over all experts (dense mixture)"
         elif self.score.endswith("_topk"):
@@ -107,9 +119,10 @@ class ExpertsSpec:
 
     ``intermediate_size`` is 0 where each expert is a single linear layer (``down`` only).
     ``alpha`` and ``limit`` are read by ``swiglu_clamped`` alone.  ``middle`` names the operators
-    between the matrices where no activation does; then the ``Experts`` op cannot say the layer, and
-    ``Dispatch``, ``GroupedMatMul`` and ``Combine`` carry it.  ``row_format`` is what rows are
-    rounded to before each matrix multiplies them; ``int8`` goes with ``int8`` and ``int4`` weights.
+    between the matrices where no activation does, and behind the last if there are any; then the
+    ``Experts`` op cannot say the layer, and ``Dispatch``, ``GroupedMatMul`` and ``Combine`` carry
+    it.  ``row_format`` is what rows are rounded to before each matrix multiplies them; ``int8``
+    goes with ``int8`` and ``int4`` weights.
     """
 
     num_experts: int

@@ -77,12 +77,12 @@ def _panels(block: BlockFacts, precision: Precision) -> int:
 
 
 def _golden_bytes(facts: Facts, tokens: int) -> int:
-    """Golden tensors of the MoE layers, and of each expert visited by two tokens."""
+    """Golden tensors of the MoE layers, and of as many tokens as there are experts to visit."""
     layers = sum(
         _HIDDEN_BYTES * block.hidden_size + _LOGIT_BYTES * block.experts + _ROUTING_BYTES
         for block in facts.blocks
     )
-    visits = sum(2 * block.experts * (4 + 4 + 8) * block.hidden_size for block in facts.blocks)
+    visits = sum(block.experts * (4 + 4 + 8) * block.hidden_size for block in facts.blocks)
     return tokens * layers + visits
 
 

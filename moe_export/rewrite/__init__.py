@@ -33,7 +33,7 @@ from moe_export.rewrite.rows import tensor_named
 
 
 def rewrite(loaded: LoadedModel, spool: Spool | None = None) -> MarkedModel:
-    """The model with every proven block replaced by a router op and an experts op.
+    """The model with every proven block replaced by a router op, or its own router, and experts.
 
     *Requires* a module in eval mode that runs on ``loaded.example_inputs``.
     *Ensures* that ``loaded.module`` is unchanged, that the marked model shares its tensors, and
@@ -188,6 +188,7 @@ def _proven(path: str, block: nn.Module, recognition: Recognition) -> BlockRecor
         found_by=recognition.found_by,
         layer=recognition.proposal.layer,
         proof=recognition.proof,
+        reason=recognition.proposal.why_kept,
     )
 
 

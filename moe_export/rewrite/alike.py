@@ -112,7 +112,8 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _programs(proposal: Proposal) -> Iterator[Rows]:
-    own = (proposal.logits, proposal.hidden, *proposal.shared, proposal.after, proposal.middle)
+    beside = (proposal.logits, proposal.kept, proposal.hidden, *proposal.shared, proposal.after)
+    own = (*beside, proposal.middle, proposal.behind)
     returned = (leaf.rows for leaf in tree_leaves(proposal.output) if isinstance(leaf, Leaf))
     yield from (rows for rows in (*own, *returned) if rows is not None)
 

@@ -39,8 +39,9 @@ _ROUTING = frozenset(
         "argsort",
     )
 )
-# A scale, a bias, a projection and their casts: more than that is not behind an experts' sum.
-_MOST_STEPS_AFTER = 8
+# A scale, a bias, a projection, a norm of some seven operators, and their casts: more than that is
+# not behind an experts' sum.
+_MOST_STEPS_AFTER = 16
 _ADDS = ("aten::add", "aten::add_")
 _ACCUMULATES = ("aten::index_add_", "aten::index_add", "aten::index_put_", "aten::scatter_add_")
 
@@ -86,6 +87,7 @@ def logits_values(observation: Observation, num_experts: int) -> list[int]:
             continue
         data = observation.values[call.inputs[0]].data
         wide = data.dim() >= 2 and data.shape[-1] == num_experts
+        wide = wide or (data.dim() >= 3 and data.shape[-2:].numel() == num_experts)  # in groups
         if wide and data.numel() == tokens * num_experts and call.inputs[0] in reachable:
             found.setdefault(call.inputs[0])
     later = {index for start in found for index in observation.descendants(start)}
@@ -101,36 +103,44 @@ def dissect(
     """
     for logits in logits_values(observation, width):
         routed = observation.descendants(logits)
-        for routed_value in _routed_sums(observation, output, routed):
+        for routed_value in _routed_sums(observation, group, output, routed):
             try:
                 yield _reading(observation, group, (logits, routed_value, output), routed)
             except NotRowwiseError as error:
                 yield str(error)
 
 
-def _routed_sums(observation: Observation, output: int, routed: set[int]) -> Iterator[int]:
-    """The output, then what it is made of as long as one operand alone depends on the routing.
+def _routed_sums(
+    observation: Observation, group: ExpertGroup, output: int, routed: set[int]
+) -> Iterator[int]:
+    """The output, then what it is made of as long as it holds all that depends on the routing.
 
-    So a scale or a projection behind the experts' sum is walked past, and the sum itself is the
-    last candidate.
+    So a scale, a projection or a norm behind the experts' sum is walked past, whatever ways there
+    are through it, and the sum itself is the last candidate.
     """
     tokens = tokens_of(observation)
-    current = output
-    yield current
-    for _ in range(_MOST_STEPS_AFTER):
+    of_experts = _of_experts(observation, group)
+    # All ways from the router to the output lead through ``live``; alone, a value holds them all.
+    live, before = {output}, output
+    for _ in range(_MOST_STEPS_AFTER + 1):
+        current = max(live)
         value = observation.values[current]
+        if live == {current}:
+            rows = as_rows(value.data, tokens)
+            wide = rows is not None and rows.shape[1] > 1 and rows.is_floating_point()
+            if current != output and not (wide and current in of_experts):
+                return
+            if current == output or not _only_laid_out(value, observation.values[before]):
+                yield current
+            before = current
         if value.call is None:
             return
         call = observation.calls[value.call]
-        routed_inputs = [index for index in call.inputs if index in routed]
-        if len(routed_inputs) != 1 or call.op._schema.name in _ACCUMULATES:
+        if call.op._schema.name in _ACCUMULATES:
             return
-        current = routed_inputs[0]
-        rows = as_rows(observation.values[current].data, tokens)
-        if rows is None or rows.shape[1] < 2 or not rows.is_floating_point():
+        live = (live - {current}) | {index for index in call.inputs if index in routed}
+        if not live:
             return
-        if not _only_laid_out(observation.values[current], value):
-            yield current
 
 
 def _reading(
@@ -219,11 +229,7 @@ def _expert_inputs(
     observation: Observation, group: ExpertGroup, routed: set[int]
 ) -> tuple[tuple[int, RowProgram | None], ...]:
     """Rows that meet the experts' weights or the routing; the block's own input first."""
-    names = group.reads()
-    own = {v.index for v in observation.values if v.name in names}
-    of_experts = set(own)
-    for index in own:
-        of_experts |= observation.descendants(index)
+    of_experts = _of_experts(observation, group)
     tokens = tokens_of(observation)
     reachable = observation.descendants(observation.input)
     widths = {size for slot in group.matrices for size in slot.shape[1:]}
@@ -245,6 +251,13 @@ def _expert_inputs(
             seen.append(rows)
             found.append((index, program))
     return tuple(found)
+
+
+def _of_experts(observation: Observation, group: ExpertGroup) -> set[int]:
+    """The experts' tensors, and what depends on them."""
+    names = group.reads()
+    own = [value.index for value in observation.values if value.name in names]
+    return {*own, *observation.descendants(*own)}
 
 
 def _same(rows: Any, other: Any) -> bool:

@@ -31,7 +31,7 @@ _STORED_ROLES = ("up_scales", "up_zeros", "down_scales", "down_zeros")
 class _OfRun(threading.local):
     """What one run of a layer is told, and what it sees; every thread has its own."""
 
-    replayed: Callable[[], Tensor] | None = None
+    replayed: Callable[[], Mapping[str, Tensor]] | None = None
     edge_shift: float = 0.0
 
     def __init__(self) -> None:
@@ -42,22 +42,26 @@ class _OfRun(threading.local):
 
 
 class FusedMoE(nn.Module):
-    """A block ``[..., H] -> [..., Hout]`` as ``Router`` and ``Experts``.
+    """A block ``[..., H] -> [..., Hout]`` as ``Router``, or the router it has, and ``Experts``.
 
     It returns what the original returned.  A returned tensor that the proposal calls ``unused``
     holds NaN, so that a model which does read it can only fail its parity check, never be a
     little wrong.
 
     With a ``name`` the values inside are marked by ``probe`` ops, for capture to find.
-    ``replayed`` gives ``[T, K]`` experts to choose and leaves the weights to the router.
+    ``replayed`` gives what an earlier run saw: its experts are chosen, ``[T, K]``, and the weights
+    are left to the router.  One that is kept has weights for its own choice alone: where that is
+    another, those of the earlier run are taken.
     In a ``precision`` the matrices are ``weights`` as it stores them, and rows are rounded as it
     says, with all edges moved by ``edge_shift`` where that is not 0.
     """
 
     logits: nn.Module
+    kept: nn.Module | None
     hidden: nn.Module | None
     after: nn.Module | None
     middle: nn.Module | None
+    behind: nn.Module | None
     up: Tensor | None
     down: Tensor
     up_bias: Tensor | None
@@ -79,10 +83,12 @@ class FusedMoE(nn.Module):
         self.name = name
         self.precision = precision
         self.logits = proposal.logits.on(block)
+        self.kept = None if proposal.kept is None else proposal.kept.on(block)
         self.hidden = None if proposal.hidden is None else proposal.hidden.on(block)
         self.shared = nn.ModuleList(rows.on(block) for rows in proposal.shared)
         self.after = None if proposal.after is None else proposal.after.on(block)
         self.middle = None if proposal.middle is None else proposal.middle.on(block)
+        self.behind = None if proposal.behind is None else proposal.behind.on(block)
         self.returned = nn.ModuleDict(
             {
                 f"{number}": leaf.rows.on(block)
@@ -97,12 +103,12 @@ class FusedMoE(nn.Module):
         self._of_run = _OfRun()
 
     @property
-    def replayed(self) -> Callable[[], Tensor] | None:
+    def replayed(self) -> Callable[[], Mapping[str, Tensor]] | None:
         """What gives the experts of this run, in place of the router's choice."""
         return self._of_run.replayed
 
     @replayed.setter
-    def replayed(self, gives: Callable[[], Tensor] | None) -> None:
+    def replayed(self, gives: Callable[[], Mapping[str, Tensor]] | None) -> None:
         self._of_run.replayed = gives
 
     @property
@@ -157,7 +163,7 @@ class FusedMoE(nn.Module):
         """What enters the experts for ``rows [T, H]``: their input and the routing."""
         hidden = self._probe("x", rows if self.hidden is None else self.hidden(rows))
         logits = self._probe("router_logits", self.logits(rows))
-        topk_weights, topk_ids = self.route(logits)
+        topk_weights, topk_ids = self.route(rows, logits)
         return {
             "x": hidden,
             "router_logits": logits,
@@ -165,13 +171,18 @@ class FusedMoE(nn.Module):
             "topk_weights": self._probe("topk_weights", topk_weights),
         }
 
-    def route(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """``topk_weights [T, K]`` and ``topk_ids [T, K]``."""
+    def route(self, rows: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """``topk_weights [T, K]`` and ``topk_ids [T, K]`` of the block's rows and their logits."""
+        if self.kept is not None:
+            weights, ids = self._kept(rows, logits)
+            if self.replayed is not None:
+                return _as_replayed(weights, ids, self.replayed())
+            return weights, ids
         router = self.proposal.layer.router
         vectors = (self.correction_bias, self.expert_scale)
         if self.replayed is not None:
             bias, scale = (None if v is None else real(v.detach()).numpy() for v in vectors)
-            ids = self.replayed()
+            ids = self.replayed()["topk_ids"]
             replayed, _ = reference.route(
                 logits.numpy(),
                 router,
@@ -182,6 +193,13 @@ class FusedMoE(nn.Module):
             return torch.from_numpy(replayed), ids
         weights, ids = torch.ops.moe_export.router(logits, *vectors, **router.attributes())
         return weights, ids
+
+    def _kept(self, rows: Tensor, logits: Tensor) -> tuple[Tensor, Tensor]:
+        """What the block's own router decides, in the types that the ops take."""
+        assert self.kept is not None  # noqa: S101 - asked before
+        weights, ids = self.kept(rows, logits)
+        dtype = torch.float64 if rows.dtype == torch.float64 else torch.float32
+        return weights.to(dtype), ids.to(torch.int32)
 
     def mix(self, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor) -> Tensor:
         """The routed sum ``[T, Hout]`` of the experts on ``hidden [T, H]``."""
@@ -203,7 +221,7 @@ class FusedMoE(nn.Module):
         return y
 
     def _mix_in_steps(self, hidden: Tensor, topk_ids: Tensor, topk_weights: Tensor) -> Tensor:
-        """The same in three ops, with what is between the matrices in standard operators."""
+        """The same in three ops, with what the op has no name for in standard operators."""
         ops, experts = torch.ops.moe_export, self.proposal.layer.experts
         order, offsets = ops.dispatch(topk_ids, num_experts=experts.num_experts)
         assignment = order.to(torch.int64)
@@ -213,7 +231,10 @@ class FusedMoE(nn.Module):
             topk_weights = torch.ones_like(topk_weights)
         if self.up is not None:
             rows = self._between(self._product("up", rows, offsets))
-        y: Tensor = ops.combine(self._product("down", rows, offsets), order, topk_weights)
+        rows = self._product("down", rows, offsets)
+        if self.behind is not None:
+            rows = self.behind(rows)
+        y: Tensor = ops.combine(rows, order, topk_weights)
         return y
 
     def _product(self, role: str, rows: Tensor, offsets: Tensor) -> Tensor:
@@ -239,7 +260,7 @@ class FusedMoE(nn.Module):
         up = None if self.up is None else Stored(self.up, *self._parts_of("up")[1:])
         down = Stored(self.down, *self._parts_of("down")[1:])
         return torch_ops.mixed(
-            hidden, topk_ids, topk_weights, weight_on, up, down, self._between, product
+            hidden, topk_ids, topk_weights, weight_on, up, down, self._between, product, self.behind
         )
 
     def _between(self, rows: Tensor) -> Tensor:
@@ -318,6 +339,17 @@ def built(recipe: Recipe, block: nn.Module) -> Tensor:
 def placeholder(recipe: Recipe, dtype: torch.dtype) -> Tensor:
     """A tensor of the recipe's shape that takes the memory of one number."""
     return torch.zeros((), dtype=dtype).expand(recipe.shape)
+
+
+def _as_replayed(
+    weights: Tensor, ids: Tensor, replayed: Mapping[str, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """The replayed choice with the weights of one's own, where that chooses the same experts."""
+    wanted, given = replayed["topk_ids"], replayed["topk_weights"].to(weights.dtype)
+    order, own_order = (x.argsort(dim=1, stable=True) for x in (wanted, ids))
+    same = (wanted.gather(1, order) == ids.gather(1, own_order)).all(1, keepdim=True)
+    aligned = torch.empty_like(weights).scatter(1, order, weights.gather(1, own_order))
+    return torch.where(same, aligned, given), wanted
 
 
 def _returned(leaf: Any, tensors: Mapping[str, Tensor], x: Tensor) -> Any:

@@ -16,7 +16,7 @@ from moe_export.moe.layer import Activation, ExpertsSpec, RouterSpec, Score
 from moe_export.moe.recipe import Concatenated, Recipe, Transposed
 from moe_export.rewrite.groups import ExpertGroup
 from moe_export.rewrite.observe import Call, Observation, Ref
-from moe_export.rewrite.rows import tokens_of
+from moe_export.rewrite.rows import RowProgram, tokens_of
 
 if TYPE_CHECKING:
     from moe_export.rewrite.middle import Middle
@@ -43,6 +43,9 @@ class ExpertsHypothesis:
     weights: dict[str, Recipe]
     middle: Middle | None = None
     """What stands between the matrices, where it is no activation of the ops."""
+
+    behind: RowProgram | None = None
+    """What is done with an expert's rows behind its last matrix, before they are weighted."""
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What an expert does between its matrices, where no activation of the ops has a name for it.
+"""What an expert does between its matrices and behind them, where the ops have no name for it.
 
-Such experts are carried by ``Dispatch``, ``GroupedMatMul`` and ``Combine``; the middle stays in
+Such experts are carried by ``Dispatch``, ``GroupedMatMul`` and ``Combine``; the rest stays in
 standard operators on the sorted rows.
 """
 
@@ -18,7 +18,7 @@ from torch import nn
 
 from moe_export.moe.recipe import Concatenated, Read, Recipe
 from moe_export.rewrite.hypotheses import ExpertsHypothesis
-from moe_export.rewrite.observe import Observation
+from moe_export.rewrite.observe import Float64Mode, Observation
 from moe_export.rewrite.rows import NotRowwiseError, RowProgram, row_program
 
 Array = npt.NDArray[Any]
@@ -40,9 +40,7 @@ class Middle:
 
     def words(self) -> str:
         """Its operators, for a person."""
-        calls = (node.target for node in self.program.graph.nodes if node.op == "call_function")
-        names = (str(target).removeprefix("aten.").split(".")[0] for target in calls)
-        return "+".join(dict.fromkeys(name for name in names if not name.startswith("<")))
+        return _words(self.program)
 
 
 class _Halves(nn.Module):
@@ -74,10 +72,27 @@ def with_middle(
             program = row_program(observation, last, start=products[0], given=(*products, None)[1])
         except NotRowwiseError:
             continue
-        if not set(program.reads()) & {n for r in plain.weights.values() for n in r.sources()}:
+        if not _reads_matrices(program, plain):
             middle = Middle(program, halves=len(products) == 2)
             spec = replace(plain.spec, middle=middle.words() or "none")
             return replace(plain, spec=spec, middle=middle)
+    return None
+
+
+def with_behind(
+    with_middle: ExpertsHypothesis, observation: Observation, each: Array
+) -> ExpertsHypothesis | None:
+    """The hypothesis with what was observed behind the last matrix, if that works row by row.
+
+    ``each [E, T, Hout]`` is what ``with_middle`` makes of every row.
+    """
+    made = _rows_among(observation, each.reshape(-1, each.shape[2]))
+    for product in made:
+        program = _furthest(observation, product)
+        if program is not None and not _reads_matrices(program, with_middle):
+            words = f"{with_middle.spec.middle}, then {_words(program)}"
+            spec = replace(with_middle.spec, middle=words)
+            return replace(with_middle, spec=spec, behind=program)
     return None
 
 
@@ -88,15 +103,17 @@ def each_expert(
     if hypothesis.middle is None:
         raise ValueError("the hypothesis has no middle")
     between = hypothesis.middle.on(block)
+    behind = nn.Identity() if hypothesis.behind is None else hypothesis.behind.on(block)
     built = {role: torch.from_numpy(r.build(read)) for role, r in hypothesis.weights.items()}
     rows = []
-    with torch.no_grad():
+    with torch.no_grad(), Float64Mode():
         for expert in range(hypothesis.spec.num_experts):
             up_bias, down_bias = (
                 built[role][expert] if role in built else None for role in ("up_bias", "down_bias")
             )
             inner = nn.functional.linear(torch.from_numpy(hidden), built["up"][expert], up_bias)
-            rows.append(nn.functional.linear(between(inner), built["down"][expert], down_bias))
+            last = nn.functional.linear(between(inner), built["down"][expert], down_bias)
+            rows.append(behind(last))
     stacked: Array = torch.stack(rows).numpy()
     return stacked
 
@@ -158,6 +175,37 @@ def _second_operand(
                 if index in inner and index not in of_down:
                     return index
     return None
+
+
+def _furthest(observation: Observation, product: int) -> RowProgram | None:
+    """The longest program from an expert's last product to rows of its shape; none that is empty.
+
+    What weights it depends on more than these rows, and so ends it.
+    """
+    shape = observation.values[product].data.shape
+    found = None
+    for index in sorted(observation.descendants(product)):
+        if observation.values[index].data.shape != shape:
+            continue
+        try:
+            program = row_program(observation, index, start=product)
+        except NotRowwiseError:
+            continue
+        if any(node.op == "call_function" for node in program.graph.nodes):
+            found = program
+    return found
+
+
+def _reads_matrices(program: RowProgram, experts: ExpertsHypothesis) -> bool:
+    """Whether it reads what differs from expert to expert."""
+    names = {name for recipe in experts.weights.values() for name in recipe.sources()}
+    return bool(names & set(program.reads()))
+
+
+def _words(program: RowProgram) -> str:
+    calls = (node.target for node in program.graph.nodes if node.op == "call_function")
+    names = (str(target).removeprefix("aten.").split(".")[0] for target in calls)
+    return "+".join(dict.fromkeys(name for name in names if not name.startswith("<")))
 
 
 def _parts(recipe: Recipe | None) -> list[Recipe]:

@@ -100,11 +100,11 @@ class Observation:
                 readers[index].append(number)
         return readers
 
-    def descendants(self, start: int) -> set[int]:
-        """Values that depend on ``start``, without ``start``."""
+    def descendants(self, *starts: int) -> set[int]:
+        """Values that depend on one of ``starts``, which are none of them by themselves."""
         readers = self.consumers()
         found: set[int] = set()
-        frontier = [start]
+        frontier = list(starts)
         while frontier:
             for number in readers[frontier.pop()]:
                 fresh = [index for index in self.calls[number].results if index not in found]

@@ -49,6 +49,13 @@ class Proposal:
 
     layer: LayerSpec
     logits: Rows
+    kept: Rows | None = None
+    """``(rows, router_logits) -> (topk_weights, topk_ids)``, both ``[T, K]``, where no attributes
+    of the router op say what the block does."""
+
+    why_kept: str | None = None
+    """What then stood in the way of a router that the op says."""
+
     hidden: Rows | None = None
     shared: tuple[Rows, ...] = ()
     after: Rows | None = None
@@ -56,6 +63,10 @@ class Proposal:
 
     middle: Rows | None = None
     """``[S, .] -> [S, I]`` between the experts' matrices, where no activation of the op says it."""
+
+    behind: Rows | None = None
+    """``[S, Hout] -> [S, Hout]`` of each expert's rows before they are weighted, if anything; then
+    there is a ``middle``."""
 
     weights: Mapping[str, Recipe] = field(default_factory=dict)
     """Inputs of the ops (``up``, ``down``, ``up_bias``, ``down_bias``, ``correction_bias``,

@@ -36,7 +36,8 @@ def prove(proposal: Proposal, block: nn.Module, x: Tensor) -> Proof | Refusal:
 
     The cases: the example's own tokens, random tokens, tokens that force every expert, skewed
     routing, one token alone, the same with perturbed parameters, and exact ties between experts
-    (where any order of the tied is right, because the original's is the library's accident).
+    (where any order of the tied is right, because the original's is the library's accident).  Of a
+    router that is kept ties are not tried: what it does with them is the runtime's accident, too.
 
     The tolerance is the rounding of float64: ``32 eps (H + I + K) (1 + max |logit|)`` times the
     largest output.  The first three factors bound the error of sums of that many terms (Higham,
@@ -62,7 +63,8 @@ def prove(proposal: Proposal, block: nn.Module, x: Tensor) -> Proof | Refusal:
         return Refusal(f"experts {missing} could not be reached by any input that was tried")
     # Twins must stay within their group: exchanging them must not change a group's score.
     group_size = proposal.layer.router.num_experts // proposal.layer.router.num_groups
-    if proposal.layer.router.num_groups == 1 or group_size % 2 == 0:
+    apart = proposal.layer.router.num_groups == 1 or group_size % 2 == 0
+    if apart and proposal.kept is None:
         refusal = _ties(proposal, block, x)
         if refusal is not None:
             return refusal
@@ -142,7 +144,7 @@ def _visits(proposal: Proposal, block: nn.Module, rows: Tensor) -> Tensor:
     router = fused(proposal, block)
     with torch.no_grad(), Float64Mode():
         missing = set(range(proposal.layer.router.num_experts))
-        missing -= set(router.route(router.logits(rows))[1].unique().tolist())
+        missing -= set(router.route(rows, router.logits(rows))[1].unique().tolist())
     found = [_climb(router, rows, expert) for expert in sorted(missing)]
     return torch.cat([rows, *found])
 
@@ -157,7 +159,7 @@ def _climb(router: FusedMoE, rows: Tensor, expert: int) -> Tensor:
         with Float64Mode():
             logits = router.logits(token)
         with torch.no_grad():
-            if expert in router.route(logits)[1]:
+            if expert in router.route(token, logits)[1]:
                 break
         lead = logits[0, expert] - logits[0].logsumexp(0)
         optimizer.zero_grad()

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from moe_export.forms import Proof
+from moe_export.rewrite.kept import propose_kept
 from moe_export.rewrite.observe import BlockRunError, run_block
 from moe_export.rewrite.proposal import Proposal, Refusal
 from moe_export.rewrite.propose import propose
@@ -47,10 +48,19 @@ def recognise(block: nn.Module, example: Tensor) -> Recognition | Refusal:
 def _by_structure(block: nn.Module, example: Tensor) -> Recognition | Refusal:
     x = _probe_input(block, example)
     run_block(block, x)  # what fails here is the block's own objection, not a bug of ours
-    found = propose(_varied(block), x)
-    if isinstance(found, Refusal):
-        return _explained(found, block, x)
-    return _decide(found, block, example, "structure")
+    varied = _varied(block)
+    found = propose(varied, x)
+    decision = found if isinstance(found, Refusal) else _decide(found, block, example, "structure")
+    if isinstance(decision, Recognition) or not decision.routed:
+        return decision
+    kept = propose_kept(varied, x, decision.reason)
+    if isinstance(kept, Refusal):
+        return _explained(kept, block, x)
+    shown = _decide(kept, block, example, "structure")
+    if isinstance(shown, Recognition):
+        return shown
+    reason = f"{decision.reason}; with its own router, {shown.reason}"
+    return _explained(Refusal(reason), block, x)
 
 
 def _varied(block: nn.Module) -> nn.Module:

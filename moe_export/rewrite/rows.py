@@ -57,7 +57,7 @@ def row_program(
     With ``start``, from that value instead, whose last axis is the row.  With ``given``, the rows
     of that value are a second argument instead of something to compute.
     """
-    cutter = _Cutter(observation, observation.input if start is None else start, given)
+    cutter = Cutter(observation, observation.input if start is None else start, given)
     cutter.graph.output(cutter.emit(target))
     return RowProgram(cutter.graph)
 
@@ -78,13 +78,24 @@ def tokens_of(observation: Observation) -> int:
 # What these leave alone on the observed rows they may change on others: never a mere layout.
 _BOUNDS = {
     f"aten::{name}{ending}"
-    for name in ("clamp", "clamp_min", "clamp_max", "relu", "threshold")
+    for name in (
+        *("clamp", "clamp_min", "clamp_max", "relu", "leaky_relu", "hardtanh", "threshold", "abs"),
+        *("masked_fill", "nan_to_num", "fmod", "remainder"),
+    )
     for ending in ("", "_")
-} | {"aten::maximum", "aten::minimum"}
+} | {"aten::maximum", "aten::minimum", "aten::where"}
 
 
-class _Cutter:
-    def __init__(self, observation: Observation, start: int, given: int | None) -> None:
+class Cutter:
+    """Emits values of an observation as nodes, each compared with what was observed."""
+
+    def __init__(
+        self,
+        observation: Observation,
+        start: int,
+        given: int | None,
+        names: tuple[str, str] = ("rows", "given"),
+    ) -> None:
         self.observation = observation
         self.start = start
         x = observation.values[start]
@@ -92,10 +103,10 @@ class _Cutter:
         self.graph = fx.Graph()
         self.done: dict[int, fx.Node] = {}
         self.rows: dict[int, Tensor] = {}
-        self._keep(x, self.graph.placeholder("rows"), x.data.reshape(self.tokens, -1))
+        self._keep(x, self.graph.placeholder(names[0]), x.data.reshape(self.tokens, -1))
         if given is not None:
             value = observation.values[given]
-            self._keep(value, self.graph.placeholder("given"), value.data.reshape(self.tokens, -1))
+            self._keep(value, self.graph.placeholder(names[1]), value.data.reshape(self.tokens, -1))
 
     def emit(self, index: int) -> fx.Node:
         """The node that computes value ``index``; emits what it needs first."""
@@ -155,7 +166,7 @@ class _Cutter:
             self._keep(value, self.done[call.inputs[0]], self.rows[call.inputs[0]])
             return
         call = self._without_batch(call)
-        op = _functional(call.op)
+        op = functional(call.op)
         static = all(self._is_static(index) for index in call.inputs)
         if static and not call.inputs:
             raise NotRowwiseError(f"{call.op} makes a tensor of the example's shape")
@@ -169,7 +180,7 @@ class _Cutter:
         several = isinstance(result, (tuple, list))
         made = result[value.position] if several else result
         expected = value.data if static else as_rows(value.data, self.tokens)
-        if expected is None or not _alike(made, expected):
+        if expected is None or not agrees(made, expected):
             raise NotRowwiseError(f"{call.op} does not work row by row")
         if call.dtype is not None and call.dtype is not torch.float64:
             kwargs = {**kwargs, "dtype": call.dtype}
@@ -235,7 +246,7 @@ class _Cutter:
         return self.done[leaf.index] if isinstance(leaf, Ref) else leaf
 
 
-def _functional(op: Any) -> Any:
+def functional(op: Any) -> Any:
     """The operator without its in-place write."""
     if not op._schema.is_mutable:
         return op
@@ -253,10 +264,14 @@ def _from_the_end(axis: int, rank: int, call: Call) -> int:
     raise NotRowwiseError(f"{call.op} works across tokens")
 
 
-def _alike(made: Any, expected: Tensor) -> bool:
+def agrees(made: Any, expected: Tensor) -> bool:
+    """Whether an operator made on rows what was observed, to float64 rounding."""
     if not isinstance(made, Tensor) or made.shape != expected.shape:
         return False
-    scale = float(expected.abs().max()) if expected.numel() else 0.0
+    if not expected.is_floating_point():
+        return torch.equal(made, expected)
+    finite = expected[expected.isfinite()]
+    scale = float(finite.abs().max()) if finite.numel() else 0.0
     return torch.allclose(
         made, expected, rtol=_RELATIVE, atol=_RELATIVE * max(scale, 1e-300), equal_nan=True
     )

@@ -195,8 +195,12 @@ def mixed(
     down: Stored,
     between: Callable[[Tensor], Tensor],
     product: Product,
+    behind: Callable[[Tensor], Tensor] | None = None,
 ) -> Tensor:
-    """``y [T, Hout]``: what ``docs/ops.md`` says of ``Experts``, with a product of one's own."""
+    """``y [T, Hout]``: what ``docs/ops.md`` says of ``Experts``, with a product of one's own.
+
+    ``behind`` is done with an expert's rows before they are weighted, if anything.
+    """
     dtype = _compute_dtype(x)
     num_experts, width, _ = down.weight.shape
     num_tokens, top_k = topk_ids.shape
@@ -210,6 +214,8 @@ def mixed(
     if up is not None:
         rows = between(product(up, rows, starts))
     rows = product(down, rows, starts)
+    if behind is not None:
+        rows = behind(rows)
     if weight_on == "output":
         rows = rows * weights
     y_assigned = x.new_zeros((num_tokens * top_k, width), dtype=dtype)

@@ -16,6 +16,9 @@ from moe_export.runtime.session import Session
 PAST, PRESENT = "past_", "present_"
 """How the names of a cache begin, as it goes into a decoder and as it comes out."""
 
+_PROMPT = f"{PAST}prompt_"
+"""What a decoder carries on that tells the tokens of a prompt from those that follow."""
+
 LOGITS, MASK = "logits", "attention_mask"
 
 ROOM_HINT = "allow more with max_cache_tokens, or ask for a shorter answer"
@@ -68,6 +71,14 @@ class Cache:
     def can_be_cut(self) -> bool:
         """Whether it counts all that it holds by tokens; a state keeps what it has seen."""
         return all(_TOKENS in info.shape for info in self._pasts)
+
+    @property
+    def is_of_one_prompt(self) -> bool:
+        """Whether what follows its prompt is attended to in another way than the prompt is.
+
+        Then no other text is behind what it holds, be that the text's beginning.
+        """
+        return any(info.name.startswith(_PROMPT) for info in self._pasts)
 
     def tensors(self) -> dict[str, Array]:
         """The keys and values by their names as inputs: views of what the next run extends."""

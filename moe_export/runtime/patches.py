@@ -33,6 +33,7 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
     - ``places``: ``pixel_values [1, most, patch * patch * C]``, row by row, and
       ``image_position_ids [1, most, 2]``: column and row, -1 behind the image's patches.
     - ``cells``: ``pixel_values [patches, time, patch, patch, C]``, row by row.
+    - ``times``: ``pixel_values [patches, time * C * patch * patch]``, row by row, and a grid.
     """
     if recipe.layout == "cells":
         return _in_cells(opened(image), recipe)
@@ -52,6 +53,10 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
             }
         case "flat_rows":
             inputs = {"pixel_values": _flat(values, recipe), "image_grid_thw": grid[np.newaxis]}
+        case "times":
+            flat = _squares(values, patch).transpose(0, 3, 1, 2).reshape(int(grid.prod()), -1)
+            repeated = np.tile(flat, (1, recipe.temporal_patch_size))
+            inputs = {"pixel_values": repeated, "image_grid_thw": grid[np.newaxis]}
         case _:
             inputs = _places(_squares(values, patch), grid, recipe.max_pixels // patch**2)
     return Seen(inputs=inputs, text=text, features=rows * in_row, grid=grid)
@@ -61,8 +66,8 @@ def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     """The size that an image of ``height x width`` is resized to.
 
     ``area`` is Qwen2-VL's ``smart_resize``, ``shrink`` Kimi-VL's, ``fill`` Gemma 4's, ``canvas``
-    GLM-5.3's, ``edge`` Pixtral's, ``zoom`` Inkling's.  Raises ``UsageError`` for an image so long
-    and thin that it has none.
+    GLM-5.3's, ``edge`` Pixtral's, ``zoom`` Inkling's, ``shape`` Muse's.  Raises ``UsageError`` for
+    an image so long and thin that it has none.
     """
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise too_thin(height, width)
@@ -79,6 +84,8 @@ def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
             return _to_edge(height, width, recipe)
         case "zoom":
             return _zoomed(height, width, recipe)
+        case "shape":
+            return _near_shape(height, width, recipe)
 
 
 def canvas_of(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
@@ -203,6 +210,27 @@ def _in_cells(image: Image, recipe: PatchRecipe) -> Seen:
     return Seen(
         inputs={"pixel_values": cells}, text=recipe.token * count, features=count, grid=grid
     )
+
+
+def _near_shape(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
+    unit = recipe.patch_size * recipe.merge_size
+    most = recipe.max_pixels // unit**2
+    tall, wide = height / unit, width / unit
+    ratio = wide / tall
+    if tall * wide > most:
+        tall = (most / ratio) ** 0.5
+        wide = tall * ratio
+    # A set: of two that are as near, the processor takes the one that such a set gives first.
+    near = {(a, b) for a in _whole_around(tall) for b in _whole_around(wide)}
+    fits = [(a, b) for a, b in near if a >= 1 and b >= 1 and a * b <= most]
+    if not fits:
+        fits = [(max(1, round(tall)), max(1, round(wide)))]
+    best = min(fits, key=lambda size: abs(size[0] / size[1] - height / width))
+    return best[0] * unit, best[1] * unit
+
+
+def _whole_around(number: float) -> tuple[int, int]:
+    return math.floor(number), math.ceil(number)
 
 
 def _blocks(values: Array, recipe: PatchRecipe) -> Array:

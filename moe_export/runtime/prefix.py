@@ -68,7 +68,12 @@ class Prefixes:
         return cache
 
     def leave(self, cache: Cache, keys: Sequence[Key]) -> None:
-        """Leave ``cache``, which holds a text of these keys, in the place of an earlier one."""
+        """Leave ``cache``, which holds a text of these keys, in the place of an earlier one.
+
+        One that is of one prompt is of no use to another text, and is not kept.
+        """
+        if cache.is_of_one_prompt:
+            return
         with self._lock:
             if self._is_open and cache.length:
                 self._kept = cache, tuple(keys[: cache.length])

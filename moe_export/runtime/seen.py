@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 PIECES = "pixel_values_local"
 """What ``vision`` takes pieces of images as, where it takes any: at least one."""
 
+GRID = "piece_grid"
+"""What it takes rows and columns of the pieces of each image as, where these are one picture."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Seen:

@@ -13,7 +13,7 @@ from moe_export.forms import Array
 from moe_export.runtime.crops import pieces_of, plan_of, squared
 from moe_export.runtime.grids import Grid, nearest_shape
 from moe_export.runtime.images import ImageLike, pillow
-from moe_export.runtime.seen import PIECES, Seen, numbers_of, opened, resized
+from moe_export.runtime.seen import GRID, PIECES, Seen, numbers_of, opened, resized
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -24,8 +24,8 @@ def tiles_of(image: ImageLike, recipe: TileRecipe) -> Seen:
 
     With it ``pixel_mask [tiles, height, width]``, true where a pixel is of the image, if the recipe
     has masks; ``pixel_values_local [pieces, C, side, side]`` and ``is_whole [features]`` if it has
-    crops.  Raises ``UnsupportedError`` for an image that the model's processor would cut in ways
-    which the recipe has not.
+    crops, and ``piece_grid [1, 2]`` if these are joined.  Raises ``UnsupportedError`` for an image
+    that the model's processor would cut in ways which the recipe has not.
     """
     picture = opened(image)
     _refuse_crops(picture, recipe)
@@ -58,16 +58,23 @@ def _with_crops(picture: Image, recipe: TileRecipe, crops: CropRecipe) -> Seen:
     canvas, _ = _on_canvas(resized(picture, *plan.whole, recipe), (1, 1), recipe)
     whole = numbers_of(np.asarray(canvas, np.uint8)[np.newaxis], recipe)
     pieces = numbers_of(pieces_of(picture, plan, recipe), recipe)
-    of_pieces, of_whole = len(pieces) * crops.features, recipe.features + recipe.separators
+    of_whole = recipe.features + recipe.separators
     rows, columns = plan.grid
-    row = (crops.before + recipe.token * crops.features + crops.behind) * columns
+    # Of a joined row of pieces as many rows of features as one has, each with an end.
+    ends = math.isqrt(crops.features) if crops.joined else 0
+    of_pieces = rows * (columns * crops.features + ends)
+    of_row = (crops.before + recipe.token * crops.features + crops.behind) * columns
+    row = of_row + recipe.token * ends
     text = crops.between_rows.join([row] * rows) + recipe.before_whole + recipe.token * of_whole
+    inputs = {
+        "pixel_values": np.ascontiguousarray(whole.transpose(0, 3, 1, 2)),
+        PIECES: np.ascontiguousarray(pieces.transpose(0, 3, 1, 2)),
+        "is_whole": np.arange(of_pieces + of_whole) >= of_pieces,
+    }
+    if crops.joined:
+        inputs[GRID] = np.array([[rows, columns]], np.int64)
     return Seen(
-        inputs={
-            "pixel_values": np.ascontiguousarray(whole.transpose(0, 3, 1, 2)),
-            PIECES: np.ascontiguousarray(pieces.transpose(0, 3, 1, 2)),
-            "is_whole": np.arange(of_pieces + of_whole) >= of_pieces,
-        },
+        inputs=inputs,
         text=text,
         features=of_pieces + of_whole,
         grid=np.array([1, rows, columns], np.int64),

@@ -97,6 +97,7 @@ def validate(
         behaviour.lap("experts")
         attribution += attribute(failing, alone, Places(bundle, component))
         behaviour.lap("attribution")
+    not_run |= _no_oracle(bundle)
     if bundle.manifest.device == "cuda" and (reason := cuda_kernels.why_not()) is not None:
         not_run["CUDA kernels"] = reason
     of_engines, without_gpu = validate_engines(bundle, golden)
@@ -115,6 +116,20 @@ def validate(
         attribution=tuple(attribution),
     )
     return behaviour.told(report, golden)
+
+
+def _no_oracle(bundle: Bundle) -> dict[str, str]:
+    """What cannot be said of routers that are kept."""
+    blocks = bundle.manifest.blocks
+    kept = [b.name for b in blocks if b.layer is not None and b.layer.router.kept]
+    if not kept:
+        return {}
+    more = f" and {len(kept) - 1} more" if len(kept) > 1 else ""
+    return {
+        "routers by the oracle": f"no op says what that of {kept[0]}{more} does, which was kept; "
+        "choice and weights were compared with the eager model's alone, and a margin is the least "
+        "move of one logit that was found to change the choice: the true one may be less"
+    }
 
 
 def _require_all_run(bundle: Bundle, golden: Golden, left_out: Mapping[str, str]) -> None:

@@ -16,6 +16,7 @@ _LOGITS_IN_WEIGHTS = 2
 """Relative error of a ``topk_weight`` for each unit by which all logits may be off.
 
 A softmax has the error of its own exponential and of the sum; so has a sigmoid that is normalized.
+Of a router that is kept it is taken for granted.
 """
 
 

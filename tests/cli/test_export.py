@@ -41,7 +41,7 @@ def test_the_bare_form_makes_a_bundle_named_after_the_model(exported):
 
 def test_talk_of_an_export_is_the_warning_about_the_block_that_was_not_fused(exported):
     (warning,) = exported.stderr.splitlines()
-    assert warning.startswith("warning: strange (MagnitudeMoE) was exported as it is written")
+    assert warning.startswith("warning: strange (SmoothMoE) was exported as it is written")
 
 
 def test_an_export_does_not_replace_what_lies_at_its_output(invoke, checkpoint, bundle):

@@ -1,6 +1,6 @@
 """The C++ runtime and the programs of its tests, built by the first test that asks for one.
 
-That takes some minutes once, in ``build/embed``, which ``tools/native.sh runtime`` uses too.
+That takes some minutes once, in ``build/native``, where ``tools/native.sh`` builds too.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-BUILD = ROOT / "build" / "embed"
+BUILD = ROOT / "build" / "native"
 
 PATH = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
 """Where tools are: CMake and Ninja may be those of the package index."""
@@ -28,7 +28,8 @@ def built(target: str, *more: str) -> Path:
     for tool in ("cmake", "ninja"):
         if shutil.which(tool, path=PATH) is None:
             pytest.skip(f"the C++ runtime is built with {tool}, which is not here")
-    options = ["-D", "MOE_EXPORT_TESTS=ON", "-D", "MOE_EXPORT_RUNTIME=ON", *more]
+    asked = ("WERROR", "TESTS", "RUNTIME")  # as tools/native.sh asks, or all is compiled again
+    options = [word for name in asked for word in ("-D", f"MOE_EXPORT_{name}=ON")] + [*more]
     configure = ["cmake", "-S", str(ROOT), "-B", str(BUILD), "-G", "Ninja", *options]
     build = ["cmake", "--build", str(BUILD), "--target", target]
     BUILD.mkdir(parents=True, exist_ok=True)

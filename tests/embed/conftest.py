@@ -45,6 +45,24 @@ def recurrent(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture(scope="session")
+def referring(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A model that attends to all of its prompt, and to six tokens of what follows."""
+    folder = tmp_path_factory.mktemp("embed-referring") / "tiny-ocr"
+    Case("unlimited_ocr", "vision").save(folder)
+    tokenizer().save_pretrained(folder)
+    return exported(folder)
+
+
+@pytest.fixture(scope="session")
+def hashing(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
+    """A model that looks up n-grams: its decoder is told ids, and carries the last of them."""
+    folder = tmp_path_factory.mktemp("embed-hashing") / "tiny-ngrams"
+    Case("qwen4_exp_text", "text").save(folder)
+    tokenizer().save_pretrained(folder)
+    return exported(folder)
+
+
+@pytest.fixture(scope="session")
 def bigram(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
     """One graph that is run again for each token, and takes an image."""
     path = tmp_path_factory.mktemp("embed-bigram") / "bundle"

@@ -70,7 +70,7 @@ def sampled_ids(talk: Conversation, prompt: str, options: dict[str, Any]) -> lis
     return said
 
 
-@pytest.mark.parametrize("which", ["seeing", "telling", "recurrent"])
+@pytest.mark.parametrize("which", ["seeing", "telling", "recurrent", "referring", "hashing"])
 def test_greedy_answers_are_those_of_python(request, driver, which):
     bundle: Bundle = request.getfixturevalue(which)
     talk = Conversation(bundle, threads=1)
@@ -125,7 +125,7 @@ def test_ids_are_taken_as_they_are(telling, driver):
     assert answer["ids"] == greedy_ids(talk, PROMPTS[0])
 
 
-@pytest.mark.parametrize("which", ["seeing", "telling", "recurrent"])
+@pytest.mark.parametrize("which", ["seeing", "telling", "recurrent", "referring", "hashing"])
 def test_a_batch_answers_as_each_would_be_answered_alone(request, driver, drawings, which):
     bundle: Bundle = request.getfixturevalue(which)
     driver.opened(bundle.path).ask("generator")
@@ -235,6 +235,18 @@ def test_a_state_is_reused_only_where_nothing_is_taken_back(recurrent, driver):
     longer = ids + answer["ids"] + [97, 98]
     (more,) = driver.answers([{"ids": longer, "options": options}])
     assert more["reused_tokens"] == len(ids) + 3, "its last token has not run"
+    driver.ask("generator")
+    assert driver.answers([{"ids": longer, "options": options}])[0]["ids"] == more["ids"]
+
+
+def test_what_followed_another_prompt_is_not_reused(referring, driver):
+    options = {"max_new_tokens": 12}  # of which a window holds six
+    driver.opened(referring.path).ask("generator")
+    ids = Conversation(referring, threads=1).encode("abc")
+    (answer,) = driver.answers([{"ids": ids, "options": options}])
+    longer = ids + answer["ids"] + [97, 98]
+    (more,) = driver.answers([{"ids": longer, "options": options}])
+    assert more["reused_tokens"] == 0
     driver.ask("generator")
     assert driver.answers([{"ids": longer, "options": options}])[0]["ids"] == more["ids"]
 

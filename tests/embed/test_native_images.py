@@ -245,8 +245,8 @@ def cells(draw) -> PatchRecipe:
 
 @st.composite
 def patch_recipes(draw) -> PatchRecipe:
-    fit = draw(st.sampled_from(["area", "shrink", "fill", "canvas", "edge", "zoom"]))
-    layout = draw(st.sampled_from(["blocks", "rows", "places", "flat_rows"]))
+    fit = draw(st.sampled_from(["area", "shrink", "fill", "canvas", "edge", "zoom", "shape"]))
+    layout = draw(st.sampled_from(["blocks", "rows", "places", "flat_rows", "times"]))
     if fit == "zoom":
         return draw(cells())
     most = draw(st.integers(64, 9000))
@@ -293,16 +293,18 @@ def tile_recipes(draw) -> TileRecipe:
 @st.composite
 def cut_recipes(draw) -> TileRecipe:
     most = draw(st.integers(1, 9))
+    joined = draw(st.booleans())
     crops = CropRecipe(
         side=draw(st.integers(1, 40)),
-        features=draw(st.integers(1, 4)),
+        features=draw(st.sampled_from([1, 4, 9]) if joined else st.integers(1, 4)),
+        joined=joined,
         fit=draw(st.sampled_from(["grid", "window"])),
         min_pieces=draw(st.integers(1, most)),
         max_pieces=most,
         largest=draw(st.one_of(st.none(), st.integers(1, 70))),
-        before=draw(st.sampled_from(["", "<|a|>"])),
-        behind=draw(st.sampled_from(["", "<|b|>"])),
-        between_rows=draw(st.sampled_from(["", "<|r|>"])),
+        before=draw(st.sampled_from([""] if joined else ["", "<|a|>"])),
+        behind=draw(st.sampled_from([""] if joined else ["", "<|b|>"])),
+        between_rows=draw(st.sampled_from([""] if joined else ["", "<|r|>"])),
     )
     tile = draw(tile_recipes())
     one = {"width": tile.height, "min_tiles": 1, "max_tiles": 1, "masked": False}
@@ -396,6 +398,21 @@ def test_photographs_on_a_canvas_are_the_python_runtimes(height, width, photos):
         limits = {"min_pixels": least, "max_pixels": most}
         recipe = PatchRecipe(**NUMBERS, **sizes, **limits, fit="canvas", layout="blocks")
         compare("patches", photograph_of(height, width, photos), recipe)
+
+
+@pytest.mark.parametrize(("height", "width"), [*SHAPES, (427, 427), (900, 900), (1000, 1000)])
+def test_photographs_near_their_shape_are_the_python_runtimes(height, width, photos):
+    sizes = {"patch_size": 14, "temporal_patch_size": 2, "merge_size": 2, "min_pixels": 1}
+    for most in (28**2 * 4096, 28**2 * 200):
+        recipe = PatchRecipe(**NUMBERS, **sizes, max_pixels=most, fit="shape", layout="times")
+        compare("patches", photograph_of(height, width, photos), recipe)
+
+
+def test_squares_near_their_shape_are_the_python_runtimes():
+    sizes = {"patch_size": 2, "temporal_patch_size": 1, "merge_size": 2, "min_pixels": 1}
+    recipe = PatchRecipe(**NUMBERS, **sizes, max_pixels=800, fit="shape", layout="times")
+    for side in range(1, 90):
+        compare("patches", random_pixels(side, side), recipe)
 
 
 # The sizes of Step 3.7 and DeepSeek-OCR 2.
@@ -580,6 +597,8 @@ def test_a_recipe_that_makes_no_sense_is_refused(changes, message):
         ({"side": 2**13 + 1}, "pieces of more than"),
         ({"largest": 2**62}, "pieces of more than"),
         ({"fit": "squares"}, "expected one of"),
+        ({"joined": True}, "no text between"),
+        ({"joined": True, "before": "", "features": 80}, "a square of features"),
         ({"between_rows": "a<i>"}, "holds the image's token"),
         ({"surprise": 1}, "unknown key"),
         ({"side": 2**13, "fit": "window"}, "more than 268435456 numbers"),

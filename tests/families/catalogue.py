@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from moe_export.moe.families import ENCLOSING
+from moe_export.moe.families import ENCLOSING, OUT_OF_REACH
 from pretrained_models import EXPERTS, TEXT, lively
 
 from .configurations import TEXT_MODELS, VISION_MODELS
@@ -27,34 +27,25 @@ class Stop:
     """What a user is told on the page, before the message."""
 
 
-STOPPED: dict[str, Stop] = {
-    "phimoe": Stop(
-        "recognised",
-        "no known router and experts reproduce it",
-        why="its router (SparseMixer) weighs the first choice among the logits near it, and the"
-        " second among those near that, without the first: no router op says this",
-    ),
-}
+STOPPED: dict[str, Stop] = {}
 
-NOT_TRIED: dict[str, str] = {
-    **dict.fromkeys(
-        ("diffusion_gemma", "dots3_note", "muse_spark", "qwen4_exp"),
-        "not looked into",
-    ),
-    "unlimited_ocr": "not looked into",
-}
+NOT_TRIED: dict[str, str] = {**OUT_OF_REACH}
 """Families of vision-language models without a record, and what is known to stand in the way."""
 
 REMARKS: dict[str, str] = {
     "aria": "images whole, as its processor shows them; not split",
+    "dots3_note": "text and images, without sound",
     "gemma4": "text and images, without sound; without embeddings for each layer",
-    "inkling_mm_model": "text and images, without sound",
+    "inkling_mm_model": "text and images, without sound; where scores are scaled by position,"
+    " padding counts as text, as in Transformers",
     "internvl": "text models with experts, such as qwen3_moe",
     "llama4": "Transformers 5.24.0 itself needs a fault mended to run it",
+    "muse_spark": "text and images, without sound",
+    "phimoe": "its router (SparseMixer) is none that the op says, and is kept as the model has it",
     "qwen3_omni_moe": "the thinker alone, which reads text and images; it hears and says nothing",
     "qwen3_omni_moe_thinker": "text and images, without sound",
 }
-"""What a family that comes to the end does not do."""
+"""What a family that comes to the end does not do, or does otherwise than others."""
 
 Kind = Literal["vision", "text"]
 

@@ -34,8 +34,29 @@ _LATENT = {
 # Fewer keys than every prompt here has; heads so many that no score is zero by chance.
 _INDEX = {"index_topk": 6, "index_head_dim": 32, "index_n_heads": 8}
 
+_NGRAMS = {
+    **_LINEAR,
+    "num_hidden_layers": 3,
+    "layer_types": ["linear_attention", "linear_attention", "indexed_attention"],
+    "hc_count": 2,
+    "hc_lowrank": 16,
+    "ple_layer_ids": [2],
+    "ple_embed_dim": 32,
+    "ngram_size": 3,
+    "heads_per_ngram": 2,
+    "ngram_vocab_size_base": 50,
+    "make_ngram_vocab_size_divisible_by": 4,
+    "split_ngram_parts": 2,
+    "indexer_n_heads": 8,
+    "indexer_kv_heads": 1,
+    "indexer_head_dim": 32,
+    "indexer_budget": 6,
+    "indexer_compress_ratio": 2,
+}
+
 TEXT_MODELS: dict[str, dict[str, Any]] = {
     "afmoe": {"num_dense_layers": 1, **_SLIDING},
+    "axk1": {**_ROUTED, **_LATENT, **_GROUPS},
     "axk2": {**_ROUTED, **_LATENT, **_GROUPS, **_INDEX},
     "bailing_hybrid": {
         **_ROUTED,
@@ -144,6 +165,7 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
     "qwen3_5_moe_text": _LINEAR,
     "qwen3_moe": {},
     "qwen3_next": _LINEAR,
+    "qwen4_exp_text": _NGRAMS,
     "solar_open": {"n_routed_experts": 8},
 }
 """By ``model_type``: what a configuration says beside ``TEXT`` and ``EXPERTS``."""
@@ -205,6 +227,54 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
             "encoder_config": {**_LAYERS, "num_key_value_heads": 2, "num_hidden_layers": 1},
         },
         "image_token_id": _IMAGE,
+    },
+    "dots3_note": {
+        "text_config": {
+            **_TEXT,
+            **_ROUTED,
+            **_LATENT,
+            **_GROUPS,
+            **_INDEX,
+            "head_dim": 32,
+            "num_hidden_layers": 3,
+            "layer_types": ["indexed_attention", "sliding_attention", "indexed_attention"],
+            "mlp_layer_types": ["dense", "sparse", "sparse"],
+            "sliding_window": 6,
+            "shared_experts_intermediate_size": 32,
+            "pad_token_id": 0,
+            "swa_num_attention_heads": 2,
+            "swa_num_key_value_heads": 2,
+            "swa_q_lora_rank": 24,
+            "swa_kv_lora_rank": 24,
+            "swa_head_dim": 16,
+            "swa_qk_nope_head_dim": 8,
+            "swa_v_head_dim": 16,
+        },
+        "vision_config": {
+            **_LAYERS,
+            "num_hidden_layers": 3,
+            "mlp_layer_types": ["dense", "sparse", "sparse"],
+            "moe_intermediate_size": 24,
+            "num_local_experts": 8,
+            "num_experts_per_tok": 2,
+            "per_layer_config": {2: {"num_local_experts": 4}},
+            "router_scaling_factor": 1.5,
+            "adapter_in_dim": 32,
+            "adapter_out_dim": 64,
+        },
+        "audio_config": {
+            "hidden_size": 32,
+            "intermediate_size": 32,
+            "num_hidden_layers": 1,
+            "num_attention_heads": 2,
+            "downsample_hidden_size": 8,
+            "feature_size": 16,
+            "adapter_input_size": 32,
+            "adapter_out_dim": 64,
+        },
+        "image_token_id": _IMAGE,
+        "video_token_id": _VIDEO,
+        "audio_token_id": 264,
     },
     "ernie4_5_vl_moe": {
         "text_config": {
@@ -402,6 +472,39 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "vision_config": {**_LAYERS, "model_type": "pixtral", "image_size": 32},
         "image_token_id": _IMAGE,
     },
+    "muse_spark": {
+        "text_config": {
+            **_TEXT,
+            **_LOCAL,
+            **_SLIDING,
+            "moe_hidden_size": 48,
+            "mlp_layer_types": ["sparse", "sparse"],
+            "routed_scaling_factor": 1.5,
+            "final_logit_softcapping": 20.0,
+            "output_multiplier": 0.5,
+            "pad_token_id": 0,
+        },
+        "vision_config": {
+            **_LAYERS,
+            "patch_temporal": 2,
+            "pos_emb_height": 3,
+            "pos_emb_width": 3,
+            "max_position_embeddings": 9,
+            "layer_types": ["window_attention", "full_attention"],
+        },
+        "audio_config": {
+            "hidden_sizes": [8, 16],
+            "patch_sizes": [4, 4],
+            "depths": [1, 1],
+            "num_hidden_layers": 2,
+            "out_hidden_size": 64,
+        },
+        "out_hidden_size": 128,
+        "projector_hidden_size": 32,
+        "image_token_id": _IMAGE,
+        "video_token_id": _VIDEO,
+        "audio_token_id": 264,
+    },
     "qwen3_5_moe": {
         "text_config": {
             **_TEXT,
@@ -432,6 +535,11 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "vision_config": {**TOWER, **_TABLE, "depth": 3, "deepstack_visual_indexes": [0, 1]},
         **_MEDIA,
     },
+    "qwen4_exp": {
+        "text_config": {**_TEXT, **_MROPE, **_NGRAMS},
+        "vision_config": {**TOWER, **_TABLE},
+        **_MEDIA,
+    },
     "step3p7": {
         "text_config": {
             **_TEXT,
@@ -446,6 +554,28 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
             "swiglu_limits_shared": [0.0, 1.5],
         },
         "vision_config": {**_LAYERS, "image_size": 32, "max_position_embeddings": 64},
+        "image_token_id": _IMAGE,
+    },
+    "unlimited_ocr": {
+        "text_config": {
+            **_TEXT,
+            **_ROUTED,
+            "num_key_value_heads": 4,
+            "mlp_layer_types": ["dense", "sparse"],
+            "sliding_window": 6,
+        },
+        "vision_config": {
+            "sam_config": {
+                **_LAYERS,
+                "patch_size": 16,
+                "image_size": 128,
+                "output_channels": 16,
+                "downsample_channels": [16, 32],
+                "window_size": 3,
+                "global_attn_indexes": [1],
+            },
+            "encoder_config": {**_LAYERS, "image_size": 16, "num_hidden_layers": 1},
+        },
         "image_token_id": _IMAGE,
     },
 }

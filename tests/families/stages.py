@@ -127,12 +127,12 @@ def told_by(case: Case, model: Any) -> Told:
         ids, seen = examples.prompt(shapes, 4), examples.seen(shapes)
         more = {**examples.as_source(seen), **kinds_of_tokens(model, ids)}
     more |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    model.generation_config.eos_token_id = None  # an answer of random tokens has no end
     with torch.no_grad():
         logits = model(**more).logits[0, -1].numpy()
         tokens = model.generate(
             **more,
             max_new_tokens=ANSWER_TOKENS,
-            min_new_tokens=ANSWER_TOKENS,
             do_sample=False,
             pad_token_id=0,
         )

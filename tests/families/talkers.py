@@ -97,6 +97,7 @@ _QWEN_VL = {
 TALKERS = (
     Talker(family="qwen3_vl_moe", **_QWEN_VL),
     Talker(family="qwen3_5_moe", **_QWEN_VL),
+    Talker(family="qwen4_exp", **_QWEN_VL),
     Talker(
         family="glm4v_moe",
         processor="Glm4vProcessor",
@@ -146,6 +147,22 @@ TALKERS = (
             "<|end_of_video|>",
         ),
         image="<|begin_of_image|><|image|><|end_of_image|>",
+    ),
+    Talker(
+        family="dots3_note",
+        processor="Dots3NoteProcessor",
+        image_processor="Qwen2VLImageProcessorPil",
+        settings={**_AREA, "temporal_patch_size": 1},
+        tokens=(
+            "<|img|>",
+            "<|endofimg|>",
+            "<|imgpad|>",
+            "<|video_pad|>",
+            "<|vid|>",
+            "<|endofvid|>",
+            "<|audio_comp_pad|>",
+        ),
+        image="<|img|><|imgpad|><|endofimg|>",
     ),
     Talker(
         family="hy_v4_vl",
@@ -293,6 +310,22 @@ TALKERS = (
         image="]<]image[>[",
     ),
     Talker(
+        family="muse_spark",
+        processor="MuseSparkProcessor",
+        image_processor="MuseGlimmerImageProcessor",
+        settings={"patch_size": 4, "merge_size": 2, "max_image_tokens": 36},
+        tokens=(
+            "<|image_start|>",
+            "<|image_end|>",
+            "<|patch|>",
+            "<|video|>",
+            "<|vid_start|>",
+            "<|vid_end|>",
+            "<|audio|>",
+        ),
+        image="<|patch|>",
+    ),
+    Talker(
         family="qwen3_omni_moe",
         processor="Qwen3OmniMoeProcessor",
         image_processor="Qwen2VLImageProcessorPil",
@@ -347,6 +380,16 @@ TALKERS = (
             "vision_config.sam_config.image_size": 1024,
             "text_config.max_position_embeddings": 4096,
         },
+    ),
+    Talker(
+        family="unlimited_ocr",
+        processor="UnlimitedOcrProcessor",
+        image_processor="UnlimitedOcrImageProcessor",
+        # A photograph is cut into two rows of three.
+        settings={"size": {"height": 256, "width": 256}, "tile_size": 128, "max_patches": 6},
+        tokens=("<unused0>", "<unused1>", "<image>"),
+        image="<image>\n",
+        changes={"vision_config.sam_config.image_size": 256},
     ),
     Talker(
         family="internvl",

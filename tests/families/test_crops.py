@@ -108,6 +108,19 @@ def test_pieces_come_row_by_row_before_the_whole():
     assert seen.features == seen.text.count("<i>") == 21
 
 
+def test_rows_of_joined_pieces_end_with_one_feature_more():
+    crops = replace(GRID, features=9, joined=True)
+    recipe = replace(RECIPE, fit="middle", before_whole="", crops=crops)
+    seen = tiles_of(picture(100, 150), recipe)
+    assert seen.inputs["piece_grid"].tolist() == [[2, 3]]
+    # Two rows of pieces, in each three rows of nine features and an end.
+    assert seen.inputs["is_whole"].tolist() == [False] * 2 * 3 * 10 + [True] * 5
+    assert seen.features == seen.text.count("<i>") == 65
+    whole = tiles_of(picture(40, 40), recipe)
+    assert whole.inputs["piece_grid"].tolist() == [[0, 0]]
+    assert side_by_side([whole, seen])["piece_grid"].tolist() == [[0, 0], [2, 3]]
+
+
 def test_an_image_that_is_not_cut_has_no_pieces_and_a_graph_is_shown_one():
     whole = tiles_of(picture(60, 60), RECIPE)
     assert whole.inputs[PIECES].shape == (0, 3, 56, 56)
@@ -127,6 +140,8 @@ def test_an_image_that_is_not_cut_has_no_pieces_and_a_graph_is_shown_one():
         {"min_pieces": 3, "max_pieces": 2},
         {"largest": 2**14},
         {"before": "<i>"},
+        {"joined": True},
+        {"joined": True, "before": "", "behind": "", "between_rows": "", "features": 5},
     ],
 )
 def test_a_recipe_of_impossible_pieces_is_refused(wrong):

@@ -20,8 +20,8 @@ from .catalogue import CASES, STOPPED, Case
 from .stages import STAGES, progress, require_recognised
 
 # One with packed images, three positions a token and groups of experts; one with attention sinks,
-# a window and experts with biases.
-REPRESENTATIVE = ("glm4v_moe", "gpt_oss")
+# a window and experts with biases; one whose router is none of the op's.
+REPRESENTATIVE = ("glm4v_moe", "gpt_oss", "phimoe")
 
 # A configuration that says one thing and implies another is Transformers' own affair.
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")

@@ -86,3 +86,27 @@ def _content(height, width, canvas):
         max(1, min(canvas[0], math.floor(height * scale))),
         max(1, min(canvas[1], math.floor(width * scale))),
     )
+
+
+def test_a_shape_is_that_of_muse_for_every_size():
+    pytest.importorskip("torchvision", reason="its processor is torchvision's alone")
+    from transformers.models.muse_glimmer.image_processing_muse_glimmer import smart_resize
+
+    recipe = PatchRecipe(
+        token="<i>",  # noqa: S106 - of an image
+        token_id=1,
+        rescale_factor=1.0,
+        mean=(0.0,) * 3,
+        std=(1.0,) * 3,
+        patch_size=4,
+        temporal_patch_size=2,
+        merge_size=2,
+        min_pixels=1,
+        max_pixels=60 * 64,
+        fit="shape",
+        layout="times",
+    )
+    sizes = np.random.default_rng(4).integers(1, 200, (500, 2)).tolist()
+    sizes += [(side, side) for side in range(1, 200)]  # of which two are often as near
+    for height, width in sizes:
+        assert fitted(height, width, recipe) == smart_resize(height, width, 8, 60), (height, width)

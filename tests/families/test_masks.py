@@ -6,7 +6,15 @@ from types import SimpleNamespace
 
 import torch
 
-from moe_export.load.pretrained.masks import CHUNKED, FULL, LINEAR, SLIDING, masks_of, narrowed
+from moe_export.load.pretrained.masks import (
+    CHUNKED,
+    FULL,
+    LINEAR,
+    REFERENCE,
+    SLIDING,
+    masks_of,
+    narrowed,
+)
 
 
 def config(**facts):
@@ -59,7 +67,8 @@ def images_seen(tokens, facts=None, *, past=0, padding=0):
     mask = torch.ones(1, past + len(tokens), dtype=torch.int64)
     mask[0, :padding] = 0
     rows = torch.zeros(1, len(tokens), 4)
-    made = masks_of(config(**facts), mask, rows, past, torch.tensor([tokens]))[SLIDING]
+    kinds = torch.tensor([tokens])
+    made = masks_of(config(**facts), mask, rows, past, image_tokens=kinds)[SLIDING]
     return [row.nonzero().flatten().tolist() for row in made[0, 0]]
 
 
@@ -73,6 +82,31 @@ def test_rows_of_an_image_see_what_follows_in_it():
 def test_what_came_before_counts_as_text():
     both = {"use_bidirectional_attention": "vision"}
     assert images_seen([1, 1], both, past=2) == [[0, 1, 2, 3], [1, 2, 3]]
+
+
+def behind(prompt, *, past, rows, padding=0):
+    """What rows see in a layer that looks at all of the prompt, with a window of 2 behind it."""
+    facts = {"layer_types": [REFERENCE], "sliding_window": 2}
+    mask = torch.ones(1, past + rows, dtype=torch.int64)
+    mask[0, :padding] = 0
+    length = None if prompt is None else torch.tensor([[prompt]])
+    made = masks_of(config(**facts), mask, torch.zeros(1, rows, 4), past, prompt=length)
+    return [row.nonzero().flatten().tolist() for row in made[REFERENCE][0, 0]]
+
+
+def test_a_prompt_is_seen_whole_and_what_follows_it_within_a_window():
+    assert behind(3, past=0, rows=3) == [[0], [0, 1], [0, 1, 2]]
+    assert behind(3, past=3, rows=3) == [[0, 1, 2, 3], [0, 1, 2, 3, 4], [0, 1, 2, 4, 5]]
+    assert behind(3, past=7, rows=1) == [[0, 1, 2, 6, 7]]
+
+
+def test_the_length_of_a_prompt_is_counted_without_padding():
+    assert behind(3, past=6, rows=1, padding=2) == [[2, 3, 4, 5, 6]]
+    assert behind(2, past=6, rows=1, padding=2) == [[2, 3, 5, 6]]
+
+
+def test_without_its_length_all_is_a_prompt():
+    assert behind(None, past=3, rows=1) == [[0, 1, 2, 3]]
 
 
 def test_layers_with_a_state_get_the_rows_that_are_no_padding():

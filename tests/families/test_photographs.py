@@ -31,6 +31,8 @@ END = TEXT["eos_token_id"]
 
 # What a processor gives and no model takes: of the second where nothing was cut.
 UNREAD, PIECES = "num_soft_tokens_per_image", ("pixel_values_local", "num_local_patches")
+# Which some processors give as lists.
+LISTS = ("num_local_patches", "patches_grid")
 
 
 @dataclass(frozen=True)
@@ -54,12 +56,15 @@ def theirs(talker: Talker, model: Any, judge: Any, photos: list[Path]) -> Answer
             add_special_tokens=False,
             return_tensors="pt",
         )
+    lists = {name: inputs[name] for name in LISTS if isinstance(inputs.get(name), list)}
     inputs = {
         name: value.float() if value.is_floating_point() else value
         for name, value in inputs.items()
         if isinstance(value, torch.Tensor) and name != UNREAD
     }
-    if PIECES[0] not in inputs:
+    if PIECES[0] in inputs:
+        inputs |= lists
+    else:
         inputs.pop(PIECES[1], None)
     made = model.generate(
         **inputs,
@@ -147,6 +152,7 @@ def test_it_answers_about_photographs_what_transformers_answers(talker, photos, 
 # Width and height, and the rows and columns of pieces.
 CUT = {
     "step3p7": {(640, 427): [2, 3], (90, 80): [0, 0], (600, 70): [1, 9], (200, 24): [2, 2]},
+    "unlimited_ocr": {(310, 300): [2, 2], (90, 80): [0, 0], (120, 400): [3, 1]},
     "deepseek_ocr2": {(900, 850): [2, 2], (90, 80): [0, 0], (800, 250): [1, 3]},
 }
 

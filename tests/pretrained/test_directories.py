@@ -23,7 +23,7 @@ from moe_export.errors import (
 )
 from moe_export.load import load
 from moe_export.load.pretrained import dialogue_assets, read_directory
-from moe_export.moe.families import FAMILIES
+from moe_export.moe.families import FAMILIES, OUT_OF_REACH
 from moe_export.spec import export_spec
 from pretrained.conftest import invoke, save_qwen3_moe
 
@@ -237,6 +237,19 @@ def test_a_family_without_a_record_is_refused_before_its_weights_are_read(tmp_pa
     assert result.exit_code == 3
     assert "the family 'llava' is not built yet" in result.stderr
     assert "qwen3_vl_moe" in result.stderr
+
+
+@pytest.mark.parametrize("family", OUT_OF_REACH)
+def test_a_family_out_of_reach_is_refused_with_the_reason(family, tmp_path):
+    import transformers
+
+    assert family in transformers.CONFIG_MAPPING, "Transformers has it, and so somebody may try"
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    safetensors.torch.save_file({"w": torch.ones(1)}, tmp_path / WEIGHTS)
+    result = invoke("export", tmp_path, "-o", tmp_path / "out.moe")
+    assert result.exit_code == 3
+    assert f"the family '{family}' cannot be exported: {OUT_OF_REACH[family]}" in result.stderr
+    assert not (tmp_path / "out.moe").exists()
 
 
 def test_layers_of_a_kind_that_is_not_known_are_refused(tmp_path):

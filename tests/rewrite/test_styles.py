@@ -248,6 +248,49 @@ def test_experts_with_an_activation_of_their_own_are_proven(block: Base, middle:
     assert found.proof.experts_reached == E
 
 
+class NormedOutputs(Base):
+    """One norm for what all experts make, before it is weighted."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(H, eps=1e-6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, H)
+        weights, ids = self.gate(rows).sigmoid().topk(K, dim=-1)
+        y = torch.zeros_like(rows)
+        for e, expert in enumerate(self.experts):
+            token, choice = torch.where(ids == e)
+            # In float32, whatever the rows are in: such is the code of norms.
+            normed = self.norm(expert(rows[token]).float()).to(rows.dtype)
+            y.index_add_(0, token, normed * weights[token, choice, None])
+        return y.view_as(x)
+
+
+def test_a_norm_behind_the_last_matrix_is_kept() -> None:
+    block = made(NormedOutputs)
+    with torch.no_grad():
+        block.norm.weight.uniform_(0.5, 1.5)
+    found = recognise(block, torch.randn(2, 7, H))
+    assert isinstance(found, Recognition), found
+    assert found.proof.experts_reached == E
+    experts = found.proposal.layer.experts
+    assert experts.middle.startswith("gelu, then ")
+    assert found.proposal.behind is not None
+    assert found.proposal.behind.reads() == ("norm.weight",)
+    x = torch.randn(3, 5, H)
+    # Float32 sums of a few dozen terms, in another order.
+    torch.testing.assert_close(fused(found.proposal, block)(x), block(x), rtol=1e-5, atol=1e-5)
+
+
+def test_each_expert_with_a_norm_of_its_own_behind_is_refused() -> None:
+    block = made(Base)
+    for expert in block.experts:
+        expert.append(nn.LayerNorm(H))
+    found = recognise(block, torch.randn(2, 7, H))
+    assert isinstance(found, Refusal)
+
+
 def test_experts_with_parameters_between_their_matrices_are_refused() -> None:
     block = made(Base)
     for expert in block.experts:

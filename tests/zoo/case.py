@@ -17,8 +17,9 @@ class ZooCase:
     """A block as somebody would write it, and what an honest reader should say about it.
 
     ``router`` and ``experts`` are the semantics that must be recognised; both are ``None`` for a
-    look-alike that must stay as it is, and ``refused_because`` then is a regular expression that
-    the reason given must contain (``.*`` where passing the module over in silence is right too).
+    look-alike that no router of the ops is, and ``refused_because`` then is a regular expression
+    that the reason given must contain (``.*`` where passing the module over in silence is right,
+    too).
     Compare specifications through ``canonical_router`` and ``canonical_experts``.
     """
 

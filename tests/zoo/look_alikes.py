@@ -1,4 +1,4 @@
-"""The look-alikes that must stay as they are, and a word that the reason must hold."""
+"""The look-alikes that no ops say, and a word that the reason must hold."""
 
 from __future__ import annotations
 
@@ -77,3 +77,8 @@ LOOK_ALIKES: tuple[ZooCase, ...] = (
     ),
     _look_alike("plain_stack", partial(plain_stack.PlainStack, 16, 12, 4), (2, 7, 16), r".*"),
 )
+
+ROUTERS_OF_THEIR_OWN = frozenset(
+    ("smoothed_weights", "magnitude_choice", "squared_weights", "shifted_ids")
+)
+"""Those whose experts the ops say, and whose router alone has to stay as it is."""

@@ -14,33 +14,32 @@ from torch import Tensor
 from moe_export.errors import RewriteError, UnsafeInputError
 from moe_export.lazy import together
 from moe_export.load.pretrained.directory import Pretrained
+from moe_export.load.pretrained.embedding import DeepstackEmbed, Embed, EmbedText, TypedEmbed
 from moe_export.load.pretrained.examples import (
     Examples,
     Inputs,
     PartInputs,
-    Prompts,
-    decoder_inputs,
     embed_inputs,
     embed_text_inputs,
-    modality_of,
     vision_inputs,
 )
-from moe_export.load.pretrained.masks import narrowed
+from moe_export.load.pretrained.masks import REFERENCE, kinds_of, narrowed
 from moe_export.load.pretrained.mended import mend
+from moe_export.load.pretrained.ngrams import NgramDecoder, NgramEmbed, NgramEmbedText
 from moe_export.load.pretrained.parts import (
     Decoder,
     DeepstackDecoder,
-    DeepstackEmbed,
-    Embed,
-    EmbedText,
     Part,
     TypedDecoder,
-    TypedEmbed,
+    looks_up_ngrams,
     text_model_of,
 )
+from moe_export.load.pretrained.placeholders import special_tokens, stand_ins
+from moe_export.load.pretrained.prompts import Prompts, decoder_inputs, modality_of
 from moe_export.load.pretrained.vision import (
     CroppedVision,
     CutVision,
+    JoinedVision,
     LinedVision,
     PackedVision,
     PaddedVision,
@@ -48,6 +47,10 @@ from moe_export.load.pretrained.vision import (
 )
 from moe_export.load.usercode import run_user_code
 from moe_export.moe.families import Family, Packed, Padded, Tiles
+
+# Of a prompt, for models whose layers tell it from what follows: in each text of words alone, and
+# more than a window is narrowed to.
+_BEHIND = 3
 
 # Float32 rounding of two orders of the same sums, through all layers, over the largest logit.
 _TOLERANCE = 1e-4
@@ -82,11 +85,13 @@ def _language(model: Any, *, all_logits: bool) -> list[LoadedPart]:
     ids = examples.tokens(2, 12)
     with torch.no_grad(), narrowed(model.config.get_text_config(), model):
         whole = _logits(model, {"input_ids": ids})
-    embed, decoder = EmbedText(model).eval(), Decoder(model, all_logits=all_logits).eval()
+    ngrams = looks_up_ngrams(text_model_of(model))
+    embed = (NgramEmbedText if ngrams else EmbedText)(model).eval()
+    decoder = (NgramDecoder if ngrams else Decoder)(model, all_logits=all_logits).eval()
     positions = torch.arange(ids.shape[1]).expand_as(ids)
     own = {**embed.run({"input_ids": ids}), "position_ids": positions}
     prompts = Prompts(decoder=decoder, own=own, modality=modality_of(ids))
-    inputs = _proven(prompts, whole, model)
+    inputs = _proven(prompts, {0: whole, ids.shape[1] - 1: whole}, model)
     return [
         LoadedPart(name="decoder", module=decoder, inputs=inputs),
         LoadedPart(name="embed", module=embed, inputs=embed_text_inputs(examples)),
@@ -101,7 +106,12 @@ def _vision_language(
     shapes = examples.two_shapes()
     ids = torch.cat([examples.prompt([shape], 3) for shape in shapes])
     seen = examples.seen(shapes)
-    whole, positions = _whole(model, {"input_ids": ids, **examples.as_source(seen)})
+    given = {"input_ids": ids, **examples.as_source(seen)}
+    whole, positions = _whole(model, given)
+    wholes = {0: whole, ids.shape[1] - 1: whole}
+    if REFERENCE in kinds_of(model.config.get_text_config()):
+        start = ids.shape[1] - _BEHIND
+        wholes[start] = _whole_behind(model, given, start)
     if positions.dim() != {"plain": 2, "mrope": 3}[family.positions]:
         raise RewriteError(
             f"the model gives its tokens positions {list(positions.shape)}, "
@@ -113,7 +123,7 @@ def _vision_language(
     embed, decoder = _parts(model, family, all_logits=all_logits)
     own = {**embed.run({"input_ids": ids, **vision.run(seen)}), "position_ids": positions}
     modality = modality_of(ids, model.config.image_token_id)
-    inputs = _proven(Prompts(decoder=decoder, own=own, modality=modality), whole, model)
+    inputs = _proven(Prompts(decoder=decoder, own=own, modality=modality), wholes, model)
     return [
         LoadedPart(name="decoder", module=decoder, inputs=inputs),
         LoadedPart(name="embed", module=embed, inputs=embed_inputs(examples, vision)),
@@ -142,6 +152,20 @@ def _whole(model: Any, inputs: Inputs) -> tuple[Tensor, Tensor]:
     return logits, positions.expand(*positions.shape[:-2], *ids.shape)
 
 
+def _whole_behind(model: Any, inputs: Inputs, start: int) -> Tensor:
+    """The logits of the whole model for what follows ``start`` tokens, which are the prompt."""
+    ids = inputs["input_ids"]
+    before, mask = {**inputs, "input_ids": ids[:, :start]}, torch.ones_like(ids)
+    with torch.no_grad(), narrowed(model.config.get_text_config(), model):
+        made = run_user_code(
+            lambda: model(**before, attention_mask=mask[:, :start], use_cache=True),
+            failure="the model does not run",
+            where=type(model).__name__,
+        )
+        after = {"input_ids": ids[:, start:], "attention_mask": mask, "cache": made.cache}
+        return _logits(model, after)
+
+
 def kinds_of_tokens(model: Any, ids: Tensor) -> Inputs:
     """What a processor says of ``ids`` beside them, as far as the whole model takes it."""
     taken, config = inspect.signature(model.forward).parameters, model.config
@@ -153,23 +177,35 @@ def kinds_of_tokens(model: Any, ids: Tensor) -> Inputs:
     return {name: x for name, x in made.items() if name in taken}
 
 
+def _special_text(model: Any) -> Inputs:
+    """A text of all special tokens that an answer may hold."""
+    size = model.config.get_text_config().vocab_size
+    ids = torch.tensor([[i for i in special_tokens(model.config) if 0 <= i < size] or [0]])
+    more = kinds_of_tokens(model, ids)
+    return {"input_ids": ids, "attention_mask": torch.ones_like(ids), **more}
+
+
 def _parts(model: Any, family: Family, *, all_logits: bool) -> tuple[Embed, Decoder]:
     """``embed`` and ``decoder``.  From here on attention is the parts' own."""
+    others = stand_ins(model, _special_text(model))
     embed: Embed
     decoder: type[Decoder]
     if isinstance(family.images, Packed) and family.images.deepstack:
-        embed, decoder = DeepstackEmbed(model), DeepstackDecoder
+        embed, decoder = DeepstackEmbed(model, others), DeepstackDecoder
+    elif looks_up_ngrams(text_model_of(model)):
+        embed, decoder = NgramEmbed(model, others), NgramDecoder
     elif family.image_tokens:
-        embed, decoder = TypedEmbed(model, family.image_tokens), TypedDecoder
+        embed, decoder = TypedEmbed(model, others, family.image_tokens), TypedDecoder
     else:
-        embed, decoder = Embed(model), Decoder
+        embed, decoder = Embed(model, others), Decoder
     return embed.eval(), decoder(model, all_logits=all_logits).eval()
 
 
 def _vision(model: Any, images: Packed | Tiles | Padded, *, has_crops: bool) -> Part:
     match images:
         case Tiles():
-            return (CroppedVision if has_crops else TileVision)(model, images)
+            cropped = CroppedVision if images.row_end is None else JoinedVision
+            return (cropped if has_crops else TileVision)(model, images)
         case Packed():
             kind = LinedVision if images.newline else CutVision if images.cut else PackedVision
             return kind(model, images)
@@ -192,18 +228,21 @@ def _logits(model: Any, inputs: Inputs) -> Tensor:
     return logits
 
 
-def _proven(prompts: Prompts, whole: Tensor, model: Any) -> PartInputs:
-    """What to trace the decoder with, if it gives ``whole [B, S, V]`` for the prompts."""
+def _proven(prompts: Prompts, wholes: Mapping[int, Tensor], model: Any) -> PartInputs:
+    """What to trace the decoder with, if it gives the logits of the whole model for the prompts.
+
+    These are ``wholes``, ``[B, ., V]`` of the last tokens, by where a run behind a cache starts.
+    """
     decoder, length = prompts.decoder, prompts.length
-    limit = _TOLERANCE * float(whole.abs().max())
     where = type(model).__name__
-    starts = {"prompt": 0, "one token more": length - 1}
     with narrowed(decoder.text_config, decoder):
         run_user_code(prompts.prepare, failure=_IN_PARTS, where=where)
-        runs = [partial(_logits_from, prompts, start, where) for start in starts.values()]
-        for name, made in zip(starts, together(runs), strict=True):
+        runs = [partial(_logits_from, prompts, start, where) for start in wholes]
+        for (start, whole), made in zip(wholes.items(), together(runs), strict=True):
+            limit = _TOLERANCE * float(whole.abs().max())
             off = float((made - whole[:, -made.shape[1] :]).abs().max())
             if not off <= limit:
+                name = f"{length - start} more behind a cache" if start else "prompt"
                 raise RewriteError(
                     f"the parts of the model do not give its logits: {name!r} differs by "
                     f"{off:.1e}, rounding explains {limit:.1e}",

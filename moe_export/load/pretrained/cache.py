@@ -19,7 +19,9 @@ from moe_export.load.pretrained.masks import (
     INDEXED_BLOCKS,
     LIGHTNING,
     LINEAR,
+    NGRAMS,
     NONE,
+    REFERENCE,
     SHARING,
     SHARING_INDEXED,
 )
@@ -36,26 +38,43 @@ _KINDS: Mapping[str, tuple[str, ...]] = {
     HYBRID: (*_OF_ATTENTION, *_CONVOLUTIONS),
     HYBRID_SLIDING: (*_OF_ATTENTION, *_CONVOLUTIONS),
     SHARING_INDEXED: ("index",),
+    NGRAMS: ("conv", "state", "ngrams", "ids"),
+    REFERENCE: (*_OF_ATTENTION, "prompt"),
     **dict.fromkeys((SHARING, *NONE), ()),
 }
+
+_PLACES: Mapping[str, int] = {
+    "conv": 0,
+    "state": 0,
+    "ngrams": 1,
+    "ids": 2,
+    **{name: place for place, name in enumerate(_CONVOLUTIONS)},
+}
+"""Which of its states of a kind a layer of the source holds each as."""
 
 GROWING = frozenset({"key", "value", "index"})
 """What is one row longer behind each token."""
 
 
 def carried(kinds: Sequence[str]) -> list[tuple[int, str]]:
-    """Each tensor of the cache, by its layer and what it is: key, value, index, conv or state.
+    """Each tensor of the cache, by its layer and what it is: a key, a value, an index and so on.
 
+    ``prompt [B, 1]`` is how many tokens came first, without padding; one layer has it for all.
     ``index [B, 1, P, d]`` are the keys that an index scores.  ``conv [B, channels, kernel]`` are
     the last inputs of a convolution, ``conv0`` and so on where a layer has several, and ``state
     [B, heads, ...]`` what a recurrence has come to: all of one size, however long the text.
     """
-    return [(i, what) for i, kind in enumerate(kinds) for what in _KINDS.get(kind, _OF_ATTENTION)]
+    held = [(i, what) for i, kind in enumerate(kinds) for what in _KINDS.get(kind, _OF_ATTENTION)]
+    return [(i, what) for i, what in held if what != "prompt" or i == _first_with_prompt(kinds)]
+
+
+def _first_with_prompt(kinds: Sequence[str]) -> int | None:
+    return next((i for i, kind in enumerate(kinds) if kind == REFERENCE), None)
 
 
 def needs_kinds(kinds: Sequence[str]) -> bool:
-    """Whether any layer carries something else than keys and values."""
-    return any(kind in _KINDS for kind in kinds)
+    """Whether any layer carries something that plain layers of the source's cache do not hold."""
+    return any(kind in _KINDS for kind in kinds if kind != REFERENCE)
 
 
 def empty(model: Any, kinds: Sequence[str]) -> Any:
@@ -65,50 +84,52 @@ def empty(model: Any, kinds: Sequence[str]) -> Any:
 
 def filled(model: Any, kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
     """Transformers' cache of these tensors, in the order of ``carried``."""
-    given = iter(tensors)
-    layers = [_layer(kind, given) for kind in kinds]
+    given: list[dict[str, Tensor]] = [{} for _ in kinds]
+    for (i, what), tensor in zip(carried(kinds), tensors, strict=True):
+        given[i][what] = tensor
+    layers = [_layer(model, kind, held) for kind, held in zip(kinds, given, strict=True)]
     made = _kind_of(model)()
     made.layers, made.layer_class_to_replicate = layers, None
     return made
 
 
-def _layer(kind: str, given: Iterator[Tensor]) -> Any:
-    """Transformers' cache of one layer, of as many of ``given`` as it carries."""
+def _layer(model: Any, kind: str, given: Mapping[str, Tensor]) -> Any:
+    """Transformers' cache of one layer, of what it carries; a prompt's length is the decoder's."""
     from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING
 
-    what = _KINDS.get(kind, _OF_ATTENTION)
+    states = [name for name in given if name in _PLACES]
     made: Any
-    if "index" in what:
+    if "index" in given:
         made = DYNAMIC_LAYER_TYPE_MAPPING[INDEXED if kind == SHARING_INDEXED else kind]()
-    elif what and GROWING.issuperset(what):
+    elif "key" in given and not states:
         made = DYNAMIC_LAYER_TYPE_MAPPING[FULL]()
     else:
-        made = _with_states(what)
-    if "key" in what:
-        made.update(next(given), next(given))
-    if "index" in what:
-        _put_index(made, next(given))
-    for name in what:
-        if name not in GROWING:
-            held, place = _held(made, name)
-            held[place] = next(given).clone()  # some sources write to what they are given
+        made = _with_states(states, has_keys="key" in given)
+    if "key" in given:
+        made.update(given["key"], given["value"])
+    if "index" in given:
+        _put_index(made, given["index"])
+    for name in states:
+        held, place = _held(made, name)
+        held[place] = given[name].clone()  # some sources write to what they are given
+    if "ids" in given:
+        made.end = _end_of(model)
+        made.conv_states[_PLACES["ids"]] += made.end
     return made
 
 
-def _with_states(what: Sequence[str]) -> Any:
-    count = len([name for name in what if name.startswith("conv")])
-    made = _states(has_keys="key" in what)(number_of_states=max(1, count))
+def _with_states(names: Sequence[str], *, has_keys: bool) -> Any:
+    count = 1 + max((_PLACES[name] for name in names), default=0)
+    made = _states(has_keys=has_keys)(number_of_states=count)
     made.record_past = True  # takes one token as it takes several
-    for place in range(max(1, count)):
+    for place in range(count):
         made.has_previous_state[place] = True
     return made
 
 
 def _held(layer: Any, name: str) -> tuple[dict[int, Tensor], int]:
     """Where a layer's cache has a convolution's inputs, or a state."""
-    if name == "state":
-        return layer.recurrent_states, 0
-    return layer.conv_states, int(name.removeprefix("conv") or 0)
+    return layer.recurrent_states if name == "state" else layer.conv_states, _PLACES[name]
 
 
 @cache
@@ -183,17 +204,33 @@ def _carrying(kind: type[Any]) -> type[Any]:
     return Carried
 
 
+def put_prompt(kinds: Sequence[str], source: Any, prompt: Tensor) -> None:
+    """Let the layers of a cache that look at all of the prompt know its length ``[B, 1]``."""
+    for kind, layer in zip(kinds, source.layers, strict=True):
+        if kind == REFERENCE:
+            layer.prompt = prompt
+
+
 def tensors_of(kinds: Sequence[str], source: Any) -> Iterator[Tensor]:
     """The tensors that a cache holds, in the order of ``carried``."""
     for i, what in carried(kinds):
         layer = source.layers[i]
         if what == "index":
             yield _index_of(layer)
+        elif what == "prompt":
+            yield layer.prompt
         elif what in GROWING:
             yield layer.keys if what == "key" else layer.values
         else:
             held, place = _held(layer, what)
-            yield held[place]
+            # Zeros, which is what a cache begins with, are ends of text.
+            yield held[place] - getattr(layer, "end", 0) if what == "ids" else held[place]
+
+
+def _end_of(model: Any) -> int:
+    """The token that ends a text, the first of several."""
+    end = model.config.eos_token_id
+    return int(end[0] if isinstance(end, list) else end)
 
 
 def _put_index(layer: Any, keys: Tensor) -> None:

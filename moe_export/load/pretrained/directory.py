@@ -18,7 +18,14 @@ from moe_export.errors import (
 from moe_export.load.pretrained.masks import HYBRID, HYBRID_SLIDING, KINDS
 from moe_export.load.pretrained.shards import read_shards
 from moe_export.load.pretrained.weights import read_whole, whole_files
-from moe_export.moe.families import ENCLOSING, FAMILIES, Enclosing, Family, Tiles
+from moe_export.moe.families import (
+    ENCLOSING,
+    FAMILIES,
+    OUT_OF_REACH,
+    Enclosing,
+    Family,
+    Tiles,
+)
 from moe_export.strict_json import parse
 
 CONFIG = "config.json"
@@ -156,6 +163,11 @@ def _require_text_model(family: Family | None, kind: str, folder: Path, transfor
     """Without a record only a model of text alone can be taken apart."""
     if family is not None:
         return
+    if kind in OUT_OF_REACH:
+        raise UnsupportedError(
+            f"the family {kind!r} cannot be exported: {OUT_OF_REACH[kind]}",
+            where=str(folder / CONFIG),
+        )
     config = transformers.CONFIG_MAPPING[kind]
     is_text = config in transformers.AutoModelForCausalLM._model_mapping
     if not is_text or config in transformers.AutoModelForImageTextToText._model_mapping:

@@ -8,27 +8,19 @@ layers.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from moe_export.forms import IMAGE, PADDING, TEXT, Array
-from moe_export.lazy import together
-from moe_export.load.pretrained.cache import GROWING, carried
-from moe_export.load.pretrained.grids import merge_of
-from moe_export.load.pretrained.parts import FEATURE_AXES, Decoder, Part, core_of
-from moe_export.load.pretrained.vision import (
-    features_of_pieces,
-    features_of_tiles,
-    tile_size,
-)
+from moe_export.forms import Array
+from moe_export.load.pretrained.grids import merge_of, times_of
+from moe_export.load.pretrained.parts import FEATURE_AXES, Part, core_of
+from moe_export.load.pretrained.placeholders import special_tokens
+from moe_export.load.pretrained.vision import features_of_pieces, features_of_tiles, tile_size
 from moe_export.moe.families import Packed, Padded, Tiles
-from moe_export.runtime.seen import PIECES
+from moe_export.runtime.seen import GRID, PIECES
 
 Inputs = dict[str, Tensor]
 Shape = tuple[int, int]
@@ -73,11 +65,7 @@ class Examples:
     def tokens(self, batch: int, length: int) -> Tensor:
         """Ids ``[batch, length]`` that mean nothing but text."""
         size = self.config.get_text_config().vocab_size
-        special = {
-            value
-            for name, value in self.config.to_dict().items()
-            if name.endswith(("token_id", "token_index")) and isinstance(value, int)
-        }
+        special = special_tokens(self.config)
         plain = torch.tensor([i for i in range(min(size, 4096)) if i not in special])
         return plain[torch.randint(len(plain), (batch, length), generator=self._generator)]
 
@@ -111,11 +99,23 @@ class Examples:
         """Of images that are not alike, and become as many rows."""
         return [(2, 3), (4, 1) if self._has_newline else (3, 2)]
 
-    def _features_of_pieces(self, shape: Shape) -> int:
-        """An image of several rows is cut into as few pieces, where the family cuts any."""
+    def _grid_of(self, shape: Shape) -> Shape:
+        """Rows and columns of pieces: few for several rows, where the family cuts any."""
         if self._crop_side is None or shape[0] == 1:
+            return 0, 0
+        least, most = sorted(shape)
+        return (min(least, 2), min(most, 3)) if self._is_joined else (least, 1)
+
+    @property
+    def _is_joined(self) -> bool:
+        return isinstance(self._images, Tiles) and self._images.row_end is not None
+
+    def _features_of_pieces(self, shape: Shape) -> int:
+        rows, columns = self._grid_of(shape)
+        if not rows:
             return 0
-        return min(shape) * self._piece_features
+        ends = rows * math.isqrt(self._piece_features) if self._is_joined else 0
+        return rows * columns * self._piece_features + ends
 
     def seen(self, shapes: list[Shape]) -> Inputs:
         """What ``vision`` takes for random images."""
@@ -128,8 +128,8 @@ class Examples:
             return self._padded(shapes, merge)
         grid = torch.tensor([[1, rows * merge, columns * merge] for rows, columns in shapes])
         patch: tuple[int, ...] = (3, vision.patch_size, vision.patch_size)
-        if self._images.patch == "flat":
-            patch = (math.prod(patch) * getattr(vision, "temporal_patch_size", 1),)
+        if self._images.patch != "square":
+            patch = (math.prod(patch) * times_of(self.config),)
         count = int(grid.prod(dim=-1).sum())
         pixels = torch.randn(count, *patch, generator=self._generator)
         return {"pixel_values": pixels, "image_grid_thw": grid}
@@ -152,21 +152,30 @@ class Examples:
     def _cut(self, shapes: list[Shape]) -> Inputs:
         """Random pieces of the images, and which features are of their tiles."""
         side, counts = self._crop_side or 0, [self._features_of_pieces(each) for each in shapes]
+        grids = torch.tensor([self._grid_of(each) for each in shapes])
         # One that nobody reads where none is cut, as the runtime has it.
-        pieces = max(1, sum(counts) // self._piece_features)
+        pieces = max(1, int(grids.prod(-1).sum()))
         whole = [torch.arange(count + self._tile_features) >= count for count in counts]
-        return {
+        made = {
             PIECES: torch.randn(pieces, 3, side, side, generator=self._generator),
             "is_whole": torch.cat(whole),
         }
+        return {**made, GRID: grids} if self._is_joined else made
 
-    def as_source(self, seen: Inputs) -> Inputs:
+    def as_source(self, seen: Inputs) -> dict[str, Any]:
         """What ``vision`` takes as the whole model takes it."""
         if isinstance(self._images, Packed) and self._images.cut:
             return _uncut(**seen)
         if "is_whole" not in seen:
-            return seen
-        made = {"pixel_values": seen["pixel_values"]}
+            return dict(seen)
+        made: dict[str, Any] = {"pixel_values": seen["pixel_values"]}
+        if GRID in seen:
+            grids = seen[GRID]
+            if int(grids.sum()):
+                made[PIECES] = seen[PIECES]
+            # Lists, columns first.
+            made["num_local_patches"] = grids.prod(-1).tolist()
+            return {**made, "patches_grid": grids.flip(-1).tolist()}
         ends = seen["is_whole"].nonzero().flatten()[:: self._tile_features]
         before = ends - torch.arange(len(ends)) * self._tile_features
         counts = before.diff(prepend=torch.zeros(1, dtype=torch.int64)) // self._piece_features
@@ -254,109 +263,3 @@ def embed_text_inputs(examples: Examples) -> PartInputs:
         axes={"input_ids": {0: "batch", 1: "sequence"}},
         cases={"one token": {"input_ids": examples.tokens(1, 1)}},
     )
-
-
-@dataclass(frozen=True, kw_only=True)
-class Prompts:
-    """What a decoder runs on: its own inputs for ``[B, S]`` tokens, all but the mask."""
-
-    decoder: Decoder
-    own: Mapping[str, Tensor]
-    modality: Array
-    """``[B, S]``, as ``MODALITIES`` counts."""
-
-    _caches: dict[tuple[int, int], Inputs] = field(default_factory=dict)
-
-    @property
-    def length(self) -> int:
-        """S."""
-        return self.own["inputs_embeds"].shape[1]
-
-    def case(self, start: int, end: int, padding: int = 0) -> Inputs:
-        """Tokens ``start`` to ``end`` behind a cache of those before, some padding on the left."""
-        decoder, embeds = self.decoder, self.own["inputs_embeds"]
-        mask = torch.ones(embeds.shape[0], end, dtype=torch.int64)
-        mask[0, :padding] = 0
-        own = {
-            "inputs_embeds": embeds[:, start:end],
-            "position_ids": self.own["position_ids"][..., start:end],
-            "attention_mask": mask,
-        }
-        if "deepstack_embeds" in decoder.own_inputs:
-            own["deepstack_embeds"] = self.own["deepstack_embeds"][:, :, start:end]
-        if "image_tokens" in decoder.own_inputs:
-            own["image_tokens"] = self.own["image_tokens"][:, start:end]
-        past = self._cache(start, padding if start else 0)
-        return {**{name: own[name].contiguous() for name in decoder.own_inputs}, **past}
-
-    def modality_of(self, start: int, end: int, padding: int = 0) -> Array:
-        """What the tokens of such a case are of."""
-        made = self.modality[:, start:end].copy()
-        made[0, : max(0, padding - start)] = PADDING
-        return made
-
-    def prepare(self, *caches: tuple[int, int]) -> None:
-        """Compute what so many tokens leave behind so much padding, beside each other."""
-        self._cache(0, 0)  # which all begin with
-        together([partial(self._cache, *key) for key in caches])
-
-    def _cache(self, length: int, padding: int) -> Inputs:
-        """What so many tokens leave, which is computed once."""
-        key = (length, padding)
-        if key not in self._caches:
-            self._caches[key] = (
-                _after(self.decoder, self.case(0, length, padding))
-                if length
-                else self.decoder.empty_cache(self.own["inputs_embeds"])
-            )
-        return self._caches[key]
-
-
-def modality_of(ids: Tensor, image_token: int | None = None) -> Array:
-    """What tokens ``[B, S]`` are of: an image where they are its token, else text."""
-    is_image = torch.zeros_like(ids) if image_token is None else ids == image_token
-    return np.where(is_image.numpy(), IMAGE, TEXT).astype(np.uint8)
-
-
-def decoder_inputs(prompts: Prompts) -> PartInputs:
-    """A prompt, what follows it, and a prompt with padding on its left."""
-    decoder, length, case = prompts.decoder, prompts.length, prompts.case
-    in_tokens = {0: "past", 1: "batch"} if decoder.tokens_lead else {0: "batch", 2: "past"}
-    cache = {
-        f"past_{what}_{layer}": in_tokens if what in GROWING else {0: "batch"}
-        for layer, what in carried(decoder.kinds)
-    }
-    own_axes: dict[str, dict[int, str]] = {
-        "inputs_embeds": {0: "batch", 1: "sequence"},
-        "deepstack_embeds": {1: "batch", 2: "sequence"},
-        "image_tokens": {0: "batch", 1: "sequence"},
-        # Time, height and width stand before the batch.
-        "position_ids": {1: "batch", 2: "sequence"}
-        if prompts.own["position_ids"].dim() > 2
-        else {0: "batch", 1: "sequence"},
-        "attention_mask": {0: "batch", 1: "past+sequence"},
-    }
-    prompts.prepare((length // 2, 0), (length - 1, 0), (length - 1, 2))
-    spans = {
-        "prompt": (0, length, 0),
-        "one token more": (length - 1, length, 0),
-        "padded prompt": (0, length, 2),
-        "one token after padding": (length - 1, length, 2),
-    }
-    example = (length // 2, length)
-    return PartInputs(
-        example=case(*example),
-        axes={**{name: own_axes[name] for name in decoder.own_inputs}, **cache},
-        cases={name: case(*span) for name, span in spans.items()},
-        modality={
-            "example": prompts.modality_of(*example),
-            **{name: prompts.modality_of(*span) for name, span in spans.items()},
-        },
-    )
-
-
-def _after(decoder: Decoder, before: Inputs) -> Inputs:
-    """The cache that a run leaves, as the next one takes it."""
-    made = decoder.run(before)
-    names = zip(decoder.cache_names("past"), decoder.cache_names("present"), strict=True)
-    return {past: made[present] for past, present in names}

@@ -1,10 +1,12 @@
-"""Where the patches of packed images lie, computed without a loop over the images."""
+"""Where the patches of packed images lie, and what a tower is told of it, without a loop."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from moe_export.moe.families import Packed
@@ -13,20 +15,44 @@ from moe_export.moe.families import Packed
 _TAPS = {"bilinear": (0, 1), "bicubic": (-1, 0, 1, 2)}
 
 
+@dataclass(frozen=True)
+class Table:
+    """A table of ``side x side`` positions, and how it is read between its entries.
+
+    With ``corners`` the first and last place of an image are the first and last entry; else both
+    have the same edges.  What lies outside is ``zeros``, or like the nearest entry.
+
+    An image counts as ``wider`` than it is by that part of a patch, and as much taller; but not
+    along a side as long as the table's, which PyTorch copies where it resamples linearly.
+    """
+
+    side: int
+    mode: str
+    corners: bool
+    zeros: bool = False
+    wider: float = 0.0
+
+
 def merge_of(config: Any) -> int:
     """How many patches in a row, and how many of these rows, become one feature."""
     for holder in (config.vision_config, config):
-        for name in ("spatial_merge_size", "pooling_kernel_size"):
+        for name in ("spatial_merge_size", "pooling_kernel_size", "merge_size"):
             if getattr(holder, name, None):
                 return int(getattr(holder, name))
     return int(config.vision_config.merge_kernel_size[0])
+
+
+def times_of(config: Any) -> int:
+    """How often a patch of an image is repeated, as if the image were a video."""
+    vision = config.vision_config
+    return int(getattr(vision, "temporal_patch_size", getattr(vision, "patch_temporal", 1)))
 
 
 class Grid:
     """Where each patch lies in its image, without a loop: ``row`` and ``column [patches]``."""
 
     def __init__(self, thw: Tensor, patches: int, merge: int, images: Packed) -> None:
-        self._merge, self._axes, self._patches = merge, images.position_axes, patches
+        self._merge, self._axes, self.patches = merge, images.position_axes, patches
         sizes = thw.prod(dim=-1)
         self.ends = sizes.cumsum(0)
         place = torch.arange(patches)
@@ -52,14 +78,12 @@ class Grid:
         merge = self._merge
         block = self.row // merge * (self._width // merge) + self.column // merge
         inner = self.row % merge * merge + self.column % merge
-        weight = torch.ones(self._patches)
+        weight = torch.ones(self.patches)
+        place = self._start + block * merge**2 + inner
         return {
             "frame_index": torch.zeros_like(self.row),
-            "temporal_merge_index": (
-                self._start + block * merge**2 + inner,
-                weight,
-                self._patches // merge**2,
-            ),
+            "temporal_merge_index": (place, weight, self.patches // merge**2),
+            "pixel_shuffle_index": place.argsort(),
         }
 
     def in_blocks(self) -> Tensor:
@@ -73,42 +97,53 @@ class Grid:
         first = column.view(-1, self._merge**2)[:, 0]
         return first + self._merge == self._width.view(-1, self._merge**2)[:, 0]
 
-    def interpolation(
-        self, side: int, mode: str, *, corners: bool, wider: float = 0.0
-    ) -> dict[str, Tensor]:
-        """Entries of the ``side x side`` table of positions for each patch, and their weights.
+    def windows(self, side: int) -> dict[str, Tensor]:
+        """The order of the patches window by window, of ``side x side`` or what the edges leave.
 
-        An image counts as ``wider`` than it is by that part of a patch, and as much taller; but not
-        along a side as long as the table's, which PyTorch copies where it resamples linearly.
+        And where windows end, once for each patch of one, which splits rows as once for all does.
         """
-        height, width = (
-            torch.where(size == side, size, size + wider) if mode == "bilinear" else size + wider
-            for size in (self._height, self._width)
-        )
-        rows, row_weights = _taps(self.row, height, side, mode, corners=corners)
-        columns, column_weights = _taps(self.column, width, side, mode, corners=corners)
-        indices = rows[:, :, None] * side + columns[:, None, :]
+        above, before = self.row // side * side, self.column // side * side
+        tall, wide = (self._height - above).clamp(max=side), (self._width - before).clamp(max=side)
+        first = self._start + above * self._width + before * tall
+        place = first + (self.row - above) * wide + self.column - before
+        order = place.argsort()
+        return {
+            "window_index": order,
+            "cu_window_seqlens": F.pad((first + tall * wide)[order], (1, 0)),
+        }
+
+    def interpolation(self, table: Table) -> dict[str, Tensor]:
+        """Entries of the table for each patch, and their weights."""
+        rows, row_weights = _taps(self.row, _size(self._height, table), table)
+        columns, column_weights = _taps(self.column, _size(self._width, table), table)
+        indices = rows[:, :, None] * table.side + columns[:, None, :]
         weights = row_weights[:, :, None] * column_weights[:, None, :]
         return {"interp_indices": indices.flatten(1), "interp_weights": weights.flatten(1)}
 
 
-def _taps(
-    place: Tensor, size: Tensor, side: int, mode: str, *, corners: bool
-) -> tuple[Tensor, Tensor]:
-    """Entries ``[patches, taps]`` along one side of a table, and how much each counts.
+def _size(side: Tensor, table: Table) -> Tensor:
+    """As how many patches a side of an image counts."""
+    if not table.wider:
+        return side
+    is_copied = (side == table.side) & (table.mode == "bilinear")
+    return torch.where(is_copied, side, side + table.wider)
 
-    With ``corners`` the first and last place are the first and last entry; else both have the same
-    edges.
-    """
-    if corners:
-        exact = place.float() * (side - 1) / (size - 1).clamp(min=1)
+
+def _taps(place: Tensor, size: Tensor, table: Table) -> tuple[Tensor, Tensor]:
+    """Entries ``[patches, taps]`` along one side of a table, and how much each counts."""
+    last = table.side - 1
+    if table.corners:
+        exact = place.float() * last / (size - 1).clamp(min=1)
     else:
-        exact = (place.float() + 0.5) * side / size - 0.5
+        exact = (place.float() + 0.5) * table.side / size - 0.5
     low = exact.floor()
-    offsets = torch.tensor(_TAPS[mode])
+    offsets = torch.tensor(_TAPS[table.mode])
     distance = (exact[:, None] - low[:, None] - offsets).abs()
-    entries = (low.long()[:, None] + offsets).clamp(0, side - 1)
-    return entries, 1 - distance if mode == "bilinear" else _cubic(distance)
+    entries = low.long()[:, None] + offsets
+    weights = 1 - distance if table.mode == "bilinear" else _cubic(distance)
+    if table.zeros:
+        weights = weights * ((entries >= 0) & (entries <= last))
+    return entries.clamp(0, last), weights
 
 
 def _cubic(x: Tensor) -> Tensor:

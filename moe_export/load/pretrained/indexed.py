@@ -19,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 from torch.return_types import topk as TopK
 
 from moe_export.forms import CHOICES
+from moe_export.load.pretrained.blocked import has_mean_blocks, keep_blocks
 from moe_export.load.pretrained.pooled import has_pools, keep_pools, narrow_pools
 
 _NOWHERE = float("-inf")
@@ -28,7 +29,14 @@ _BLOCKS = "block_size"
 
 _NARROW_POOL = 2
 
-SIZES: Mapping[str, int] = {"index_topk": 5, _BLOCKS: 2, "topk_blocks": 2, "local_blocks": 1}
+SIZES: Mapping[str, int] = {
+    "index_topk": 5,
+    _BLOCKS: 2,
+    "topk_blocks": 2,
+    "local_blocks": 1,
+    "compress_ratio": 2,
+    "block_topk": 2,
+}
 """What says how much an indexer keeps, and so little that a short prompt has more."""
 
 # With these a source scores each key by itself, and asks for the best one, which all have.
@@ -60,7 +68,9 @@ def keep_by_count(model: nn.Module, *, as_indices: bool = False) -> None:
     """
     for module in indexers_of(model):
         kind: Any = type(module)
-        if not has_pools(module) and not issubclass(kind, _Counting):
+        if has_mean_blocks(module):
+            keep_blocks(module, kept)
+        elif not has_pools(module) and not issubclass(kind, _Counting):
             module.__class__ = _counting(kind, as_indices=as_indices)
     for module in model.modules():
         if hasattr(module, "build_attention_mask_from_topk"):

@@ -15,6 +15,9 @@ from moe_export.load.pretrained.pooled import scores_pools
 
 FULL, SLIDING, CHUNKED = "full_attention", "sliding_attention", "chunked_attention"
 
+REFERENCE = "reference_sliding_attention"
+"""Layers that attend to all of the prompt, and to what follows it within a window."""
+
 LINEAR, CONV = "linear_attention", "conv"
 """Layers that do not attend, and carry a state."""
 
@@ -27,18 +30,27 @@ SHARING, SHARING_INDEXED = "sharing", "sharing_indexed"
 HYBRID, HYBRID_SLIDING = "hybrid", "hybrid_sliding"
 """Layers that attend, in a window or not, to what short convolutions made of keys and values."""
 
+NGRAMS = "ngrams"
+"""What a configuration calls linear, where the layer also looks up n-grams of the text."""
+
 LIGHTNING = "lightning"
 """What a configuration calls linear, where there is a state and no convolution before it."""
 
 NONE = frozenset({"moe", "mlp"})
 """Layers that do nothing across tokens."""
 
-KINDS = frozenset({FULL, SLIDING, CHUNKED, LINEAR, CONV, INDEXED, INDEXED_BLOCKS}) | NONE
+KINDS = frozenset({FULL, SLIDING, REFERENCE, CHUNKED, LINEAR, CONV, INDEXED, INDEXED_BLOCKS}) | NONE
 """The kinds of layers that the decoder builds masks and caches for."""
 
 
 def masks_of(
-    config: Any, padding: Tensor, embeds: Tensor, past: int, image_tokens: Tensor | None = None
+    config: Any,
+    padding: Tensor,
+    embeds: Tensor,
+    past: int,
+    *,
+    image_tokens: Tensor | None = None,
+    prompt: Tensor | None = None,
 ) -> Tensor | dict[str, Tensor]:
     """One mask ``[B, 1, S, P+S]``, or one for each kind of layer where a model has several.
 
@@ -46,7 +58,8 @@ def masks_of(
     Caches keep all that came before, and what is outside a window is masked.  A row always sees
     itself, also where it is padding: a softmax over nothing would be NaN.  ``image_tokens [B, S]``
     is 1 where a row is of an image: in some models such a row sees all of its image in the layers
-    that have a window.
+    that have a window.  ``prompt [B, 1]`` is how many tokens, without padding, are the prompt's;
+    without it all are.
     """
     key = torch.arange(padding.shape[1])[None, :]
     query = torch.arange(embeds.shape[1])[:, None] + past
@@ -59,6 +72,9 @@ def masks_of(
             made[kind] = padding[:, past:]
             continue
         seen = _seen(config, kind, padding.bool(), query, key, whole)
+        if kind == REFERENCE and prompt is not None:
+            is_prompt = (padding.cumsum(-1) <= prompt)[:, None, None, :]
+            seen = seen & (is_prompt | (key > query - config.sliding_window))
         made[kind] = seen if config._attn_implementation != "eager" else _added(seen, embeds.dtype)
     return made if len(made) > 1 else made.popitem()[1]
 
@@ -78,8 +94,8 @@ def kinds_of(config: Any) -> list[str]:
     return [SLIDING if not named and is_used and getattr(config, "sliding_window", None) else FULL]
 
 
-# Shorter than the prompts that parts are proven with.
-_NARROW = 5
+# Shorter than the prompts that parts are proven with; or than what follows a prompt there.
+_NARROW, _NARROW_BEHIND = 5, 2
 
 
 _WIDTHS = ("sliding_window", "attention_chunk_size")
@@ -94,9 +110,10 @@ def narrowed(config: Any, model: nn.Module) -> Iterator[None]:
     another number tells apart.
     """
     sizes = {name: size for name in _WIDTHS if (size := getattr(config, name, None)) is not None}
+    narrow = _NARROW_BEHIND if REFERENCE in kinds_of(config) else _NARROW
     try:
         for name, size in sizes.items():
-            setattr(config, name, min(size, _NARROW))
+            setattr(config, name, min(size, narrow))
         with narrowed_indexers(model):
             yield
     finally:

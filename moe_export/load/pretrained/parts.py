@@ -13,11 +13,17 @@ from functools import cache
 from typing import Any, cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from moe_export.load.pretrained import attention
-from moe_export.load.pretrained.cache import GROWING, carried, empty, filled, tensors_of
+from moe_export.load.pretrained.cache import (
+    GROWING,
+    carried,
+    empty,
+    filled,
+    put_prompt,
+    tensors_of,
+)
 from moe_export.load.pretrained.indexed import has_index, keep_by_count
 from moe_export.load.pretrained.joined import join_apart
 from moe_export.load.pretrained.lightning import in_lightning_steps, is_lightning
@@ -26,6 +32,7 @@ from moe_export.load.pretrained.masks import (
     INDEXED,
     LIGHTNING,
     LINEAR,
+    NGRAMS,
     SHARING,
     SHARING_INDEXED,
     masks_of,
@@ -80,6 +87,11 @@ def text_model_of(source: Any) -> Any:
     return text.model if hasattr(text, "lm_head") and text is not core else text
 
 
+def looks_up_ngrams(model: nn.Module) -> bool:
+    """Whether any part of it looks up n-grams of tokens by their ids."""
+    return any(hasattr(module, "ngram_embedding") for module in model.modules())
+
+
 def with_blocks(text_model: nn.Module, hidden_size: int) -> None:
     """Let what is a router with its experts be a module that maps rows to rows, everywhere."""
     split_by_kind(text_model)
@@ -87,89 +99,14 @@ def with_blocks(text_model: nn.Module, hidden_size: int) -> None:
     join_apart(text_model, hidden_size)
 
 
-class EmbedText(Part):
-    """``input_ids [B, S]`` to ``inputs_embeds [B, S, H]``, where there is nothing but text."""
-
-    def forward(self, input_ids: Tensor) -> dict[str, Tensor]:
-        return {"inputs_embeds": self.text_model.get_input_embeddings()(input_ids)}
-
-
-class Embed(Part):
-    """``input_ids [B, S]`` and the features of all images in order to the decoder's inputs."""
-
-    def forward(self, input_ids: Tensor, image_embeds: Tensor) -> dict[str, Tensor]:
-        places = _Places(input_ids, self.config.image_token_id, image_embeds.shape[0])
-        return {"inputs_embeds": places.put(image_embeds, self.text(input_ids, places))}
-
-    def text(self, input_ids: Tensor, places: _Places) -> Tensor:
-        """The embeddings of the text; an image's token may be none that the table has."""
-        embed: Any = self.text_model.get_input_embeddings()
-        made: Tensor = embed(input_ids.masked_fill(places.is_image, 0))
-        return made
-
-
-class DeepstackEmbed(Embed):
-    """The same, and the features ``[layers, rows, H]`` that the first decoder layers add."""
-
-    def forward(  # type: ignore[override]
-        self, input_ids: Tensor, image_embeds: Tensor, deepstack: Tensor
-    ) -> dict[str, Tensor]:
-        places = _Places(input_ids, self.config.image_token_id, image_embeds.shape[0])
-        embeds = self.text(input_ids, places)
-        nothing = torch.zeros_like(embeds)
-        layers = [places.put(features, nothing) for features in deepstack.unbind(0)]
-        return {
-            "inputs_embeds": places.put(image_embeds, embeds),
-            "deepstack_embeds": torch.stack(layers),
-        }
-
-
-class TypedEmbed(Embed):
-    """The same, and ``image_tokens [B, S]``: 1 where a token is of an image."""
-
-    def __init__(self, source: nn.Module, names: tuple[str, ...]) -> None:
-        super().__init__(source)
-        own = self.config.image_token_id
-        self._around = [i for i in (getattr(self.config, name) for name in names) if i != own]
-
-    def forward(self, input_ids: Tensor, image_embeds: Tensor) -> dict[str, Tensor]:
-        features = image_embeds.shape[0]
-        places = _Places(input_ids, self.config.image_token_id, features)
-        is_of_image = places.is_image
-        for token in self._around:
-            # In an answer, where there are no features, such a token is text.
-            is_of_image = is_of_image | ((input_ids == token) & places.is_image.any())
-        return {
-            "inputs_embeds": places.put(image_embeds, self.text(input_ids, places)),
-            "image_tokens": is_of_image.long(),
-        }
-
-
-class _Places:
-    """Where in ``input_ids [B, S]`` so many ``features`` of images stand, one after the other.
-
-    An image's token behind the last of them is text, as in an answer that holds one.
-    """
-
-    def __init__(self, input_ids: Tensor, image_token: int, features: int) -> None:
-        is_token = input_ids == image_token
-        count = is_token.flatten().cumsum(0).view_as(input_ids)
-        self.is_image = is_token & (count <= features)
-        self._feature = torch.where(self.is_image, count - 1, 0)
-
-    def put(self, features: Tensor, into: Tensor) -> Tensor:
-        """``into [B, S, H]`` with the rows of ``features`` in their places."""
-        # A row of zeros behind: without an image there would be none to choose.
-        rows = F.pad(features, (0, 0, 0, 1))
-        return torch.where(self.is_image[..., None], rows[self._feature], into)
-
-
 class Decoder(Part):
     """Rows that follow a cache to logits, of the last one or of all, and the longer cache.
 
     ``inputs_embeds [B, S, H]``, ``position_ids``, ``attention_mask [B, P+S]`` (0: padding), and for
-    each layer ``past_key_<i>`` and ``past_value_<i> [P, B, heads, d]``; P may be 0.  A layer that
-    carries a state has ``past_conv_<i>`` and ``past_state_<i>`` instead, zeros before a prompt.
+    each layer ``past_key_<i>`` and ``past_value_<i> [P, B, heads, d]``; P may be 0.  Where layers
+    look at all of the prompt, the first has ``past_prompt_<i> [B, 1]`` too, 0 before one.  A layer
+    that carries a state has ``past_conv_<i>`` and ``past_state_<i>`` instead, zeros before a
+    prompt.
 
     Tokens come first, so that a longer cache begins with the shorter one whatever the batch.
     Attention that is the source's own has its caches as the source has them, ``[B, heads, P, d]``.
@@ -209,12 +146,16 @@ class Decoder(Part):
         ]
         cache = filled(self.text_model, self.kinds, past)
         embeds = inputs["inputs_embeds"]
+        prompt = self._prompt(inputs)
+        if prompt is not None:
+            put_prompt(self.kinds, cache, prompt)
         masks = masks_of(
             self.text_config,
             inputs["attention_mask"],
             embeds,
             self._length_before(inputs),
-            inputs.get("image_tokens"),
+            image_tokens=inputs.get("image_tokens"),
+            prompt=prompt,
         )
         with in_real_numbers(), in_steps(self.text_model, cache):
             made = self.text_model(
@@ -240,6 +181,8 @@ class Decoder(Part):
             return FULL
         if kind == LINEAR and any(map(is_lightning, layer.modules())):
             return LIGHTNING
+        if kind == LINEAR and looks_up_ngrams(self.text_model.layers[number]):
+            return NGRAMS
         return kind
 
     def _length_before(self, inputs: Mapping[str, Tensor]) -> int:
@@ -249,8 +192,20 @@ class Decoder(Part):
                 return inputs[name].shape[0 if self.tokens_lead else 2]
         return inputs["attention_mask"].shape[1] - inputs["inputs_embeds"].shape[1]
 
+    def _prompt(self, inputs: Mapping[str, Tensor]) -> Tensor | None:
+        """How many tokens came first, ``[B, 1]``, where layers carry it."""
+        for name in self.cache_names("past"):
+            if "_prompt_" in name:
+                before, real = inputs[name], inputs["attention_mask"].sum(-1, keepdim=True)
+                return torch.where(before > 0, before, real)
+        return None
+
     def further(self, inputs: Mapping[str, Tensor]) -> dict[str, Any]:
         """What a family's text model takes beside these."""
+        return {}
+
+    def of_any_text(self, embeds: Tensor) -> dict[str, Any]:
+        """What it cannot do without of these, for some text or other of ``embeds [B, S, H]``."""
         return {}
 
     def _logits(self, hidden: Tensor) -> Tensor:
@@ -259,8 +214,9 @@ class Decoder(Part):
         head = getattr(self, "lm_head", None) or self.core.language_model.lm_head
         logits: Tensor = head(hidden)
         # A factor of 1 would be two more passes over a large vocabulary.
-        if (factor := getattr(config, "logit_scale", None) or 1.0) != 1.0:
-            logits = logits * factor
+        for name in ("logit_scale", "output_multiplier"):
+            if (factor := getattr(config, name, None) or 1.0) != 1.0:
+                logits = logits * factor
         for name in ("logits_scaling", "logits_mup_width_multiplier"):
             if (divisor := getattr(config, name, None) or 1.0) != 1.0:
                 logits = logits / divisor
@@ -276,7 +232,14 @@ class Decoder(Part):
         seen = torch.ones(first.shape[:2], dtype=torch.int64)
         masks = masks_of(self.text_config, seen, first, 0)
         with torch.no_grad():
-            self.text_model(inputs_embeds=first, attention_mask=masks, cache=cache, use_cache=True)
+            self.text_model(
+                inputs_embeds=first,
+                attention_mask=masks,
+                cache=cache,
+                use_cache=True,
+                **self.of_any_text(first),
+            )
+        put_prompt(self.kinds, cache, torch.zeros(first.shape[0], 1, dtype=torch.int64))
         made = zip(carried(self.kinds), self._tensors_of(cache), strict=True)
         axis = 0 if self.tokens_lead else 2
         return {

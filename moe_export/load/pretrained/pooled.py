@@ -83,7 +83,7 @@ def _keeping(indexer: type[nn.Module], keep: Keep) -> type[nn.Module]:
         ]
         packed = cache.update_indexer(torch.cat(own, dim=-1), self.layer_idx)
         weights = self.weights_proj(hidden_states) * self.n_heads**-0.5
-        pools = _Pools(packed, self.index_kpool)
+        pools = Pools(packed, self.index_kpool)
 
         scores = F.relu(heads @ pools.keys(self)[:, None].transpose(-1, -2) * self.softmax_scale)
         scores = (weights[:, :, None] @ scores).squeeze(2)
@@ -99,15 +99,14 @@ def _keeping(indexer: type[nn.Module], keep: Keep) -> type[nn.Module]:
     return cast(type[nn.Module], type(indexer.__name__, (_Pooling, indexer), {"forward": forward}))
 
 
-class _Pools:
-    """Of texts of T tokens ``[B, T, 2 d + 1]``: keys, what weighs them, and 0 where padding is.
+class Pools:
+    """Of texts of T tokens ``[B, T, d + 1]``: keys with what belongs to them, 0 where padding is.
 
     Pools of ``size`` begin at the first token that is no padding; there are C of them at most.
     """
 
     def __init__(self, packed: Tensor, size: int) -> None:
         self._size = size
-        self._width = (packed.shape[-1] - 1) // 2
         length = packed.shape[1]
         self._token = torch.arange(length)
         real_keys = packed[..., -1] != 0
@@ -117,7 +116,7 @@ class _Pools:
         place = self._first + torch.arange(count * size)
         within = place.clamp(max=length - 1)
         shape = (packed.shape[0], count, size)
-        self._packed = packed[self._text, within].reshape(*shape, packed.shape[-1])
+        self.packed = packed[self._text, within].reshape(*shape, packed.shape[-1])
         is_real = (real_keys[self._text, within] & (place < length)).reshape(shape)
         self._is_full = is_real.all(-1)
         self._last = place.reshape(shape)[..., -1]
@@ -125,7 +124,8 @@ class _Pools:
 
     def keys(self, indexer: Any) -> Tensor:
         """The pools' keys ``[B, C, d]``; those of pools that are not full mean nothing."""
-        keys, gates = self._packed[..., : self._width], self._packed[..., self._width : -1]
+        width = (self.packed.shape[-1] - 1) // 2
+        keys, gates = self.packed[..., :width], self.packed[..., width:-1]
         shares = (gates + indexer.index_kpool_compress_ape).softmax(dim=2)
         made: Tensor = (shares * keys).sum(dim=2)
         return made

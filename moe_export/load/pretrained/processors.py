@@ -71,7 +71,8 @@ class Processor:
 
     def number_of_patches(self, height: int, width: int) -> int:
         """Of an image of this size, without making them."""
-        made = self._whole.image_processor.get_number_of_image_patches(height, width)
+        # Some read what overrules their settings without asking whether there is any.
+        made = self._whole.image_processor.get_number_of_image_patches(height, width, {})
         return math.prod(made) if isinstance(made, tuple) else int(made)
 
     def written(self, image: Array) -> str:

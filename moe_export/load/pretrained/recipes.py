@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -71,12 +72,11 @@ def _numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
     patch, size = int(settings["patch_size"]), settings["size"]
-    is_flat = images.order == "rows" and images.patch == "flat"
     sizes: dict[str, Any] = {
         "patch_size": patch,
         "merge_size": int(settings["merge_size"]),
         "fit": images.fit,
-        "layout": "flat_rows" if is_flat else images.order,
+        "layout": _layout(images),
         "newline": images.newline,
     }
     if images.resample is not None:
@@ -91,13 +91,14 @@ def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) 
             max_side=int(size["max_height"]) * patch,
         )
     times = int(settings["temporal_patch_size"])
-    if images.fit == "canvas":
+    if images.fit in ("canvas", "shape"):
         unit = (patch * int(settings["merge_size"])) ** 2
+        least = int(settings["min_image_tokens"]) * unit if images.fit == "canvas" else 1
         return PatchRecipe(
             **alike,
             **sizes,
             temporal_patch_size=times,
-            min_pixels=int(settings["min_image_tokens"]) * unit,
+            min_pixels=least,
             max_pixels=int(settings["max_image_tokens"]) * unit,
         )
     counted = times if images.limits_count_time else 1
@@ -108,6 +109,12 @@ def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) 
         min_pixels=-(-int(size["shortest_edge"]) // counted),
         max_pixels=int(size["longest_edge"]) // counted,
     )
+
+
+def _layout(images: Packed) -> Literal["blocks", "rows", "flat_rows", "times"]:
+    if images.patch == "times":
+        return "times"
+    return "flat_rows" if images.order == "rows" and images.patch == "flat" else images.order
 
 
 def _cut(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
@@ -160,7 +167,8 @@ def _tiles(
     height, width = tile_size(config)
     own: dict[str, Any] = {}
     if images.crops is not None and crop_side is not None:
-        own["crops"] = _crops(images.crops, settings, crop_side)
+        joined = images.row_end is not None
+        own["crops"] = _crops(images.crops, settings, crop_side, joined=joined)
     match images.fit:
         case "whole" if "crops" not in own:
             # Step 3.7: what fits the whole view and is not elongated has no crops.
@@ -209,14 +217,14 @@ def _cells(config: Any, settings: Mapping[str, Any], alike: dict[str, Any]) -> P
     )
 
 
-def _crops(crops: Crops, settings: Mapping[str, Any], side: int) -> CropRecipe:
+def _crops(crops: Crops, settings: Mapping[str, Any], side: int, *, joined: bool) -> CropRecipe:
     """One whose features and texts are not known yet."""
     sizes: dict[str, Any] = (
         {"min_pieces": int(settings["min_patches"]), "max_pieces": int(settings["max_patches"])}
         if crops.fit == "grid"
         else {"largest": int(settings["max_image_size"])}
     )
-    return CropRecipe(side=side, features=1, fit=crops.fit, **sizes)
+    return CropRecipe(side=side, features=1, fit=crops.fit, joined=joined, **sizes)
 
 
 def _with_separators(recipe: TileRecipe, processor: Processor) -> tuple[TileRecipe, str]:
@@ -255,6 +263,10 @@ def _with_pieces(recipe: TileRecipe, crops: CropRecipe, processor: Processor) ->
     parts, count = _between(written, recipe.token), written.count(recipe.token)
     features = (count - recipe.features - recipe.separators) // (rows * columns)
     if len(parts) == 2:  # all of them one after the other
+        if crops.joined:
+            # rows * side rows of columns * side and one more: the larger root is the side.
+            of_pieces = (count - recipe.features - recipe.separators) // rows
+            features = ((math.isqrt(1 + 4 * columns * of_pieces) - 1) // (2 * columns)) ** 2
         return replace(recipe, crops=replace(crops, features=features))
     if len(parts) != rows * columns + 2:
         raise NoProcessorError("its processor does not write so many pieces of an image")

@@ -14,7 +14,7 @@ from moe_export.forms import Array
 from moe_export.load.pretrained.processors import NoProcessorError, Processor
 from moe_export.load.pretrained.recipes import Recipe
 from moe_export.runtime.patches import canvas_of, fitted, patches_of
-from moe_export.runtime.seen import PIECES, Seen
+from moe_export.runtime.seen import GRID, PIECES, Seen
 from moe_export.runtime.tiles import tiles_of
 
 # What stands for the user's words while a template is looked at.
@@ -74,7 +74,7 @@ def require_sameness(recipe: Recipe, asked: Question, processor: Processor, code
             raise NoProcessorError(f"its processor writes other tokens for {size}")
         exact = trial.as_it_is or processor.resizes_with_pillow
         for name, ours in seen.inputs.items():
-            if name == "is_whole" or (name == PIECES and not len(ours)):
+            if name in ("is_whole", GRID) or (name == PIECES and not len(ours)):
                 continue  # which tokens are whose is in their text
             theirs = arrays.get(name)
             if theirs is None or theirs.shape != ours.shape:

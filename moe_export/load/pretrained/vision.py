@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from moe_export.load.pretrained import attention
-from moe_export.load.pretrained.grids import Grid, merge_of
+from moe_export.load.pretrained.grids import Grid, Table, merge_of
 from moe_export.load.pretrained.parts import Part
 from moe_export.load.pretrained.rotations import in_real_numbers
 from moe_export.moe.families import Packed, Padded, Tiles
@@ -54,6 +54,51 @@ class CroppedVision(TileVision):
         return {"image_embeds": torch.cat([pieces, tiles])[row]}
 
 
+class JoinedVision(CroppedVision):
+    """The same for pieces that are read as one picture, ``piece_grid [tiles, 2]`` of each image.
+
+    That is how many rows and columns of pieces it has, zeros where it has none.  A row of features
+    runs across the pieces of a row, and ends with one of the model's own.
+    """
+
+    def forward(  # type: ignore[override]
+        self,
+        pixel_values: Tensor,
+        pixel_values_local: Tensor,
+        is_whole: Tensor,
+        piece_grid: Tensor,
+    ) -> dict[str, Tensor]:
+        pieces = features_of_pieces(self.core, self.images, pixel_values_local)
+        tiles = features_of_tiles(self.core, self.images, pixel_values)
+        end = getattr(self.core, str(self.images.row_end))[None]
+        side = math.isqrt(pieces.shape[0] // pixel_values_local.shape[0])
+        of_tile = is_whole.long().cumsum(0)
+        image = torch.where(is_whole, of_tile - 1, of_tile) // (
+            tiles.shape[0] // pixel_values.shape[0]
+        )
+        of_piece = _row_of_piece((~is_whole).long().cumsum(0) - 1, image, piece_grid, side)
+        ends = pieces.shape[0] + tiles.shape[0]
+        of_piece = torch.where(of_piece < 0, ends, of_piece)
+        row = torch.where(is_whole, of_tile - 1 + pieces.shape[0], of_piece)
+        return {"image_embeds": torch.cat([pieces, tiles, end])[row]}
+
+
+def _row_of_piece(place: Tensor, image: Tensor, grid: Tensor, side: int) -> Tensor:
+    """Which feature of all pieces stands at each ``place [rows]``, -1 where a row ends.
+
+    Places are counted over all images; pieces have ``side x side`` features each, row by row.
+    """
+    wide = grid[:, 1] * side + 1
+    counts = grid[:, 0] * side * wide
+    before = counts.cumsum(0) - counts
+    pieces_before = grid.prod(-1).cumsum(0) - grid.prod(-1)
+    within = place - before[image]
+    row, column = within // wide[image], within % wide[image]
+    piece = pieces_before[image] + row // side * grid[:, 1][image] + column // side
+    inner = row % side * side + column % side
+    return torch.where(column == wide[image] - 1, -1, piece * side**2 + inner)
+
+
 class _BucketsCounted(TorchFunctionMode):
     """``torch.bucketize`` with ``right``: how many boundaries a number has reached.
 
@@ -75,6 +120,8 @@ def features_of_tiles(
     """``[rows, H]``, those of each tile one after the other."""
     if images.tower_and_projector is not None:
         projected = _projected(model, images, pixel_values)
+        if images.row_end is not None:
+            projected = _with_row_ends(projected, getattr(model, images.row_end))
         if images.separator is not None:
             row = getattr(model, images.separator).expand(projected.shape[0], 1, -1)
             projected = torch.cat([projected, row], dim=1)
@@ -88,6 +135,14 @@ def features_of_tiles(
 def features_of_pieces(model: Any, images: Tiles, pixel_values: Tensor) -> Tensor:
     """``[rows, H]``, those of each piece one after the other, and nothing behind them."""
     return _projected(model, images, pixel_values).flatten(0, -2)
+
+
+def _with_row_ends(features: Tensor, end: Tensor) -> Tensor:
+    """Squares of features ``[tiles, side * side, H]`` with one more behind each row of them."""
+    tiles, count, size = features.shape
+    side = math.isqrt(count)
+    rows = features.reshape(tiles, side, side, size)
+    return torch.cat([rows, end.expand(tiles, side, 1, size)], dim=2).flatten(1, 2)
 
 
 def _projected(model: Any, images: Tiles, pixel_values: Tensor) -> Tensor:
@@ -111,8 +166,8 @@ class PackedVision(Part):
         self.images = images
         attention.register()
         self.tower.config._attn_implementation = attention.SEGMENTS
-        if images.projector is not None and images.joins_times:
-            getattr(self.core, images.projector)._temporal_slicing = _with_itself
+        for name in images.projector if images.joins_times else ():
+            getattr(self.core, name)._temporal_slicing = _with_itself
 
     @property
     def tower(self) -> Any:
@@ -127,31 +182,40 @@ class PackedVision(Part):
             position_ids=grid.position_ids(),
             cu_seqlens=F.pad(grid.ends, (1, 0)),
             max_seqlen=1,  # for kernels that reserve memory; ours does not
-            **self._resampling(grid),
+            **self._resampling(image_grid_thw, grid),
+            **self._windows(grid),
             **(grid.merging() if self.images.order == "rows" else {}),
         )
         features = made.pooler_output
         if self.images.features == "last_hidden_state":
             features = made.last_hidden_state.flatten(0, -2)
-        if self.images.projector is not None:
-            projector = getattr(self.core, self.images.projector)
+        for name in self.images.projector:
             given = (features, image_grid_thw) if self.images.joins_times else (features,)
-            features = projector(*given)
+            features = getattr(self.core, name)(*given)
         outputs = {"image_embeds": features.flatten(0, -2)}
         if self.images.deepstack:
             outputs["deepstack"] = torch.stack(list(made.deepstack_features))
         return outputs
 
-    def _resampling(self, grid: Grid) -> dict[str, Tensor]:
+    def _resampling(self, thw: Tensor, grid: Grid) -> dict[str, Tensor]:
         """How each patch reads the tower's table of positions, if there is one."""
+        if self.images.turned_table:
+            grid = Grid(thw[:, [0, 2, 1]], grid.patches, 1, self.images)
         for module in self.tower.modules():
             if hasattr(module, "interpolation_mode"):
-                return grid.interpolation(
+                table = Table(
                     module.num_grid_per_side,
                     module.interpolation_mode,
                     corners=module.interpolation_align_corners,
+                    zeros=getattr(module, "interpolation_padding", "border") == "zeros",
                 )
+                return grid.interpolation(table)
         return {}
+
+    def _windows(self, grid: Grid) -> dict[str, Tensor]:
+        """The patches of each window in turn, where some layers of the tower look no further."""
+        size = getattr(self.tower, "window_size", None)
+        return {} if size is None else grid.windows(size // self.tower.patch_size)
 
 
 class LinedVision(PackedVision):
@@ -187,9 +251,11 @@ class LinedVision(PackedVision):
         """What the table has for each patch, ``[patches, H]``; its first entry is no place."""
         source = self.tower.embeddings
         mode = source.config.interpolate_mode
-        table = grid.interpolation(source.position_edge, mode, corners=False, wider=self._WIDER)
-        entries: Tensor = source.position_embedding(table["interp_indices"] + 1)
-        return (entries * table["interp_weights"][..., None]).sum(dim=1)
+        read = grid.interpolation(
+            Table(source.position_edge, mode, corners=False, wider=self._WIDER)
+        )
+        entries: Tensor = source.position_embedding(read["interp_indices"] + 1)
+        return (entries * read["interp_weights"][..., None]).sum(dim=1)
 
 
 class CutVision(PackedVision):
@@ -206,7 +272,7 @@ class CutVision(PackedVision):
 
     @property
     def _projector(self) -> Any:
-        return getattr(self.core, self.images.projector or "")
+        return getattr(self.core, self.images.projector[0])
 
     def forward(self, pixel_values: Tensor, image_grid_thw: Tensor) -> dict[str, Tensor]:
         tower, merge = self.tower, merge_of(self.config)

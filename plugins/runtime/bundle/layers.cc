@@ -25,16 +25,20 @@ void check_router(const Field& field) {
   Members members(field);
   const int64_t experts = members.at("num_experts").integer();
   const int64_t top_k = members.at("top_k").integer();
-  members.at("score").choice({"softmax", "sigmoid", "softmax_topk", "sigmoid_topk"});
+  const std::string score =
+      members.at("score").choice({"softmax", "sigmoid", "softmax_topk", "sigmoid_topk"});
   const int64_t groups = members.at("num_groups").integer();
   const int64_t topk_groups = members.at("topk_groups").integer();
   const std::string group_score = members.at("group_score").choice({"max", "top2_sum"});
+  bool plain = score == "softmax" && groups == 1 && topk_groups == 1 && group_score == "max";
   for (const char* name : {"normalize", "has_correction_bias", "has_expert_scale"}) {
-    members.at(name).boolean();
+    plain = !members.at(name).boolean() && plain;
   }
-  for (const char* name : {"normalize_eps", "normalize_min", "routed_scaling"}) {
-    members.at(name).number();
+  for (const char* name : {"normalize_eps", "normalize_min"}) {
+    plain = members.at(name).number() == 0 && plain;
   }
+  plain = members.at("routed_scaling").number() == 1 && plain;
+  const std::string kept = members.at("kept").text();
   members.done();
   if (top_k < 1 || top_k > experts) members.refuse("top_k is not one of the experts' numbers");
   if (groups < 1 || experts % groups != 0) members.refuse("the experts do not form the groups");
@@ -44,6 +48,9 @@ void check_router(const Field& field) {
   if (top_k > topk_groups * group_size) members.refuse("top_k exceeds the experts of the groups");
   if (groups > 1 && group_score == "top2_sum" && group_size < 2) {
     members.refuse("group_score 'top2_sum' needs groups of at least 2 experts");
+  }
+  if (!kept.empty() && !plain) {
+    members.refuse("a router that is kept has no attributes of the Router op");
   }
 }
 

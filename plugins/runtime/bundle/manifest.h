@@ -16,7 +16,7 @@
 namespace moe::runtime {
 
 constexpr const char* kManifestName = "moe_export.json";
-constexpr int64_t kSchemaVersion = 6;
+constexpr int64_t kSchemaVersion = 7;
 constexpr uint64_t kMaxManifestBytes = 16u << 20;
 // Of a large file that is digested in pieces; the last may be shorter.
 constexpr uint64_t kPieceBytes = uint64_t{1} << 26;

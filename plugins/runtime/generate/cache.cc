@@ -82,6 +82,12 @@ bool Cache::can_be_cut() const {
                      [](const Past& past) { return past.tokens_axis >= 0; });
 }
 
+bool Cache::is_of_one_prompt() const {
+  return std::any_of(pasts_.begin(), pasts_.end(), [](const Past& past) {
+    return past.info.name.rfind("past_prompt_", 0) == 0;
+  });
+}
+
 void Cache::cut(int64_t length) {
   if (length == length_) return;
   if (length < 0 || length > length_ || !can_be_cut()) {

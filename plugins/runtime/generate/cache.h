@@ -35,6 +35,9 @@ class Cache {
 
   // Whether it counts all that it holds by tokens; a state keeps what it has seen.
   bool can_be_cut() const;
+  // Whether what follows its prompt is attended to in another way than the prompt is.  Then no other
+  // text is behind what it holds, be that the text's beginning.
+  bool is_of_one_prompt() const;
   // Forgets all but the first tokens, of which there are as many; not without can_be_cut.
   void cut(int64_t length);
 

@@ -50,7 +50,7 @@ std::unique_ptr<Cache> Prefixes::take(const Text& text) {
 }
 
 void Prefixes::leave(std::unique_ptr<Cache> cache, std::vector<Key> keys) {
-  if (!keeps_ || cache == nullptr || cache->length() == 0) return;
+  if (!keeps_ || cache == nullptr || cache->length() == 0 || cache->is_of_one_prompt()) return;
   keys.resize(std::min(keys.size(), static_cast<size_t>(cache->length())));
   const std::lock_guard<std::mutex> lock(mutex_);
   cache_.swap(cache);  // the earlier one is freed behind the lock

@@ -1,6 +1,7 @@
 #include "image/patches.h"
 
 #include <algorithm>
+#include <array>
 #include <cmath>
 
 #include "core/error.h"
@@ -130,6 +131,79 @@ Size on_canvas(int64_t height, int64_t width, const PatchRecipe& recipe) {
   return {side(height, canvas.height), side(width, canvas.width)};
 }
 
+// Sizes in the order in which a set of CPython gives them as pairs of numbers, to which they were
+// added one by one: four or fewer, for which its table has eight places.
+class SetOfSizes {
+ public:
+  void add(int64_t height, int64_t width) {
+    const uint64_t hash = hash_of(static_cast<uint64_t>(height), static_cast<uint64_t>(width));
+    uint64_t place = hash % kPlaces, more = hash;
+    while (taken_[place]) {
+      if (sizes_[place].height == height && sizes_[place].width == width) return;
+      more >>= 5;
+      place = (place * 5 + 1 + more) % kPlaces;
+    }
+    taken_[place] = true;
+    sizes_[place] = {height, width};
+  }
+
+  template <typename Visit>
+  void in_order(Visit visit) const {
+    for (uint64_t place = 0; place < kPlaces; ++place)
+      if (taken_[place]) visit(sizes_[place]);
+  }
+
+ private:
+  static constexpr uint64_t kPlaces = 8;
+
+  // Of a tuple of two: xxHash, with the two as its lanes (CPython, Objects/tupleobject.c).
+  static uint64_t hash_of(uint64_t first, uint64_t second) {
+    constexpr uint64_t kOne = 11400714785074694791u, kTwo = 14029467366897019727u,
+                       kFive = 2870177450012600261u;
+    uint64_t made = kFive;
+    for (const uint64_t lane : {first, second}) {
+      made += lane * kTwo;
+      made = (made << 31 | made >> 33) * kOne;
+    }
+    return made + (2 ^ (kFive ^ 3527539u));
+  }
+
+  std::array<Size, kPlaces> sizes_{};
+  std::array<bool, kPlaces> taken_{};
+};
+
+Size near_shape(int64_t height, int64_t width, const PatchRecipe& recipe) {
+  const int64_t unit = recipe.unit(), most = recipe.max_pixels / (unit * unit);
+  const double shape = static_cast<double>(height) / static_cast<double>(width);
+  double tall = static_cast<double>(height) / static_cast<double>(unit);
+  double wide = static_cast<double>(width) / static_cast<double>(unit);
+  const double ratio = wide / tall;
+  if (tall * wide > static_cast<double>(most)) {
+    tall = std::pow(static_cast<double>(most) / ratio, 0.5);
+    wide = tall * ratio;
+  }
+  SetOfSizes near;
+  for (const double high : {std::floor(tall), std::ceil(tall)})
+    for (const double broad : {std::floor(wide), std::ceil(wide)})
+      near.add(whole(high), whole(broad));
+  Size best{0, 0};
+  double least = 0;
+  near.in_order([&](const Size& size) {
+    if (size.height < 1 || size.width < 1 || size.height * size.width > most) return;
+    const double apart =
+        std::abs(static_cast<double>(size.height) / static_cast<double>(size.width) - shape);
+    if (best.height > 0 && apart >= least) return;
+    best = size;
+    least = apart;
+  });
+  if (best.height == 0) {
+    // Ties to even, as Python rounds.
+    best = {std::max<int64_t>(1, whole(std::nearbyint(tall))),
+            std::max<int64_t>(1, whole(std::nearbyint(wide)))};
+  }
+  return {best.height * unit, best.width * unit};
+}
+
 // The whole units around an image that is resized to `size`.
 Size canvas_of(const Image& image, const Size& size, const PatchRecipe& recipe) {
   if (recipe.fit == PatchRecipe::Fit::canvas) {
@@ -193,6 +267,24 @@ Array flat(const Image& image, const Numbers& numbers, const PatchRecipe& recipe
     by_block(rows, columns, recipe.merge_size, put);
   } else {
     by_row(rows, columns, put);
+  }
+  return made;
+}
+
+// Patches row by row, all channels of one once for every time.
+Array repeated_squares(const Image& image, const Numbers& numbers, const PatchRecipe& recipe) {
+  const int64_t patch = recipe.patch_size, time = recipe.temporal_patch_size;
+  const int64_t rows = image.height / patch, columns = image.width / patch;
+  const int64_t size = 3 * patch * patch;
+  Array made = Array::of(DType::float32, {rows * columns, time * size});
+  float* to = made.as<float>();
+  for (int64_t row = 0; row < rows; ++row) {
+    for (int64_t column = 0; column < columns; ++column) {
+      const float* once = to;
+      for (int channel = 0; channel < 3; ++channel)
+        to = put_channel(image, numbers, patch, row, column, channel, to);
+      for (int64_t i = 1; i < time; ++i) to = std::copy(once, once + size, to);
+    }
   }
   return made;
 }
@@ -282,6 +374,7 @@ Size fitted(int64_t height, int64_t width, const PatchRecipe& recipe) {
     case PatchRecipe::Fit::canvas: made = on_canvas(height, width, recipe); break;
     case PatchRecipe::Fit::zoom: made = zoomed(height, width, recipe); break;
     case PatchRecipe::Fit::edge: made = to_edge(height, width, recipe); break;
+    case PatchRecipe::Fit::shape: made = near_shape(height, width, recipe); break;
   }
   if (made.height > kMaxPixels || made.width > kMaxPixels ||
       made.height * made.width > kMaxPixels) {
@@ -306,9 +399,10 @@ Seen patches_of(const Image& image, const PatchRecipe& recipe) {
     seen.text = repeated(row + recipe.between_rows, rows - 1) + row;
   }
   const int64_t pixels = static_cast<int64_t>(values.rgb.size());
-  const bool is_flat = recipe.layout == PatchRecipe::Layout::blocks ||
-                       recipe.layout == PatchRecipe::Layout::flat_rows;
-  const int64_t time = is_flat ? recipe.temporal_patch_size : 1;
+  const bool repeats = recipe.layout == PatchRecipe::Layout::blocks ||
+                       recipe.layout == PatchRecipe::Layout::flat_rows ||
+                       recipe.layout == PatchRecipe::Layout::times;
+  const int64_t time = repeats ? recipe.temporal_patch_size : 1;
   check_numbers(time, pixels);
   switch (recipe.layout) {
     case PatchRecipe::Layout::blocks:
@@ -317,6 +411,9 @@ Seen patches_of(const Image& image, const PatchRecipe& recipe) {
       break;
     case PatchRecipe::Layout::rows:
       seen.inputs.emplace("pixel_values", squares(values, numbers, recipe));
+      break;
+    case PatchRecipe::Layout::times:
+      seen.inputs.emplace("pixel_values", repeated_squares(values, numbers, recipe));
       break;
     case PatchRecipe::Layout::cells:
     case PatchRecipe::Layout::places: put_places(values, numbers, recipe, &seen.inputs); return seen;

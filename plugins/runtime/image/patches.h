@@ -12,12 +12,14 @@ namespace moe::runtime {
 // - rows: pixel_values [patches, C, patch, patch], row by row, and the same grid.
 // - places: pixel_values [1, most, patch * patch * C], row by row, and image_position_ids
 //   [1, most, 2]: column and row, -1 behind the image's patches.
+// - times: pixel_values [patches, time * C * patch * patch], row by row, and a grid.
 // Raises what `fitted` does.
 Seen patches_of(const Image& image, const PatchRecipe& recipe);
 
 // The size that an image of height x width is resized to: `area` is Qwen2-VL's smart_resize,
-// `shrink` Kimi-VL's, `fill` Gemma 4's, `canvas` GLM-5.3's.  Raises Error(usage) for an image so long
-// and thin that it has none, Error(unsafe) where a recipe makes more pixels than any image has.
+// `shrink` Kimi-VL's, `fill` Gemma 4's, `canvas` GLM-5.3's, `shape` Muse's.  Raises Error(usage) for an
+// image so long and thin that it has none, Error(unsafe) where a recipe makes more pixels than any
+// image has.
 Size fitted(int64_t height, int64_t width, const PatchRecipe& recipe);
 
 }  // namespace moe::runtime

@@ -1,6 +1,7 @@
 #include "image/recipe.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "image/image.h"
 
@@ -71,6 +72,7 @@ CropRecipe read_crops(const Field& value) {
   made.before = text_or_empty(&members, "before");
   made.behind = text_or_empty(&members, "behind");
   made.between_rows = text_or_empty(&members, "between_rows");
+  made.joined = boolean_or(&members, "joined", false);
   members.done();
 
   const int64_t largest = made.largest.value_or(1);
@@ -81,6 +83,10 @@ CropRecipe read_crops(const Field& value) {
       made.features > kMaxFeatures) {
     members.refuse("min_pieces is above max_pieces, or that above " + std::to_string(kMaxTiles));
   }
+  const bool has_text = !(made.before + made.behind + made.between_rows).empty();
+  if (made.joined && (made.ends() * made.ends() != made.features || has_text)) {
+    members.refuse("joined pieces have a square of features each, and no text between");
+  }
   const int64_t longest = std::max(made.side, largest);
   if (longest > kMaxPixels / longest) {
     members.refuse("pieces of more than " + std::to_string(kMaxPixels) + " pixels");
@@ -89,6 +95,11 @@ CropRecipe read_crops(const Field& value) {
 }
 
 }  // namespace
+
+int64_t CropRecipe::ends() const {
+  // Exact for as few features as a piece may have.
+  return joined ? static_cast<int64_t>(std::sqrt(static_cast<double>(features))) : 0;
+}
 
 PatchRecipe read_patches(const Field& value) {
   Members members(value);
@@ -101,10 +112,12 @@ PatchRecipe read_patches(const Field& value) {
   made.max_pixels = members.at("max_pixels").integer();
   made.max_side = optional_integer(&members, "max_side");
   if (const auto fit = members.find("fit")) {
-    made.fit = chosen<PatchRecipe::Fit>(*fit, {"area", "shrink", "fill", "canvas", "edge", "zoom"});
+    made.fit = chosen<PatchRecipe::Fit>(
+        *fit, {"area", "shrink", "fill", "canvas", "edge", "zoom", "shape"});
   }
   if (const auto layout = members.find("layout")) {
-    made.layout = chosen<PatchRecipe::Layout>(*layout, {"blocks", "rows", "places", "flat_rows", "cells"});
+    made.layout = chosen<PatchRecipe::Layout>(
+        *layout, {"blocks", "rows", "places", "flat_rows", "cells", "times"});
   }
   made.newline = boolean_or(&members, "newline", false);
   made.between_rows = text_or_empty(&members, "between_rows");

@@ -24,8 +24,8 @@ struct ImageRecipe {
 };
 
 struct PatchRecipe : ImageRecipe {
-  enum class Fit { area, shrink, fill, canvas, edge, zoom };
-  enum class Layout { blocks, rows, places, flat_rows, cells };
+  enum class Fit { area, shrink, fill, canvas, edge, zoom, shape };
+  enum class Layout { blocks, rows, places, flat_rows, cells, times };
   int64_t patch_size = 0, temporal_patch_size = 0, merge_size = 0;
   int64_t min_pixels = 0, max_pixels = 0;
   std::optional<int64_t> max_side;
@@ -46,6 +46,10 @@ struct CropRecipe {
   int64_t min_pieces = 1, max_pieces = 1;
   std::optional<int64_t> largest;
   std::string before, behind, between_rows;
+  bool joined = false;  // rows of features run across the pieces of a row, and have an end
+
+  // Of a row of pieces beside theirs: as many as a piece has rows of features, if they have ends.
+  int64_t ends() const;
 };
 
 struct TileRecipe : ImageRecipe {

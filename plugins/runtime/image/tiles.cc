@@ -132,7 +132,7 @@ std::string text_of(const TileGrid& grid, const TileRecipe& recipe) {
 
 std::string text_with(const TileGrid& pieces, const TileRecipe& recipe, const CropRecipe& crops) {
   const std::string piece = crops.before + repeated(recipe.token, crops.features) + crops.behind;
-  const std::string row = repeated(piece, pieces.columns);
+  const std::string row = repeated(piece, pieces.columns) + repeated(recipe.token, crops.ends());
   const std::string rows =
       pieces.rows ? repeated(row + crops.between_rows, pieces.rows - 1) + row : "";
   return rows + recipe.before_whole +
@@ -155,11 +155,18 @@ Seen with_crops(const Image& image, const TileRecipe& recipe, const CropRecipe& 
   seen.inputs.emplace(kPieces, pieces_of(picture, plan, crops, recipe.resample, numbers));
   // First the text, which is refused where it is too long: there are as many features in it.
   seen.text = text_with(plan.grid, recipe, crops);
-  const int64_t of_pieces = plan.grid.rows * plan.grid.columns * crops.features;
+  const int64_t of_pieces =
+      plan.grid.rows * (plan.grid.columns * crops.features + crops.ends());
   seen.features = of_pieces + recipe.features + recipe.separators;
   Array is_whole = Array::of(DType::boolean, {seen.features});
   std::fill(is_whole.as<uint8_t>() + of_pieces, is_whole.as<uint8_t>() + seen.features, uint8_t(1));
   seen.inputs.emplace("is_whole", std::move(is_whole));
+  if (crops.joined) {
+    Array grid = Array::of(DType::int64, {1, 2});
+    grid.as<int64_t>()[0] = plan.grid.rows;
+    grid.as<int64_t>()[1] = plan.grid.columns;
+    seen.inputs.emplace("piece_grid", std::move(grid));
+  }
   seen.grid = {1, plan.grid.rows, plan.grid.columns};
   return seen;
 }

@@ -43,8 +43,8 @@ TEST(a_manifest_of_another_schema_says_so) {
     return refused([&] { runtime::Manifest::from_json(text, "file"); });
   };
   CHECK(read("[]").find("object") != std::string::npos, "%s", read("[]").c_str());
-  const std::string other = read(R"({"schema_version": 7})");
-  CHECK(other.find("schema version 7") != std::string::npos, "%s", other.c_str());
+  const std::string other = read(R"({"schema_version": 8})");
+  CHECK(other.find("schema version 8") != std::string::npos, "%s", other.c_str());
   CHECK(!read(R"({"schema_version": true})").empty(), "true is not 1");
 }
 
