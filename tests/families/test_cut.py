@@ -12,7 +12,7 @@ from moe_export.dialogue import PatchRecipe
 from moe_export.load.pretrained.cache import carried
 from moe_export.load.pretrained.examples import Examples
 from moe_export.load.pretrained.parts import Decoder
-from moe_export.load.pretrained.vision import CutVision
+from moe_export.load.pretrained.walked import CutVision
 from moe_export.moe.families import FAMILIES, Packed
 from moe_export.runtime.patches import fitted, patches_of
 

@@ -14,7 +14,7 @@ pytest.importorskip("transformers")
 
 from moe_export.dialogue import PatchRecipe
 from moe_export.load.pretrained.examples import Examples
-from moe_export.load.pretrained.vision import LinedVision
+from moe_export.load.pretrained.walked import LinedVision
 from moe_export.moe.families import FAMILIES, Packed
 from moe_export.runtime.patches import patches_of
 from moe_export.runtime.positions import mrope_positions

@@ -38,13 +38,12 @@ from moe_export.load.pretrained.placeholders import special_tokens, stand_ins
 from moe_export.load.pretrained.prompts import Prompts, decoder_inputs, modality_of
 from moe_export.load.pretrained.vision import (
     CroppedVision,
-    CutVision,
     JoinedVision,
-    LinedVision,
     PackedVision,
     PaddedVision,
     TileVision,
 )
+from moe_export.load.pretrained.walked import CutVision, LinedVision
 from moe_export.load.usercode import run_user_code
 from moe_export.moe.families import Family, Packed, Padded, Tiles
 
