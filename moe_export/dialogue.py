@@ -58,21 +58,34 @@ class PatchRecipe(ImageRecipe):
     min_pixels: int
     max_pixels: int
     max_side: int | None = None
-    """Pixels; for ``shrink`` alone."""
+    """Pixels; for ``shrink`` and ``edge``, and ``zoom`` where there is one."""
 
-    fit: Literal["area", "shrink", "fill", "canvas", "shape"] = "area"
+    zoom: float | None = None
+    """For ``zoom``: how much larger an image is made; as it is without."""
+
+    fit: Literal["area", "shrink", "fill", "canvas", "edge", "zoom", "shape"] = "area"
     """``area``: to whole units, near the image's shape and within both limits; ``shrink``: to the
     limits where it is larger, then black on the right and below up to whole units; ``fill``: to the
     most whole units of its shape below ``max_pixels``; ``canvas``: on the least whole units that
     hold it within both limits, as it is or in its own shape, black on the right and below;
-    ``shape``: to the whole units around its size, or around the largest size of its shape within
-    ``max_pixels``, that are nearest to its shape."""
+    ``edge``: to ``max_side`` where its longer side has more, then up to whole units; ``zoom``: by a
+    factor, its longer side to no more than ``max_side`` unless it has more already; ``shape``: to
+    the whole units around its size, or around the largest size of its shape within ``max_pixels``,
+    that are nearest to its shape."""
 
-    layout: Literal["blocks", "rows", "places", "times"] = "blocks"
+    layout: Literal["blocks", "rows", "places", "flat_rows", "cells", "times"] = "blocks"
     """``blocks``: flat patches with a grid, those of one feature together; ``rows``: square patches
     with a grid, row by row; ``places``: flat patches with channels last and the column and row of
-    each, row by row, padded to ``max_pixels``; ``times``: flat patches with a grid, row by row,
-    each once for every time."""
+    each, row by row, padded to ``max_pixels``; ``flat_rows``: flat patches with a grid, row by
+    row; ``cells``: for ``zoom``, whole patches with channels last and every time, row by row, in a
+    column more than the image fills, of the number of a byte of -1 around it; ``times``: flat
+    patches with a grid, row by row, each once for every time."""
+
+    newline: bool = False
+    """Whether another feature stands behind those of each row."""
+
+    between_rows: str = ""
+    """Text between the features of two rows."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -80,8 +93,19 @@ class PatchRecipe(ImageRecipe):
             raise ValueError("a size of patches is less than 1")
         if not self.min_pixels <= self.max_pixels <= MAX_PIXELS:
             raise ValueError(f"min_pixels is above max_pixels, or that above {MAX_PIXELS}")
-        if (self.fit == "shrink") != (self.max_side is not None) or _is_none(self.max_side):
-            raise ValueError("max_side belongs to shrink, and is 1 or more")
+        has_side = self.fit in ("shrink", "edge") or self.zoom is not None
+        if has_side != (self.max_side is not None) or _is_none(self.max_side):
+            raise ValueError("max_side belongs to shrink, edge and a zoom, and is 1 or more")
+        if self.fit != "shrink" and (self.max_side or 1) ** 2 > MAX_PIXELS:
+            raise ValueError(f"a max_side of more than {MAX_PIXELS} pixels in a square")
+        if (self.fit == "zoom") != (self.layout == "cells"):
+            raise ValueError("zoom belongs to cells, and cells to zoom")
+        if self.zoom is not None and (self.fit != "zoom" or self.zoom <= 0):
+            raise ValueError("a factor belongs to zoom, and is above 0")
+        if self.fit == "zoom" and (self.merge_size != 1 or self.newline or self.between_rows):
+            raise ValueError("a cell is one feature, and nothing stands behind a row of them")
+        if self.token in self.between_rows:
+            raise ValueError("what stands between rows holds the image's token")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -44,10 +44,11 @@ shorter than the prompts here.
 """
 
 STATE = """
-Layers of linear attention, state spaces and short convolutions carry `past_conv_<i>` and
-`past_state_<i>` where others have keys and values, of one size however long the text.  In these
-layers, and only there, a prompt runs one token after the other (ONNX `Scan`).  Layers of other
-kinds are refused by name when the model is loaded.
+Layers of linear attention, state spaces and short convolutions carry `past_conv_<i>`,
+`past_state_<i>` or both where others have keys and values, of one size however long the text.
+Those that convolve keys and values carry `past_conv0_<i>` to `past_conv3_<i>` beside them.  In
+layers with a `past_state_<i>`, and only there, a prompt runs one token after the other (ONNX
+`Scan`).  Layers of other kinds are refused by name when the model is loaded.
 """
 
 

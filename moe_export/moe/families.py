@@ -28,7 +28,7 @@ class Packed:
     features: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
     """Which of the tower's outputs goes on."""
 
-    fit: Literal["area", "shrink", "canvas", "shape"] = "area"
+    fit: Literal["area", "shrink", "canvas", "edge", "shape"] = "area"
     """How an image becomes whole patches, as in ``dialogue.PatchRecipe``."""
 
     order: Literal["blocks", "rows"] = "blocks"
@@ -38,8 +38,17 @@ class Packed:
     """``flat``: a row of numbers, of each channel the times it is repeated; ``times``: of each time
     the channels; ``square``: ``[channels, height, width]``."""
 
+    cut: bool = False
+    """Whether the source takes whole images, padded to the largest, and the size of each."""
+
+    newline: bool = False
+    """Whether a feature stands behind those of each row of an image."""
+
     position_axes: int = 2
     """Of a patch in the tower: height and width, and 3 where time comes before them."""
+
+    resample: Literal["bicubic"] | None = None
+    """How the processor resizes whatever its setting says, where it does not read that."""
 
     limits_count_time: bool = False
     """Whether the processor's limits of pixels count an image as often as a patch repeats it."""
@@ -67,8 +76,9 @@ class Crops:
 class Tiles:
     """Images as tiles of one size, ``[tiles, channels, height, width]``."""
 
-    fit: Literal["whole", "aspect", "scale", "corner", "middle"]
-    """How an image becomes tiles, as in ``dialogue.TileRecipe``."""
+    fit: Literal["whole", "aspect", "scale", "corner", "middle", "cells"]
+    """How an image becomes tiles, as in ``dialogue.TileRecipe``; ``cells``: it is laid out in tiles
+    of one feature ``[tiles, time, height, width, channels]``, as in ``dialogue.PatchRecipe``."""
 
     masked: bool = False
     """Whether the model is told which pixels are of the image, and which are around it."""
@@ -161,6 +171,11 @@ FAMILIES: Mapping[str, Family] = {
     "glm46v": Family(positions="mrope", images=Packed(limits_count_time=True)),
     "glm4v_moe": Family(positions="mrope", images=Packed(limits_count_time=True)),
     "glm5_next": Family(positions="plain", images=Packed(fit="canvas")),
+    "hy_v4_vl": Family(
+        positions="mrope",
+        images=Packed(tower="vision_tower", order="rows", newline=True, resample="bicubic"),
+    ),
+    "inkling_mm_model": Family(positions="plain", images=Tiles(fit="cells")),
     "internvl": Family(positions="plain", images=Tiles(fit="aspect")),
     "kimi_k25": Family(
         positions="plain",
@@ -183,6 +198,17 @@ FAMILIES: Mapping[str, Family] = {
             projector=("multi_modal_projector",),
             features="last_hidden_state",
             position_axes=3,
+        ),
+    ),
+    "mistral_large4": Family(
+        positions="plain",
+        images=Packed(
+            tower="vision_tower",
+            projector=("multi_modal_projector",),
+            fit="edge",
+            order="rows",
+            patch="square",
+            cut=True,
         ),
     ),
     "muse_spark": Family(

@@ -88,8 +88,12 @@ class Asking:
         if self._dialogue.positions == "plain":
             return plain_positions(0, len(ids))
         recipe = self._dialogue.patches
-        token, merge = (recipe.token_id, recipe.merge_size) if recipe else (-1, 1)
-        return mrope_positions(ids, token, [image.grid for image in images], merge)
+        if recipe is None:
+            return mrope_positions(ids, -1, [], 1)
+        grids = [image.grid for image in images]
+        return mrope_positions(
+            ids, recipe.token_id, grids, recipe.merge_size, newline=recipe.newline
+        )
 
     def ask(self, prompt: str, images: Sequence[Seen] = ()) -> Asked:
         """All that the components take."""

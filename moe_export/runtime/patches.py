@@ -16,6 +16,9 @@ from moe_export.runtime.seen import Seen, numbers_of, opened, resized, too_thin
 if TYPE_CHECKING:
     from PIL.Image import Image
 
+# The byte around an image that is laid out in cells.
+_OUTSIDE = -1.0
+
 # What is longer than this has no size that fits the model's limits and its own shape.
 _MAX_ASPECT = 200
 
@@ -25,15 +28,20 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
 
     - ``blocks``: ``pixel_values [patches, C * time * patch * patch]``, patches of one feature
       behind one another, and ``image_grid_thw [1, 3]``: time, height, width.
-    - ``rows``: ``pixel_values [patches, C, patch, patch]``, row by row, and the same grid.
+    - ``rows``: ``pixel_values [patches, C, patch, patch]``, row by row, and the same grid;
+      ``flat_rows`` the same as ``[patches, C * time * patch * patch]``.
     - ``places``: ``pixel_values [1, most, patch * patch * C]``, row by row, and
       ``image_position_ids [1, most, 2]``: column and row, -1 behind the image's patches.
+    - ``cells``: ``pixel_values [patches, time, patch, patch, C]``, row by row.
     - ``times``: ``pixel_values [patches, time * C * patch * patch]``, row by row, and a grid.
     """
+    if recipe.layout == "cells":
+        return _in_cells(opened(image), recipe)
     values = numbers_of(np.asarray(_prepared(opened(image), recipe), np.uint8), recipe)
     patch, merge = recipe.patch_size, recipe.merge_size
     grid = np.array([1, values.shape[0] // patch, values.shape[1] // patch], np.int64)
-    features = int(grid.prod()) // merge**2
+    rows, in_row = int(grid[1]) // merge, int(grid[2]) // merge + recipe.newline
+    text = recipe.between_rows.join([recipe.token * in_row] * rows)
     match recipe.layout:
         case "blocks":
             inputs = {"pixel_values": _blocks(values, recipe), "image_grid_thw": grid[np.newaxis]}
@@ -43,21 +51,23 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
                 "pixel_values": np.ascontiguousarray(squares),
                 "image_grid_thw": grid[np.newaxis],
             }
-        case "places":
-            inputs = _places(_squares(values, patch), grid, recipe.max_pixels // patch**2)
+        case "flat_rows":
+            inputs = {"pixel_values": _flat(values, recipe), "image_grid_thw": grid[np.newaxis]}
         case "times":
             flat = _squares(values, patch).transpose(0, 3, 1, 2).reshape(int(grid.prod()), -1)
             repeated = np.tile(flat, (1, recipe.temporal_patch_size))
             inputs = {"pixel_values": repeated, "image_grid_thw": grid[np.newaxis]}
-    return Seen(inputs=inputs, text=recipe.token * features, features=features, grid=grid)
+        case _:
+            inputs = _places(_squares(values, patch), grid, recipe.max_pixels // patch**2)
+    return Seen(inputs=inputs, text=text, features=rows * in_row, grid=grid)
 
 
 def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     """The size that an image of ``height x width`` is resized to.
 
     ``area`` is Qwen2-VL's ``smart_resize``, ``shrink`` Kimi-VL's, ``fill`` Gemma 4's, ``canvas``
-    GLM-5.3's, ``shape`` Muse's.  Raises ``UsageError`` for an image so long and thin that it has
-    none.
+    GLM-5.3's, ``edge`` Pixtral's, ``zoom`` Inkling's, ``shape`` Muse's.  Raises ``UsageError`` for
+    an image so long and thin that it has none.
     """
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise too_thin(height, width)
@@ -70,6 +80,10 @@ def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
             return _filling(height, width, recipe)
         case "canvas":
             return _on_canvas(height, width, canvas_of(height, width, recipe), recipe)
+        case "edge":
+            return _to_edge(height, width, recipe)
+        case "zoom":
+            return _zoomed(height, width, recipe)
         case "shape":
             return _near_shape(height, width, recipe)
 
@@ -155,6 +169,20 @@ def _shrunk(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     return tall, wide
 
 
+def _to_edge(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
+    unit = recipe.patch_size * recipe.merge_size
+    ratio = max(1.0, max(height, width) / (recipe.max_side or max(height, width)))
+    tall, wide = (_whole(math.floor(side / ratio), unit) for side in (height, width))
+    return tall, wide
+
+
+def _zoomed(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
+    longer = max(height, width)
+    target = min(longer * (recipe.zoom or 1.0), max(recipe.max_side or longer, longer))
+    tall, wide = (math.floor(side * (target / longer) + 0.5) for side in (height, width))
+    return tall, wide
+
+
 def _filling(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     unit = recipe.patch_size * recipe.merge_size
     scale = math.sqrt(recipe.max_pixels / (height * width))
@@ -167,6 +195,21 @@ def _filling(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
     elif wide == 0:
         tall, wide = min(height // width, most), 1
     return tall * unit, wide * unit
+
+
+def _in_cells(image: Image, recipe: PatchRecipe) -> Seen:
+    height, width = fitted(image.height, image.width, recipe)
+    values = numbers_of(np.asarray(resized(image, height, width, recipe), np.uint8), recipe)
+    side, time = recipe.patch_size, recipe.temporal_patch_size
+    grid = np.array([1, -(-height // side), width // side + 1], np.int64)
+    canvas = np.empty((int(grid[1]) * side, int(grid[2]) * side, 3), np.float32)
+    canvas[:] = numbers_of(np.full(3, _OUTSIDE), recipe)
+    canvas[:height, :width] = values
+    cells = np.repeat(_squares(canvas, side)[:, np.newaxis], time, axis=1)
+    count = len(cells)
+    return Seen(
+        inputs={"pixel_values": cells}, text=recipe.token * count, features=count, grid=grid
+    )
 
 
 def _near_shape(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
@@ -197,6 +240,12 @@ def _blocks(values: Array, recipe: PatchRecipe) -> Array:
     in_order = blocks.transpose(0, 3, 1, 4, 6, 2, 5)  # blocks, patches of a block, channel, pixels
     repeated = np.repeat(in_order[:, :, :, :, :, np.newaxis], time, axis=5)
     return np.ascontiguousarray(repeated.reshape(height * width, -1))
+
+
+def _flat(values: Array, recipe: PatchRecipe) -> Array:
+    squares = _squares(values, recipe.patch_size).transpose(0, 3, 1, 2)
+    repeated = np.repeat(squares[:, :, np.newaxis], recipe.temporal_patch_size, axis=2)
+    return np.ascontiguousarray(repeated.reshape(len(squares), -1))
 
 
 def _squares(values: Array, patch: int) -> Array:

@@ -16,12 +16,18 @@ def plain_positions(start: int, count: int) -> Array:
 
 
 def mrope_positions(
-    token_ids: Sequence[int], image_token: int, grids: Sequence[Array], merge: int
+    token_ids: Sequence[int],
+    image_token: int,
+    grids: Sequence[Array],
+    merge: int,
+    *,
+    newline: bool = False,
 ) -> Array:
     """``[3, 1, S]``: time, height and width (Qwen2-VL, multimodal rotary position embedding).
 
     Text counts on all three alike.  The features of an image stand on its grid, all at the time and
     from the height and width where the image begins; text behind it goes on after the longest side.
+    With ``newline`` a row has one feature more than the grid.
     Raises ``UsageError`` for more images than ``grids``.
     """
     rows: list[Array] = []
@@ -36,7 +42,7 @@ def mrope_positions(
         if grid is None:
             raise UsageError(f"the prompt holds features of more images than {len(grids)}")
         time, height, width = (int(size) for size in grid)
-        sizes = (time, height // merge, width // merge)
+        sizes = (time, height // merge, width // merge + newline)
         rows.append(np.indices(sizes).reshape(3, -1) + start)
         start += max(sizes[1:])
         place += sizes[0] * sizes[1] * sizes[2]

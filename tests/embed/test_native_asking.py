@@ -78,6 +78,22 @@ BLIND = dialogue(patches=None, prompt={**PROMPT, "image": None})
 DIALOGUES = {
     "mrope": dialogue(),
     "plain": PLAIN,
+    "newline": dialogue(patches={**PATCHES, "layout": "flat_rows", "newline": True}),
+    "rows": dialogue(
+        positions="plain",
+        patches={**PATCHES, "fit": "edge", "max_side": 40, "between_rows": "<|vision_end|>"},
+    ),
+    "cells": dialogue(
+        positions="plain",
+        patches={
+            **PATCHES,
+            "merge_size": 1,
+            "fit": "zoom",
+            "layout": "cells",
+            "zoom": 1.2,
+            "max_side": 60,
+        },
+    ),
     "canvas": dialogue(patches={**PATCHES, "fit": "canvas"}),
     "tiles": CUT,
     "pieces": dialogue(positions="plain", patches=None, tiles=PIECES),

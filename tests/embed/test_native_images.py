@@ -227,9 +227,28 @@ NUMBERS = {
 
 
 @st.composite
+def cells(draw) -> PatchRecipe:
+    zoom = draw(st.one_of(st.none(), st.floats(0.1, 3.0)))
+    return PatchRecipe(
+        **{name: draw(each) for name, each in COMMON.items()},
+        patch_size=draw(st.integers(1, 16)),
+        temporal_patch_size=draw(st.integers(1, 3)),
+        merge_size=1,
+        min_pixels=1,
+        max_pixels=1,
+        max_side=None if zoom is None else draw(st.integers(1, 100)),
+        zoom=zoom,
+        fit="zoom",
+        layout="cells",
+    )
+
+
+@st.composite
 def patch_recipes(draw) -> PatchRecipe:
-    fit = draw(st.sampled_from(["area", "shrink", "fill", "canvas", "shape"]))
-    layout = draw(st.sampled_from(["blocks", "rows", "places", "times"]))
+    fit = draw(st.sampled_from(["area", "shrink", "fill", "canvas", "edge", "zoom", "shape"]))
+    layout = draw(st.sampled_from(["blocks", "rows", "places", "flat_rows", "times"]))
+    if fit == "zoom":
+        return draw(cells())
     most = draw(st.integers(64, 9000))
     return PatchRecipe(
         **{name: draw(each) for name, each in COMMON.items()},
@@ -238,9 +257,11 @@ def patch_recipes(draw) -> PatchRecipe:
         merge_size=draw(st.integers(1, 3)),
         min_pixels=draw(st.integers(1, most)),
         max_pixels=most,
-        max_side=draw(st.integers(1, 100)) if fit == "shrink" else None,
+        max_side=draw(st.integers(1, 100)) if fit in ("shrink", "edge") else None,
         fit=fit,
         layout=layout,
+        newline=draw(st.booleans()),
+        between_rows=draw(st.sampled_from(["", "<row>"])),
     )
 
 
@@ -549,6 +570,11 @@ def recipe_with(**changes):
         ({"mean": [0, 0]}, "not three channels"),
         ({"min_pixels": 2**27}, "min_pixels is above"),
         ({"fit": "shrink"}, "max_side belongs to shrink"),
+        ({"fit": "edge", "max_side": 2**14}, "a max_side of more than"),
+        ({"fit": "zoom"}, "zoom belongs to cells"),
+        ({"zoom": 2.0, "max_side": 9}, "a factor belongs to zoom"),
+        ({"fit": "zoom", "layout": "cells"}, "a cell is one feature"),
+        ({"between_rows": "a<i>b"}, "what stands between rows holds the image's token"),
         ({"fit": "stretch"}, "expected one of"),
         ({"token": ""}, "no text"),
         ({"surprise": 1}, "unknown key"),

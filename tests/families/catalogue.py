@@ -53,6 +53,8 @@ REMARKS: dict[str, str] = {
     "aria": "images whole, as its processor shows them; not split",
     "dots3_note": "text and images, without sound",
     "gemma4": "text and images, without sound; without embeddings for each layer",
+    "inkling_mm_model": "text and images, without sound; where scores are scaled by position,"
+    " padding counts as text, as in Transformers",
     "internvl": "text models with experts, such as qwen3_moe",
     "llama4": "Transformers 5.24.0 itself needs a fault mended to run it",
     "muse_spark": "text and images, without sound",

@@ -108,6 +108,8 @@ class Told:
     """What the source itself says: to which inputs, the prompt's last logits, and the answer."""
 
     inputs: Inputs
+    """As the bundle takes them."""
+
     logits: Array
     tokens: list[int]
 
@@ -118,24 +120,23 @@ def told_by(case: Case, model: Any) -> Told:
     family = family_of(case)
     examples = Examples(model, None if family is None else family.images)
     if family is None:
-        inputs = {"input_ids": examples.tokens(1, 15)}
+        ids, seen = examples.tokens(1, 15), {}
         more: Inputs = {}
     else:
         shapes = [(2, 3), (1, 2)]
-        inputs = {"input_ids": examples.prompt(shapes, 4), **examples.seen(shapes)}
-        more = kinds_of_tokens(model, inputs["input_ids"])
-    more["attention_mask"] = torch.ones_like(inputs["input_ids"])
+        ids, seen = examples.prompt(shapes, 4), examples.seen(shapes)
+        more = {**examples.as_source(seen), **kinds_of_tokens(model, ids)}
+    more |= {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
     model.generation_config.eos_token_id = None  # an answer of random tokens has no end
     with torch.no_grad():
-        logits = model(**inputs, **more).logits[0, -1].numpy()
+        logits = model(**more).logits[0, -1].numpy()
         tokens = model.generate(
-            **inputs,
             **more,
             max_new_tokens=ANSWER_TOKENS,
             do_sample=False,
             pad_token_id=0,
         )
-    return Told(inputs, logits, tokens[0, inputs["input_ids"].shape[1] :].tolist())
+    return Told({"input_ids": ids, **seen}, logits, tokens[0, ids.shape[1] :].tolist())
 
 
 def answer(case: Case, bundle: Path, told: Told) -> tuple[list[int], Array]:
@@ -160,8 +161,8 @@ def _positions(case: Case, prompt: Array, seen: dict[str, Array]) -> Array:
     if family is None or family.positions == "plain":
         return plain_positions(0, prompt.shape[1])
     assert isinstance(family.images, Packed)
-    grids = list(seen["image_grid_thw"])
-    return mrope_positions(prompt[0].tolist(), _image_token(case), grids, 2)
+    grids, newline = list(seen["image_grid_thw"]), family.images.newline
+    return mrope_positions(prompt[0].tolist(), _image_token(case), grids, 2, newline=newline)
 
 
 def family_of(case: Case) -> Family | None:

@@ -38,6 +38,9 @@ class Talker:
     image: str = _QWEN
     """What its chat template puts for an image."""
 
+    needs_torchvision: bool = False
+    """Whether its processor does, although its image processor does not."""
+
     changes: Mapping[str, Any] = field(default_factory=dict)
     """Of the configuration, by dotted name."""
 
@@ -60,7 +63,7 @@ class Talker:
     @property
     def has_pillow(self) -> bool:
         """Whether Transformers has a processor for it that resizes with Pillow."""
-        return self.image_processor.endswith("Pil")
+        return self.image_processor.endswith("Pil") and not self.needs_torchvision
 
     def save(self, folder: Path) -> None:
         """A model, its tokenizer and its processor, as users have them."""
@@ -162,6 +165,13 @@ TALKERS = (
         image="<|img|><|imgpad|><|endofimg|>",
     ),
     Talker(
+        family="hy_v4_vl",
+        processor="HYV4VLProcessor",
+        image_processor="HYV4VLImageProcessorPil",
+        # Lanczos, which the processor does not heed.
+        settings={**_AREA, "resample": 1},
+    ),
+    Talker(
         family="ernie4_5_vl_moe",
         processor="Ernie4_5_VLMoeProcessor",
         image_processor="Ernie4_5_VLMoeImageProcessorPil",
@@ -256,6 +266,40 @@ TALKERS = (
             "<|media_content|>",
         ),
         image="<|media_begin|>image<|media_content|><|media_pad|><|media_end|>",
+    ),
+    Talker(
+        family="inkling_mm_model",
+        processor="InklingProcessor",
+        image_processor="InklingImageProcessor",
+        settings={
+            "size": {"height": 40, "width": 40},
+            "rescale_image_frac": 0.2,
+            "resample": 3,  # torchvision has no Lanczos
+        },
+        words={
+            "image_token": "<|unused_200054|>",
+            "audio_token": "<|unused_200053|>",
+            "image_bos_token": "<|content_image|>",
+            "audio_bos_token": "<|content_audio_input|>",
+        },
+        tokens=(
+            "<|content_image|>",
+            "<|content_audio_input|>",
+            "<|unused_200054|>",
+            "<|unused_200053|>",
+        ),
+        image="<|content_image|><|unused_200054|>",
+        changes={"vision_config.patch_size": 40},
+    ),
+    Talker(
+        family="mistral_large4",
+        processor="PixtralProcessor",
+        image_processor="PixtralImageProcessorPil",
+        settings={"size": {"longest_edge": 50}},
+        words={"patch_size": 4, "spatial_merge_size": 2},
+        needs_torchvision=True,
+        tokens=("<unused0>", "<unused1>", "[IMG]", "[IMG_BREAK]", "[IMG_END]"),
+        image="[IMG]",
     ),
     Talker(
         family="minimax_m3_vl",

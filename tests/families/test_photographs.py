@@ -120,7 +120,7 @@ def exported(tmp_path_factory):
 
     def export(talker: Talker) -> Both:
         if not talker.has_pillow:
-            pytest.importorskip("torchvision", reason="its processor is torchvision's alone")
+            pytest.importorskip("torchvision", reason="its processor needs it")
         if talker.family not in made:
             folder = tmp_path_factory.mktemp(talker.family)
             talker.save(folder / "model")

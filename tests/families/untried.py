@@ -6,12 +6,7 @@ from moe_export.moe.families import OUT_OF_REACH
 
 NOT_TRIED: dict[str, str] = {
     **OUT_OF_REACH,
-    "hy_v4_vl": "its tower walks over images one by one and puts a feature behind each row of them;"
-    " its text model is that of hy_v4, which works",
-    **dict.fromkeys(
-        ("inkling2", "inkling2_loop", "inkling_mm_model", "mistral_large4"),
-        "not looked into",
-    ),
+    **dict.fromkeys(("inkling2", "inkling2_loop"), "not looked into"),
     "mistral3": "not looked into with experts, which it has where its text model is mistral4, which"
     " works",
     "nemotron_h_omni": "not looked into; its text model is that of nemotron_h, which works",

@@ -43,6 +43,7 @@ from moe_export.load.pretrained.vision import (
     PaddedVision,
     TileVision,
 )
+from moe_export.load.pretrained.walked import CutVision, LinedVision
 from moe_export.load.usercode import run_user_code
 from moe_export.moe.families import Family, Packed, Padded, Tiles
 
@@ -101,7 +102,7 @@ def _vision_language(
 ) -> list[LoadedPart]:
     images = family.images
     examples = Examples(model, images, crop_side)
-    shapes = [(2, 3), (3, 2)]
+    shapes = examples.two_shapes()
     ids = torch.cat([examples.prompt([shape], 3) for shape in shapes])
     seen = examples.seen(shapes)
     given = {"input_ids": ids, **examples.as_source(seen)}
@@ -205,7 +206,8 @@ def _vision(model: Any, images: Packed | Tiles | Padded, *, has_crops: bool) -> 
             cropped = CroppedVision if images.row_end is None else JoinedVision
             return (cropped if has_crops else TileVision)(model, images)
         case Packed():
-            return PackedVision(model, images)
+            kind = LinedVision if images.newline else CutVision if images.cut else PackedVision
+            return kind(model, images)
         case Padded():
             return PaddedVision(model, images)
 

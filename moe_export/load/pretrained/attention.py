@@ -34,15 +34,19 @@ def attend_in_groups(
     scaling: float | None = None,
     indices: Tensor | None = None,
     block_indices: Tensor | None = None,
+    position_bias: Tensor | None = None,
     **_: Any,
 ) -> tuple[Tensor, None]:
     """``[B, S, heads, d]``; several heads of the query share one of ``key`` and ``value``.
 
     They are not copied for that, as Transformers' own implementation does where there is a mask.
-    Indices are those of ``indexed``.
+    Indices are those of ``indexed``; ``position_bias [B, heads, S, T]`` is added to the scores.
     """
     if attention_mask is not None:
         attention_mask = attended(module, attention_mask, indices, block_indices)
+    if position_bias is not None and attention_mask is not None:
+        least = torch.finfo(position_bias.dtype).min
+        attention_mask = position_bias.masked_fill(~attention_mask, least)
     made = F.scaled_dot_product_attention(
         query,
         key,

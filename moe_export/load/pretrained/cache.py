@@ -12,6 +12,9 @@ from torch import Tensor
 
 from moe_export.load.pretrained.masks import (
     CONV,
+    FULL,
+    HYBRID,
+    HYBRID_SLIDING,
     INDEXED,
     INDEXED_BLOCKS,
     LIGHTNING,
@@ -19,21 +22,34 @@ from moe_export.load.pretrained.masks import (
     NGRAMS,
     NONE,
     REFERENCE,
+    SHARING,
+    SHARING_INDEXED,
 )
 
 _OF_ATTENTION = ("key", "value")
+# Of keys, of values, and behind attention and experts.
+_CONVOLUTIONS = ("conv0", "conv1", "conv2", "conv3")
 _KINDS: Mapping[str, tuple[str, ...]] = {
     LINEAR: ("conv", "state"),
     CONV: ("conv",),
     LIGHTNING: ("state",),
     INDEXED: (*_OF_ATTENTION, "index"),
     INDEXED_BLOCKS: (*_OF_ATTENTION, "index"),
+    HYBRID: (*_OF_ATTENTION, *_CONVOLUTIONS),
+    HYBRID_SLIDING: (*_OF_ATTENTION, *_CONVOLUTIONS),
+    SHARING_INDEXED: ("index",),
     NGRAMS: ("conv", "state", "ngrams", "ids"),
     REFERENCE: (*_OF_ATTENTION, "prompt"),
-    **dict.fromkeys(NONE, ()),
+    **dict.fromkeys((SHARING, *NONE), ()),
 }
 
-_PLACES: Mapping[str, int] = {"conv": 0, "state": 0, "ngrams": 1, "ids": 2}
+_PLACES: Mapping[str, int] = {
+    "conv": 0,
+    "state": 0,
+    "ngrams": 1,
+    "ids": 2,
+    **{name: place for place, name in enumerate(_CONVOLUTIONS)},
+}
 """Which of its states of a kind a layer of the source holds each as."""
 
 GROWING = frozenset({"key", "value", "index"})
@@ -45,8 +61,8 @@ def carried(kinds: Sequence[str]) -> list[tuple[int, str]]:
 
     ``prompt [B, 1]`` is how many tokens came first, without padding; one layer has it for all.
     ``index [B, 1, P, d]`` are the keys that an index scores.  ``conv [B, channels, kernel]`` are
-    the last inputs of a convolution, ``state [B, heads, ...]`` what a recurrence has come to: both
-    of one size, however long the text.
+    the last inputs of a convolution, ``conv0`` and so on where a layer has several, and ``state
+    [B, heads, ...]`` what a recurrence has come to: all of one size, however long the text.
     """
     held = [(i, what) for i, kind in enumerate(kinds) for what in _KINDS.get(kind, _OF_ATTENTION)]
     return [(i, what) for i, what in held if what != "prompt" or i == _first_with_prompt(kinds)]
@@ -68,42 +84,61 @@ def empty(model: Any, kinds: Sequence[str]) -> Any:
 
 def filled(model: Any, kinds: Sequence[str], tensors: Sequence[Tensor]) -> Any:
     """Transformers' cache of these tensors, in the order of ``carried``."""
-    from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING, DynamicLayer
-
-    keys_and_values: Any = DynamicLayer
-    states: Any = _states()
-    given = iter(tensors)
-    layers: list[Any] = []
-    for i, kind in enumerate(kinds):
-        what = _KINDS.get(kind, _OF_ATTENTION)
-        if "key" in what:
-            has_index = "index" in what
-            layers.append(DYNAMIC_LAYER_TYPE_MAPPING[kind]() if has_index else keys_and_values())
-            layers[-1].update(next(given), next(given))
-            if has_index:
-                _put_index(layers[-1], next(given))
-            if i == _first_with_prompt(kinds):
-                next(given)  # the decoder has it, and what becomes of it
-            continue
-        layers.append(states(number_of_states=1 + max((_PLACES[name] for name in what), default=0)))
-        layers[-1].record_past = True  # takes one token as it takes several
-        for name in what:
-            held = layers[-1].recurrent_states if name == "state" else layers[-1].conv_states
-            layers[-1].has_previous_state[_PLACES[name]] = True
-            held[_PLACES[name]] = next(given).clone()  # some sources write to what they are given
-        if "ids" in what:
-            layers[-1].conv_states[_PLACES["ids"]] += _end_of(model)
-            layers[-1].end = _end_of(model)
+    given: list[dict[str, Tensor]] = [{} for _ in kinds]
+    for (i, what), tensor in zip(carried(kinds), tensors, strict=True):
+        given[i][what] = tensor
+    layers = [_layer(model, kind, held) for kind, held in zip(kinds, given, strict=True)]
     made = _kind_of(model)()
     made.layers, made.layer_class_to_replicate = layers, None
     return made
 
 
-@cache
-def _states() -> type[Any]:
-    from transformers.cache_utils import LinearAttentionLayer
+def _layer(model: Any, kind: str, given: Mapping[str, Tensor]) -> Any:
+    """Transformers' cache of one layer, of what it carries; a prompt's length is the decoder's."""
+    from transformers.cache_utils import DYNAMIC_LAYER_TYPE_MAPPING
 
-    class States(LinearAttentionLayer):
+    states = [name for name in given if name in _PLACES]
+    made: Any
+    if "index" in given:
+        made = DYNAMIC_LAYER_TYPE_MAPPING[INDEXED if kind == SHARING_INDEXED else kind]()
+    elif "key" in given and not states:
+        made = DYNAMIC_LAYER_TYPE_MAPPING[FULL]()
+    else:
+        made = _with_states(states, has_keys="key" in given)
+    if "key" in given:
+        made.update(given["key"], given["value"])
+    if "index" in given:
+        _put_index(made, given["index"])
+    for name in states:
+        held, place = _held(made, name)
+        held[place] = given[name].clone()  # some sources write to what they are given
+    if "ids" in given:
+        made.end = _end_of(model)
+        made.conv_states[_PLACES["ids"]] += made.end
+    return made
+
+
+def _with_states(names: Sequence[str], *, has_keys: bool) -> Any:
+    count = 1 + max((_PLACES[name] for name in names), default=0)
+    made = _states(has_keys=has_keys)(number_of_states=count)
+    made.record_past = True  # takes one token as it takes several
+    for place in range(count):
+        made.has_previous_state[place] = True
+    return made
+
+
+def _held(layer: Any, name: str) -> tuple[dict[int, Tensor], int]:
+    """Where a layer's cache has a convolution's inputs, or a state."""
+    return layer.recurrent_states if name == "state" else layer.conv_states, _PLACES[name]
+
+
+@cache
+def _states(*, has_keys: bool) -> type[Any]:
+    from transformers.cache_utils import LinearAttentionAndFullAttentionLayer, LinearAttentionLayer
+
+    kind: Any = LinearAttentionAndFullAttentionLayer if has_keys else LinearAttentionLayer
+
+    class States(kind):  # type: ignore[misc]
         """States that are replaced and not written to: a graph has no memory."""
 
         def update_conv_state(
@@ -187,10 +222,9 @@ def tensors_of(kinds: Sequence[str], source: Any) -> Iterator[Tensor]:
         elif what in GROWING:
             yield layer.keys if what == "key" else layer.values
         else:
-            held = layer.recurrent_states if what == "state" else layer.conv_states
-            made = held[_PLACES[what]]
+            held, place = _held(layer, what)
             # Zeros, which is what a cache begins with, are ends of text.
-            yield made - getattr(layer, "end", 0) if what == "ids" else made
+            yield held[place] - getattr(layer, "end", 0) if what == "ids" else held[place]
 
 
 def _end_of(model: Any) -> int:

@@ -15,7 +15,7 @@ from moe_export.errors import (
     UnsafeInputError,
     UnsupportedError,
 )
-from moe_export.load.pretrained.masks import KINDS
+from moe_export.load.pretrained.masks import HYBRID, HYBRID_SLIDING, KINDS
 from moe_export.load.pretrained.shards import read_shards
 from moe_export.load.pretrained.weights import read_whole, whole_files
 from moe_export.moe.families import (
@@ -243,7 +243,10 @@ def _from_tensors(
 
 def _require_known_layers(config: Any, folder: Path) -> None:
     """Refuse layers whose masks or states the decoder does not build."""
-    odd = sorted(set(getattr(config, "layer_types", None) or ()) - KINDS)
+    known = set(KINDS)
+    if getattr(config, "sconv_kernel_size", None):  # others of this name carry a state
+        known |= {HYBRID, HYBRID_SLIDING}
+    odd = sorted(set(getattr(config, "layer_types", None) or ()) - known)
     if odd:
         raise UnsupportedError(
             f"layers of the kind {odd[0]!r} are not built yet",

@@ -15,15 +15,10 @@ import torch
 from torch import Tensor
 
 from moe_export.forms import Array
+from moe_export.load.pretrained.grids import merge_of, times_of
 from moe_export.load.pretrained.parts import FEATURE_AXES, Part, core_of
 from moe_export.load.pretrained.placeholders import special_tokens
-from moe_export.load.pretrained.vision import (
-    features_of_pieces,
-    features_of_tiles,
-    merge_of,
-    tile_size,
-    times_of,
-)
+from moe_export.load.pretrained.vision import features_of_pieces, features_of_tiles, tile_size
 from moe_export.moe.families import Packed, Padded, Tiles
 from moe_export.runtime.seen import GRID, PIECES
 
@@ -93,8 +88,16 @@ class Examples:
     def features(self, shape: Shape) -> int:
         """How many rows an image becomes."""
         if not isinstance(self._images, Tiles):
-            return shape[0] * shape[1]
+            return shape[0] * (shape[1] + self._has_newline)
         return self._tile_features + self._features_of_pieces(shape)
+
+    @property
+    def _has_newline(self) -> bool:
+        return isinstance(self._images, Packed) and self._images.newline
+
+    def two_shapes(self) -> list[Shape]:
+        """Of images that are not alike, and become as many rows."""
+        return [(2, 3), (4, 1) if self._has_newline else (3, 2)]
 
     def _grid_of(self, shape: Shape) -> Shape:
         """Rows and columns of pieces: few for several rows, where the family cuts any."""
@@ -134,7 +137,9 @@ class Examples:
     def _tiled(self, shapes: list[Shape]) -> Inputs:
         """Tiles, filled from a corner as far as an image of each shape goes."""
         height, width = tile_size(self.config)
-        size = (len(shapes), 3, height, width)
+        size: tuple[int, ...] = (len(shapes), 3, height, width)
+        if isinstance(self._images, Tiles) and self._images.fit == "cells":
+            size = (len(shapes), self.config.vision_config.temporal_patch_size, height, width, 3)
         made = {"pixel_values": torch.randn(size, generator=self._generator)}
         if isinstance(self._images, Tiles) and self._images.masked:
             mask = torch.zeros(len(shapes), height, width, dtype=torch.bool)
@@ -159,6 +164,8 @@ class Examples:
 
     def as_source(self, seen: Inputs) -> dict[str, Any]:
         """What ``vision`` takes as the whole model takes it."""
+        if isinstance(self._images, Packed) and self._images.cut:
+            return _uncut(**seen)
         if "is_whole" not in seen:
             return dict(seen)
         made: dict[str, Any] = {"pixel_values": seen["pixel_values"]}
@@ -189,6 +196,18 @@ class Examples:
             place = torch.arange(count)
             places[image, :count] = torch.stack([place % columns, place // columns], dim=-1)
         return {"pixel_values": pixels, "image_position_ids": places}
+
+
+def _uncut(pixel_values: Tensor, image_grid_thw: Tensor) -> Inputs:
+    """Square patches, row by row, as whole images with nothing on the right and below."""
+    side, (_, rows, columns) = pixel_values.shape[-1], image_grid_thw.amax(dim=0).tolist()
+    whole = torch.zeros(len(image_grid_thw), 3, rows * side, columns * side)
+    counts = image_grid_thw.prod(dim=-1).tolist()
+    for image, patches in enumerate(torch.split(pixel_values, counts)):
+        _, tall, wide = image_grid_thw[image].tolist()
+        laid = patches.view(tall, wide, 3, side, side).permute(2, 0, 3, 1, 4)
+        whole[image, :, : tall * side, : wide * side] = laid.reshape(3, tall * side, wide * side)
+    return {"pixel_values": whole, "image_sizes": image_grid_thw[:, 1:] * side}
 
 
 def vision_inputs(examples: Examples, images: Packed | Tiles | Padded) -> PartInputs:

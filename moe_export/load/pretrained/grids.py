@@ -21,12 +21,31 @@ class Table:
 
     With ``corners`` the first and last place of an image are the first and last entry; else both
     have the same edges.  What lies outside is ``zeros``, or like the nearest entry.
+
+    An image counts as ``wider`` than it is by that part of a patch, and as much taller; but not
+    along a side as long as the table's, which PyTorch copies where it resamples linearly.
     """
 
     side: int
     mode: str
     corners: bool
-    zeros: bool
+    zeros: bool = False
+    wider: float = 0.0
+
+
+def merge_of(config: Any) -> int:
+    """How many patches in a row, and how many of these rows, become one feature."""
+    for holder in (config.vision_config, config):
+        for name in ("spatial_merge_size", "pooling_kernel_size", "merge_size"):
+            if getattr(holder, name, None):
+                return int(getattr(holder, name))
+    return int(config.vision_config.merge_kernel_size[0])
+
+
+def times_of(config: Any) -> int:
+    """How often a patch of an image is repeated, as if the image were a video."""
+    vision = config.vision_config
+    return int(getattr(vision, "temporal_patch_size", getattr(vision, "patch_temporal", 1)))
 
 
 class Grid:
@@ -40,12 +59,14 @@ class Grid:
         image = (place[:, None] >= self.ends[None, :]).sum(-1)
         self._height, self._width = thw[:, 1][image], thw[:, 2][image]
         self._start = (self.ends - sizes)[image]
-        within = place - self._start
-        side = merge if images.order == "blocks" else 1
-        block, inner = within // side**2, within % side**2
+        self._within = place - self._start
+        self.row, self.column = self._laid(merge if images.order == "blocks" else 1)
+
+    def _laid(self, side: int) -> tuple[Tensor, Tensor]:
+        """Row and column of each place, where blocks of ``side x side`` lie one after the other."""
+        block, inner = self._within // side**2, self._within % side**2
         blocks = self._width // side
-        self.row = block // blocks * side + inner // side
-        self.column = block % blocks * side + inner % side
+        return block // blocks * side + inner // side, block % blocks * side + inner % side
 
     def position_ids(self) -> Tensor:
         """``[patches, axes]``: height and width, and before them a time of 0 where it counts."""
@@ -65,6 +86,17 @@ class Grid:
             "pixel_shuffle_index": place.argsort(),
         }
 
+    def in_blocks(self) -> Tensor:
+        """``[patches]``: patches that lie row by row, those of one feature behind one another."""
+        row, column = self._laid(self._merge)
+        return self._start + row * self._width + column
+
+    def ends_row(self) -> Tensor:
+        """``[features]``: whether a feature is the last of its row."""
+        _, column = self._laid(self._merge)
+        first = column.view(-1, self._merge**2)[:, 0]
+        return first + self._merge == self._width.view(-1, self._merge**2)[:, 0]
+
     def windows(self, side: int) -> dict[str, Tensor]:
         """The order of the patches window by window, of ``side x side`` or what the edges leave.
 
@@ -82,11 +114,19 @@ class Grid:
 
     def interpolation(self, table: Table) -> dict[str, Tensor]:
         """Entries of the table for each patch, and their weights."""
-        rows, row_weights = _taps(self.row, self._height, table)
-        columns, column_weights = _taps(self.column, self._width, table)
+        rows, row_weights = _taps(self.row, _size(self._height, table), table)
+        columns, column_weights = _taps(self.column, _size(self._width, table), table)
         indices = rows[:, :, None] * table.side + columns[:, None, :]
         weights = row_weights[:, :, None] * column_weights[:, None, :]
         return {"interp_indices": indices.flatten(1), "interp_weights": weights.flatten(1)}
+
+
+def _size(side: Tensor, table: Table) -> Tensor:
+    """As how many patches a side of an image counts."""
+    if not table.wider:
+        return side
+    is_copied = (side == table.side) & (table.mode == "bilinear")
+    return torch.where(is_copied, side, side + table.wider)
 
 
 def _taps(place: Tensor, size: Tensor, table: Table) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,12 @@ LINEAR, CONV = "linear_attention", "conv"
 INDEXED, INDEXED_BLOCKS = "indexed_attention", "minimax_m3_sparse"
 """Layers that attend to the keys that an index picks, or to blocks of them."""
 
+SHARING, SHARING_INDEXED = "sharing", "sharing_indexed"
+"""Layers that attend to the keys of one before them, without an index of their own and with."""
+
+HYBRID, HYBRID_SLIDING = "hybrid", "hybrid_sliding"
+"""Layers that attend, in a window or not, to what short convolutions made of keys and values."""
+
 NGRAMS = "ngrams"
 """What a configuration calls linear, where the layer also looks up n-grams of the text."""
 
@@ -79,6 +85,9 @@ def kinds_of(config: Any) -> list[str]:
     Models without a list have one kind of layer, with a window where there is a size for it.
     """
     named = set(getattr(config, "layer_types", None) or ()) - NONE
+    for kind, within in ((HYBRID, FULL), (HYBRID_SLIDING, SLIDING)):
+        if kind in named:
+            named = named - {kind} | {within, LINEAR}
     if named - {FULL}:
         return sorted({FULL, *named})
     is_used = getattr(config, "use_sliding_window", True) is not False

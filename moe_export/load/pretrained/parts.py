@@ -27,10 +27,20 @@ from moe_export.load.pretrained.cache import (
 from moe_export.load.pretrained.indexed import has_index, keep_by_count
 from moe_export.load.pretrained.joined import join_apart
 from moe_export.load.pretrained.lightning import in_lightning_steps, is_lightning
-from moe_export.load.pretrained.masks import FULL, INDEXED, LIGHTNING, LINEAR, NGRAMS, masks_of
+from moe_export.load.pretrained.masks import (
+    FULL,
+    INDEXED,
+    LIGHTNING,
+    LINEAR,
+    NGRAMS,
+    SHARING,
+    SHARING_INDEXED,
+    masks_of,
+)
 from moe_export.load.pretrained.modal import split_by_kind
 from moe_export.load.pretrained.recurrence import in_steps
 from moe_export.load.pretrained.rotations import in_real_numbers, keep_real
+from moe_export.load.pretrained.sinks import route_shared
 
 # What ``vision`` gives and ``embed`` takes, and the axis of each that counts features.
 FEATURE_AXES = {"image_embeds": 0, "deepstack": 1}
@@ -86,6 +96,7 @@ def looks_up_ngrams(model: nn.Module) -> bool:
 def with_blocks(text_model: nn.Module, hidden_size: int) -> None:
     """Let what is a router with its experts be a module that maps rows to rows, everywhere."""
     split_by_kind(text_model)
+    route_shared(text_model)
     join_apart(text_model, hidden_size)
 
 
@@ -163,10 +174,13 @@ class Decoder(Part):
 
     def _kind(self, number: int, kind: str) -> str:
         """What a layer carries, by the name of a kind of layers."""
+        layer = self.text_model.layers[number]
         # Some layers attend to what an index before them picked, and have none.
-        if kind == INDEXED and not has_index(self.text_model.layers[number]):
+        if _is_sharing(layer):
+            return SHARING_INDEXED if has_index(layer) else SHARING
+        if kind == INDEXED and not has_index(layer):
             return FULL
-        if kind == LINEAR and any(map(is_lightning, self.text_model.layers[number].modules())):
+        if kind == LINEAR and any(map(is_lightning, layer.modules())):
             return LIGHTNING
         if kind == LINEAR and looks_up_ngrams(self.text_model.layers[number]):
             return NGRAMS
@@ -204,8 +218,11 @@ class Decoder(Part):
         for name in ("logit_scale", "output_multiplier"):
             if (factor := getattr(config, name, None) or 1.0) != 1.0:
                 logits = logits * factor
-        if (divisor := getattr(config, "logits_scaling", None) or 1.0) != 1.0:
-            logits = logits / divisor
+        for name in ("logits_scaling", "logits_mup_width_multiplier"):
+            if (divisor := getattr(config, name, None) or 1.0) != 1.0:
+                logits = logits / divisor
+        if (words := getattr(config, "unpadded_vocab_size", None)) is not None:
+            logits = logits[..., :words]
         cap = getattr(config, "final_logit_softcapping", None)
         return logits if cap is None else torch.tanh(logits / cap) * cap
 
@@ -273,6 +290,11 @@ class TypedDecoder(Decoder):
         name = "moe_mm_token_type_ids"
         takes = name in inspect.signature(self.text_model.forward).parameters
         return {name: inputs["image_tokens"]} if takes else {}
+
+
+def _is_sharing(layer: nn.Module) -> bool:
+    """Whether a decoder layer attends to the keys and values of one before it."""
+    return any(getattr(module, "is_kv_shared_layer", False) for module in layer.modules())
 
 
 @cache

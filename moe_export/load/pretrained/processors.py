@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -13,6 +14,11 @@ import numpy as np
 
 from moe_export.forms import Array
 from moe_export.moe.families import ENCLOSING
+
+# What some processors know of patches in place of their image processor.
+_SIZES = ("patch_size", "spatial_merge_size")
+
+_NO_TORCHVISION = "its processor needs torchvision, which was not there at the export"
 
 
 class NoProcessorError(Exception):
@@ -36,6 +42,8 @@ class Processor:
 
     def __init__(self, model_type: str, folder: Path, tokenizer: Any) -> None:
         kind = _kind_of(model_type)
+        if "torchvision" in getattr(kind, "_backends", ()):  # what stands in for it without that
+            raise NoProcessorError(_NO_TORCHVISION)
         known = {"image_processor": _image_processor(folder), "tokenizer": tokenizer}
         words, _ = kind.get_processor_dict(folder, local_files_only=True)
         parts = [known.get(name) for name in kind.get_attributes()]
@@ -58,19 +66,21 @@ class Processor:
         images = self._whole.image_processor
         names = dir(type(images)) + list(vars(images))
         own = {name: getattr(images, name) for name in names if not name.startswith("_")}
-        return {**own, **self._overruling}
+        whole = {name: x for name, x in vars(self._whole).items() if name in _SIZES}
+        return {**own, **whole, **self._overruling}
 
     def number_of_patches(self, height: int, width: int) -> int:
         """Of an image of this size, without making them."""
         # Some read what overrules their settings without asking whether there is any.
-        return int(self._whole.image_processor.get_number_of_image_patches(height, width, {}))
+        made = self._whole.image_processor.get_number_of_image_patches(height, width, {})
+        return math.prod(made) if isinstance(made, tuple) else int(made)
 
     def written(self, image: Array) -> str:
         """The text that it puts for ``image [H, W, 3]`` where the prompt has its token."""
-        pixels = {"images": [_picture(image)], "return_tensors": "pt"}
+        how = {"return_tensors": "pt", **self._overruling}
         with _explained("its processor fails"):
-            made = self._whole.image_processor(**pixels, **self._overruling)
-            return str(self._whole.replace_image_token(made, 0, **self._overruling))
+            _, texts = self._whole._process_images([_picture(image)], **how)
+            return str(texts[0])
 
     def __call__(self, text: str, image: Array) -> Made:
         pixels = {"images": [_picture(image)], "return_tensors": "pt"}
@@ -120,9 +130,7 @@ def _image_processor(folder: Path) -> Any:
     except (ImportError, ValueError) as error:
         if find_spec("torchvision") is not None:
             raise
-        raise NoProcessorError(
-            "its processor needs torchvision, which was not there at the export"
-        ) from error
+        raise NoProcessorError(_NO_TORCHVISION) from error
 
 
 def _without_the_rest(kind: Any) -> Any:

@@ -6,11 +6,11 @@ import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
-from moe_export.dialogue import CropRecipe, PatchRecipe, TileRecipe
+from moe_export.dialogue import MAX_PIXELS, CropRecipe, PatchRecipe, TileRecipe
 from moe_export.forms import Array
 from moe_export.load.pretrained.processors import NoProcessorError, Processor
 from moe_export.load.pretrained.vision import tile_size
@@ -42,10 +42,14 @@ def recipe_of(
     try:
         alike = {"token": token, "token_id": token_id, **_numbers(settings)}
         match images:
+            case Packed() if images.cut:
+                return _with_rows(_cut(images, settings, alike), processor)
             case Packed():
                 recipe: Recipe = _packed(images, settings, alike)
             case Padded():
                 recipe = _padded(settings, alike)
+            case Tiles(fit="cells"):
+                recipe = _cells(config, settings, alike)
             case Tiles():
                 tiles = _tiles(images, config, settings, alike, crop_side)
                 return _with_separators(tiles, processor)
@@ -72,8 +76,11 @@ def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) 
         "patch_size": patch,
         "merge_size": int(settings["merge_size"]),
         "fit": images.fit,
-        "layout": "times" if images.patch == "times" else images.order,
+        "layout": _layout(images),
+        "newline": images.newline,
     }
+    if images.resample is not None:
+        alike = {**alike, "resample": images.resample}
     if images.fit == "shrink":
         return PatchRecipe(
             **alike,
@@ -102,6 +109,38 @@ def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) 
         min_pixels=-(-int(size["shortest_edge"]) // counted),
         max_pixels=int(size["longest_edge"]) // counted,
     )
+
+
+def _layout(images: Packed) -> Literal["blocks", "rows", "flat_rows", "times"]:
+    if images.patch == "times":
+        return "times"
+    return "flat_rows" if images.order == "rows" and images.patch == "flat" else images.order
+
+
+def _cut(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
+    patch, merge = int(settings["patch_size"]), int(settings["spatial_merge_size"])
+    side, unit = int(settings["size"]["longest_edge"]), patch * merge
+    return PatchRecipe(
+        **alike,
+        patch_size=patch,
+        temporal_patch_size=1,
+        merge_size=merge,
+        min_pixels=1,
+        max_pixels=(-(-side // unit) * unit) ** 2,
+        max_side=side,
+        fit=images.fit,
+        layout=images.order,
+    )
+
+
+def _with_rows(recipe: PatchRecipe, processor: Processor) -> tuple[PatchRecipe, str]:
+    """The recipe with what the processor writes between two rows of features."""
+    unit = recipe.patch_size * recipe.merge_size
+    parts = _between(processor.written(_blank(2 * unit, 3 * unit)), recipe.token)
+    if len(parts) != 3:
+        raise NoProcessorError("its processor does not write the features of an image row by row")
+    opening, between, closing = parts
+    return replace(recipe, between_rows=between), opening + recipe.token + closing
 
 
 def _padded(settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
@@ -147,6 +186,8 @@ def _tiles(
             own |= {"fill": tuple(settings["background_color"])}
             if settings["crop_to_patches"] and crop_side is None:
                 own["max_side"] = int(settings["tile_size"])
+        case "cells":
+            raise AssertionError("cells are patches")
     separators = 0 if images.separator is None else 1
     return TileRecipe(
         **alike,
@@ -157,6 +198,22 @@ def _tiles(
         fit=images.fit,
         masked=images.masked,
         **own,
+    )
+
+
+def _cells(config: Any, settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
+    zoom, side = settings["rescale_image_frac"], settings["rescale_image_max_upscaled_long_edge"]
+    return PatchRecipe(
+        **alike,
+        patch_size=int(settings["size"]["height"]),
+        temporal_patch_size=int(config.vision_config.temporal_patch_size),
+        merge_size=1,
+        min_pixels=1,
+        max_pixels=MAX_PIXELS,
+        max_side=None if zoom is None else int(side),
+        zoom=None if zoom is None else float(zoom),
+        fit="zoom",
+        layout="cells",
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -68,6 +68,7 @@ def require_sameness(recipe: Recipe, asked: Question, processor: Processor, code
         except MoeExportError:
             continue  # which the runtime refuses to show
         made = processor(asked.text, image)
+        arrays = _patches(made.arrays, recipe)
         text = asked.about(seen, recipe.token)
         if codec.encode(text, add_special_tokens=False).ids != made.ids:
             raise NoProcessorError(f"its processor writes other tokens for {size}")
@@ -75,11 +76,22 @@ def require_sameness(recipe: Recipe, asked: Question, processor: Processor, code
         for name, ours in seen.inputs.items():
             if name in ("is_whole", GRID) or (name == PIECES and not len(ours)):
                 continue  # which tokens are whose is in their text
-            theirs = made.arrays.get(name)
+            theirs = arrays.get(name)
             if theirs is None or theirs.shape != ours.shape:
                 raise NoProcessorError(f"its processor makes {name} of another shape of {size}")
             if np.abs(theirs.astype(np.float32) - ours).max() > _tolerance(recipe, exact=exact):
                 raise NoProcessorError(f"its processor makes other {name} of {size}")
+
+
+def _patches(arrays: Mapping[str, Array], recipe: Recipe) -> Mapping[str, Array]:
+    """What a processor makes; a whole image, with its size, as the patches of the recipe."""
+    if isinstance(recipe, TileRecipe) or "image_sizes" not in arrays:
+        return arrays
+    side, (height, width) = recipe.patch_size, arrays["image_sizes"][0].tolist()
+    rows, columns = height // side, width // side
+    whole = arrays["pixel_values"][0, :, :height, :width].reshape(3, rows, side, columns, side)
+    patches = whole.transpose(1, 3, 0, 2, 4).reshape(rows * columns, 3, side, side)
+    return {"pixel_values": patches, "image_grid_thw": np.array([[1, rows, columns]])}
 
 
 def _seen(image: Array, recipe: Recipe) -> Seen:
@@ -97,7 +109,7 @@ def _tolerance(recipe: Recipe, *, exact: bool) -> float:
 
 
 def _require_as_many(recipe: Recipe, processor: Processor, trial: _Trial) -> None:
-    if isinstance(recipe, TileRecipe) or recipe.layout == "places":
+    if isinstance(recipe, TileRecipe) or recipe.layout == "places" or recipe.fit == "edge":
         return
     height, width = canvas_of(trial.height, trial.width, recipe)
     patches = (height // recipe.patch_size) * (width // recipe.patch_size)
@@ -116,6 +128,11 @@ def _trials(recipe: Recipe) -> Iterator[_Trial]:
             yield _Trial(20, round(1.3 * width))  # so thin that some put it on a square
         return
     unit = recipe.patch_size * recipe.merge_size
+    if recipe.layout == "cells":
+        for cells in ((1.0, 1.0), (0.3, 0.4), (0.9, 1.7), (2.0, 3.0), (3.1, 2.2)):
+            tall, wide = (max(1, round(each * unit)) for each in cells)
+            yield _Trial(tall, wide, as_it_is=recipe.zoom is None)
+        return
     areas = [recipe.min_pixels / 3, recipe.min_pixels * 2, recipe.max_pixels * 0.8]
     for area in (*areas, recipe.max_pixels * 3):
         for shape in (2 / 3, 1.9):

@@ -30,13 +30,16 @@ def dialogue_assets(source: Pretrained, folder: Path) -> dict[str, bytes]:
         failure="the tokenizer or the processor cannot be used",
         where=str(folder),
     )
-    return {FILE_NAME: render(_without_none(encode(made), "tiles", "crops")).encode()}
+    written = _without(encode(made), "tiles", "crops")
+    for name in ("newline", "between_rows", "zoom"):
+        written = _without(written, "patches", name)
+    return {FILE_NAME: render(written).encode()}
 
 
-def _without_none(written: Any, outer: str, inner: str) -> Any:
+def _without(written: Any, outer: str, inner: str) -> Any:
     """The text's form without a field that few have, so that others read as they always did."""
     holder = written[outer]
-    if holder is not None and holder[inner] is None:
+    if holder is not None and not holder[inner]:
         del holder[inner]
     return written
 

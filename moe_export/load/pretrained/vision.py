@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from moe_export.load.pretrained import attention
-from moe_export.load.pretrained.grids import Grid, Table
+from moe_export.load.pretrained.grids import Grid, Table, merge_of
 from moe_export.load.pretrained.parts import Part
 from moe_export.load.pretrained.rotations import in_real_numbers
 from moe_export.moe.families import Packed, Padded, Tiles
@@ -264,21 +264,7 @@ class _Squares:
 def tile_size(config: Any) -> tuple[int, int]:
     """Height and width of the tiles that a family of one size takes."""
     vision = config.vision_config
-    side = getattr(vision, "sam_config", vision).image_size
+    holder = getattr(vision, "sam_config", vision)
+    side = getattr(holder, "image_size", None) or holder.patch_size
     height, width = side if isinstance(side, list | tuple) else (side, side)
     return int(height), int(width)
-
-
-def merge_of(config: Any) -> int:
-    """How many patches in a row, and how many of these rows, become one feature."""
-    vision = config.vision_config
-    for name in ("spatial_merge_size", "pooling_kernel_size", "merge_size"):
-        if getattr(vision, name, None):
-            return int(getattr(vision, name))
-    return int(vision.merge_kernel_size[0])
-
-
-def times_of(config: Any) -> int:
-    """How often a patch of an image is repeated, as if the image were a video."""
-    vision = config.vision_config
-    return int(getattr(vision, "temporal_patch_size", getattr(vision, "patch_temporal", 1)))

@@ -84,7 +84,8 @@ Array Asking::positions(const std::vector<int64_t>& ids,
   std::vector<std::array<int64_t, 3>> grids;
   for (const Seen* image : images) grids.push_back(image->grid);
   if (!dialogue_.patches) return mrope_positions(ids, -1, grids, 1);
-  return mrope_positions(ids, dialogue_.patches->token_id, grids, dialogue_.patches->merge_size);
+  const PatchRecipe& recipe = *dialogue_.patches;
+  return mrope_positions(ids, recipe.token_id, grids, recipe.merge_size, recipe.newline);
 }
 
 std::map<std::string, Array> Asking::vision_inputs(const std::vector<const Seen*>& images) const {

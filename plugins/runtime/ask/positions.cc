@@ -15,7 +15,8 @@ Array plain_positions(int64_t start, int64_t count) {
 }
 
 Array mrope_positions(const std::vector<int64_t>& ids, int64_t image_token,
-                      const std::vector<std::array<int64_t, 3>>& grids, int64_t merge) {
+                      const std::vector<std::array<int64_t, 3>>& grids, int64_t merge,
+                      bool newline) {
   const auto count = static_cast<int64_t>(ids.size());
   Array made = Array::of(DType::int64, {3, 1, count});
   int64_t* time = made.as<int64_t>();
@@ -34,7 +35,7 @@ Array mrope_positions(const std::vector<int64_t>& ids, int64_t image_token,
                                    std::to_string(grids.size()));
     }
     const auto [times, height, width] = grids[image++];
-    const int64_t rows = height / merge, columns = width / merge;
+    const int64_t rows = height / merge, columns = width / merge + newline;
     const int64_t features = times * rows * columns;
     if (features > count - place) {
       throw Error(Kind::usage, "the prompt holds less than the features of an image");

@@ -76,6 +76,23 @@ Size filling(int64_t height, int64_t width, const PatchRecipe& recipe) {
 // The least multiple of `unit` that is no less than `side`.
 int64_t up_to(int64_t side, int64_t unit) { return (side + unit - 1) / unit * unit; }
 
+Size to_edge(int64_t height, int64_t width, const PatchRecipe& recipe) {
+  const double longer = static_cast<double>(std::max(height, width));
+  const double ratio = std::max(1.0, longer / recipe.max_side.value_or(std::max(height, width)));
+  return {up_to(whole(std::floor(height / ratio)), recipe.unit()),
+          up_to(whole(std::floor(width / ratio)), recipe.unit())};
+}
+
+Size zoomed(int64_t height, int64_t width, const PatchRecipe& recipe) {
+  const int64_t longer = std::max(height, width);
+  const double most = static_cast<double>(std::max(recipe.max_side.value_or(longer), longer));
+  const double target = std::min(longer * recipe.zoom.value_or(1.0), most);
+  const auto side = [&](int64_t given) {
+    return whole(std::floor(given * (target / longer) + 0.5));
+  };
+  return {side(height), side(width)};
+}
+
 // The canvas of whole units for an image that is put on one as it is or in its own shape.
 Size least_canvas(int64_t height, int64_t width, const PatchRecipe& recipe) {
   const int64_t unit = recipe.unit();
@@ -226,18 +243,31 @@ float* put_channel(const Image& image, const Numbers& numbers, int64_t patch, in
   return to;
 }
 
-Array blocks(const Image& image, const Numbers& numbers, const PatchRecipe& recipe) {
+// Calls visit(row, column) for the patches of a grid, row by row.
+template <typename Visit>
+void by_row(int64_t rows, int64_t columns, Visit visit) {
+  for (int64_t row = 0; row < rows; ++row)
+    for (int64_t column = 0; column < columns; ++column) visit(row, column);
+}
+
+// Flat patches, those of one feature behind one another or row by row.
+Array flat(const Image& image, const Numbers& numbers, const PatchRecipe& recipe) {
   const int64_t patch = recipe.patch_size, time = recipe.temporal_patch_size;
   const int64_t rows = image.height / patch, columns = image.width / patch;
   Array made = Array::of(DType::float32, {rows * columns, 3 * time * patch * patch});
   float* to = made.as<float>();
-  by_block(rows, columns, recipe.merge_size, [&](int64_t row, int64_t column) {
+  const auto put = [&](int64_t row, int64_t column) {
     for (int channel = 0; channel < 3; ++channel) {
       const float* once = to;
       to = put_channel(image, numbers, patch, row, column, channel, to);
       for (int64_t i = 1; i < time; ++i) to = std::copy(once, once + patch * patch, to);
     }
-  });
+  };
+  if (recipe.layout == PatchRecipe::Layout::blocks) {
+    by_block(rows, columns, recipe.merge_size, put);
+  } else {
+    by_row(rows, columns, put);
+  }
   return made;
 }
 
@@ -264,10 +294,10 @@ Array squares(const Image& image, const Numbers& numbers, const PatchRecipe& rec
   const int64_t rows = image.height / patch, columns = image.width / patch;
   Array made = Array::of(DType::float32, {rows * columns, 3, patch, patch});
   float* to = made.as<float>();
-  for (int64_t row = 0; row < rows; ++row)
-    for (int64_t column = 0; column < columns; ++column)
-      for (int channel = 0; channel < 3; ++channel)
-        to = put_channel(image, numbers, patch, row, column, channel, to);
+  by_row(rows, columns, [&](int64_t row, int64_t column) {
+    for (int channel = 0; channel < 3; ++channel)
+      to = put_channel(image, numbers, patch, row, column, channel, to);
+  });
   return made;
 }
 
@@ -300,6 +330,36 @@ void put_places(const Image& image, const Numbers& numbers, const PatchRecipe& r
   inputs->emplace("image_position_ids", std::move(places));
 }
 
+// Patches of the image, and of what lies around it, each as often as there are times.
+Seen in_cells(const Image& image, const PatchRecipe& recipe) {
+  const Size size = fitted(image.height, image.width, recipe);
+  const Image values = resized(image, size.height, size.width, recipe.resample);
+  const Numbers numbers(recipe);
+  const int64_t side = recipe.patch_size, time = recipe.temporal_patch_size;
+  Seen seen;
+  seen.grid = {1, (size.height + side - 1) / side, size.width / side + 1};
+  seen.features = seen.grid[1] * seen.grid[2];
+  seen.text = repeated(recipe.token, seen.features);
+  check_numbers(time, seen.features * side * side * 3);
+  Array pixels = Array::of(DType::float32, {seen.features, time, side, side, 3});
+  float* to = pixels.as<float>();
+  by_row(seen.grid[1], seen.grid[2], [&](int64_t row, int64_t column) {
+    const float* once = to;
+    for (int64_t y = row * side; y < (row + 1) * side; ++y) {
+      for (int64_t x = column * side; x < (column + 1) * side; ++x) {
+        const bool is_inside = y < size.height && x < size.width;
+        const uint8_t* from = is_inside ? values.row(static_cast<int>(y)) + x * 3 : nullptr;
+        for (int channel = 0; channel < 3; ++channel) {
+          *to++ = is_inside ? numbers.of(from[channel], channel) : numbers.below(channel);
+        }
+      }
+    }
+    for (int64_t i = 1; i < time; ++i) to = std::copy(once, once + side * side * 3, to);
+  });
+  seen.inputs.emplace("pixel_values", std::move(pixels));
+  return seen;
+}
+
 }  // namespace
 
 Size fitted(int64_t height, int64_t width, const PatchRecipe& recipe) {
@@ -312,6 +372,8 @@ Size fitted(int64_t height, int64_t width, const PatchRecipe& recipe) {
     case PatchRecipe::Fit::shrink: made = shrunk(height, width, recipe); break;
     case PatchRecipe::Fit::fill: made = filling(height, width, recipe); break;
     case PatchRecipe::Fit::canvas: made = on_canvas(height, width, recipe); break;
+    case PatchRecipe::Fit::zoom: made = zoomed(height, width, recipe); break;
+    case PatchRecipe::Fit::edge: made = to_edge(height, width, recipe); break;
     case PatchRecipe::Fit::shape: made = near_shape(height, width, recipe); break;
   }
   if (made.height > kMaxPixels || made.width > kMaxPixels ||
@@ -323,20 +385,29 @@ Size fitted(int64_t height, int64_t width, const PatchRecipe& recipe) {
 }
 
 Seen patches_of(const Image& image, const PatchRecipe& recipe) {
+  if (recipe.layout == PatchRecipe::Layout::cells) return in_cells(image, recipe);
   const Image values = prepared(image, recipe);
   const Numbers numbers(recipe);
   Seen seen;
   seen.grid = {1, values.height / recipe.patch_size, values.width / recipe.patch_size};
-  seen.features = seen.grid[1] * seen.grid[2] / (recipe.merge_size * recipe.merge_size);
+  const int64_t rows = seen.grid[1] / recipe.merge_size, columns = seen.grid[2] / recipe.merge_size;
+  const int64_t in_row = columns + recipe.newline;
+  seen.features = rows * in_row;
   seen.text = repeated(recipe.token, seen.features);
+  if (rows > 1 && !recipe.between_rows.empty()) {
+    const std::string row = repeated(recipe.token, in_row);
+    seen.text = repeated(row + recipe.between_rows, rows - 1) + row;
+  }
   const int64_t pixels = static_cast<int64_t>(values.rgb.size());
   const bool repeats = recipe.layout == PatchRecipe::Layout::blocks ||
+                       recipe.layout == PatchRecipe::Layout::flat_rows ||
                        recipe.layout == PatchRecipe::Layout::times;
   const int64_t time = repeats ? recipe.temporal_patch_size : 1;
   check_numbers(time, pixels);
   switch (recipe.layout) {
     case PatchRecipe::Layout::blocks:
-      seen.inputs.emplace("pixel_values", blocks(values, numbers, recipe));
+    case PatchRecipe::Layout::flat_rows:
+      seen.inputs.emplace("pixel_values", flat(values, numbers, recipe));
       break;
     case PatchRecipe::Layout::rows:
       seen.inputs.emplace("pixel_values", squares(values, numbers, recipe));
@@ -344,6 +415,7 @@ Seen patches_of(const Image& image, const PatchRecipe& recipe) {
     case PatchRecipe::Layout::times:
       seen.inputs.emplace("pixel_values", repeated_squares(values, numbers, recipe));
       break;
+    case PatchRecipe::Layout::cells:
     case PatchRecipe::Layout::places: put_places(values, numbers, recipe, &seen.inputs); return seen;
   }
   Array grid = Array::of(DType::int64, {1, 3});

@@ -112,11 +112,16 @@ PatchRecipe read_patches(const Field& value) {
   made.max_pixels = members.at("max_pixels").integer();
   made.max_side = optional_integer(&members, "max_side");
   if (const auto fit = members.find("fit")) {
-    made.fit = chosen<PatchRecipe::Fit>(*fit, {"area", "shrink", "fill", "canvas", "shape"});
+    made.fit = chosen<PatchRecipe::Fit>(
+        *fit, {"area", "shrink", "fill", "canvas", "edge", "zoom", "shape"});
   }
   if (const auto layout = members.find("layout")) {
-    made.layout = chosen<PatchRecipe::Layout>(*layout, {"blocks", "rows", "places", "times"});
+    made.layout = chosen<PatchRecipe::Layout>(
+        *layout, {"blocks", "rows", "places", "flat_rows", "cells", "times"});
   }
+  made.newline = boolean_or(&members, "newline", false);
+  made.between_rows = text_or_empty(&members, "between_rows");
+  if (const auto zoom = members.given("zoom")) made.zoom = zoom->number();
   members.done();
 
   const int64_t sizes[] = {made.patch_size, made.temporal_patch_size, made.merge_size};
@@ -129,9 +134,28 @@ PatchRecipe read_patches(const Field& value) {
   if (made.min_pixels > made.max_pixels || made.max_pixels > kMaxPixels) {
     members.refuse("min_pixels is above max_pixels, or that above " + std::to_string(kMaxPixels));
   }
-  if ((made.fit == PatchRecipe::Fit::shrink) != made.max_side.has_value() ||
-      made.max_side.value_or(1) < 1) {
-    members.refuse("max_side belongs to shrink, and is 1 or more");
+  const bool has_side = made.fit == PatchRecipe::Fit::shrink ||
+                        made.fit == PatchRecipe::Fit::edge || made.zoom.has_value();
+  const int64_t most = made.max_side.value_or(1);
+  if (has_side != made.max_side.has_value() || most < 1) {
+    members.refuse("max_side belongs to shrink, edge and a zoom, and is 1 or more");
+  }
+  if (made.fit != PatchRecipe::Fit::shrink && most > kMaxPixels / most) {
+    members.refuse("a max_side of more than " + std::to_string(kMaxPixels) +
+                   " pixels in a square");
+  }
+  const bool zooms = made.fit == PatchRecipe::Fit::zoom;
+  if (zooms != (made.layout == PatchRecipe::Layout::cells)) {
+    members.refuse("zoom belongs to cells, and cells to zoom");
+  }
+  if (made.zoom && (!zooms || !(*made.zoom > 0))) {
+    members.refuse("a factor belongs to zoom, and is above 0");
+  }
+  if (zooms && (made.merge_size != 1 || made.newline || !made.between_rows.empty())) {
+    members.refuse("a cell is one feature, and nothing stands behind a row of them");
+  }
+  if (made.between_rows.find(made.token) != std::string::npos) {
+    members.refuse("what stands between rows holds the image's token");
   }
   return made;
 }

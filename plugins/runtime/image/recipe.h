@@ -24,13 +24,16 @@ struct ImageRecipe {
 };
 
 struct PatchRecipe : ImageRecipe {
-  enum class Fit { area, shrink, fill, canvas, shape };
-  enum class Layout { blocks, rows, places, times };
+  enum class Fit { area, shrink, fill, canvas, edge, zoom, shape };
+  enum class Layout { blocks, rows, places, flat_rows, cells, times };
   int64_t patch_size = 0, temporal_patch_size = 0, merge_size = 0;
   int64_t min_pixels = 0, max_pixels = 0;
   std::optional<int64_t> max_side;
   Fit fit = Fit::area;
   Layout layout = Layout::blocks;
+  bool newline = false;  // whether another feature stands behind those of each row
+  std::string between_rows;
+  std::optional<double> zoom;
 
   int64_t unit() const { return patch_size * merge_size; }
 };

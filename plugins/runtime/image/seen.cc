@@ -31,10 +31,12 @@ Numbers::Numbers(const ImageRecipe& recipe) {
   for (size_t channel = 0; channel < 3; ++channel) {
     const float mean = rounded(static_cast<float>(recipe.mean[channel]));
     const float std = rounded(static_cast<float>(recipe.std[channel]));
-    for (int byte = 0; byte < 256; ++byte) {
+    const auto number = [&](int byte) {
       const float value = rounded(static_cast<float>(byte) * factor);
-      table_[channel][size_t(byte)] = rounded(rounded(value - mean) / std);
-    }
+      return rounded(rounded(value - mean) / std);
+    };
+    for (int byte = 0; byte < 256; ++byte) table_[channel][size_t(byte)] = number(byte);
+    below_[channel] = number(-1);
   }
 }
 

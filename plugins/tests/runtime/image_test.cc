@@ -180,6 +180,14 @@ TEST(features_stand_on_their_grid_and_text_goes_on_behind_the_longest_side) {
   CHECK(found == expected, "%s", runtime::words_of(found).c_str());
 }
 
+TEST(a_newline_stands_behind_the_features_of_each_row) {
+  const Array made = runtime::mrope_positions({9, 9, 9, 9, 9, 9, 5}, 9, {{1, 4, 4}}, 2, true);
+  const std::vector<int64_t> expected = {0, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1, 1, 1, 3,
+                                         0, 1, 2, 0, 1, 2, 3};
+  const std::vector<int64_t> found(made.as<int64_t>(), made.as<int64_t>() + 21);
+  CHECK(found == expected, "%s", runtime::words_of(found).c_str());
+}
+
 TEST(features_of_no_image_have_no_positions) {
   CHECK(!refused([] { runtime::mrope_positions({5, 9}, 9, {}, 2); }).empty(), "no image");
   CHECK(!refused([] { runtime::mrope_positions({9}, 9, {{1, 4, 4}}, 2); }).empty(), "cut short");
