@@ -13,6 +13,7 @@ from moe_export.errors import MemoryBudgetError, UsageError
 from moe_export.forms import Array
 from moe_export.manifest import TensorInfo
 from moe_export.runtime.cancel import Cancellation, Cancelled
+from moe_export.runtime.resident import in_use
 
 if TYPE_CHECKING:
     import onnxruntime
@@ -58,7 +59,7 @@ class Binding:
     def run(self, cancel: Cancellation | None = None) -> None:
         """Fill what was taken from what was given; errors as ``Session.run`` has them."""
         options = None if cancel is None else cancel.run_options()
-        with running(self._given, cancel):
+        with in_use(), running(self._given, cancel):
             self._session.run_with_iobinding(self._binding, options)
 
     def _check(self, name: str, array: Array) -> None:

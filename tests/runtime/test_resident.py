@@ -6,11 +6,13 @@ import mmap
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from moe_export.runtime import resident
+from moe_export.runtime.binding import Binding
 
 MIB = 1 << 20
 
@@ -75,4 +77,17 @@ def test_a_run_whose_end_is_interrupted_has_ended(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(resident, "_LOCK", Interrupted())
     with pytest.raises(KeyboardInterrupt), resident.in_use():
         assert len(resident._running) == 1
+    assert not resident._running
+
+
+def test_a_run_on_bound_arrays_is_a_graph_that_runs() -> None:
+    class Graph:
+        def io_binding(self) -> None: ...
+
+        def run_with_iobinding(self, *_: object) -> None:
+            self.found = len(resident._running)
+
+    graph: Any = Graph()
+    Binding(graph, (), ()).run()
+    assert graph.found == 1
     assert not resident._running
