@@ -174,7 +174,9 @@ class Decoder(Part):
 
     def _kind(self, number: int, kind: str) -> str:
         """What a layer carries, by the name of a kind of layers."""
-        layer = self.text_model.layers[number]
+        layers = self.text_model.layers
+        # A layer may have two attentions, each with a cache of its own (longcat_flash).
+        layer = layers[number * len(layers) // self.text_config.num_hidden_layers]
         # Some layers attend to what an index before them picked, and have none.
         if _is_sharing(layer):
             return SHARING_INDEXED if has_index(layer) else SHARING
@@ -182,7 +184,7 @@ class Decoder(Part):
             return FULL
         if kind == LINEAR and any(map(is_lightning, layer.modules())):
             return LIGHTNING
-        if kind == LINEAR and looks_up_ngrams(self.text_model.layers[number]):
+        if kind == LINEAR and looks_up_ngrams(layer):
             return NGRAMS
         return kind
 
