@@ -71,6 +71,8 @@ def _numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
+    if images.fit is None:
+        raise NoProcessorError("its processor fits images to patches as no recipe does")
     patch, size = int(settings["patch_size"]), settings["size"]
     sizes: dict[str, Any] = {
         "patch_size": patch,
