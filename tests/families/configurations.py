@@ -497,11 +497,6 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "vision_config": _CLASS_TOWER,
         "image_token_id": _IMAGE,
     },
-    "inkling2_loop": {
-        "text_config": {**_TEXT, **TEXT_MODELS["inkling2_loop_text"]},
-        "vision_config": {"model_type": "inkling2_vision", **_CLASS_TOWER},
-        "image_token_id": _IMAGE,
-    },
     "internvl": {
         "text_config": {**_TEXT, "model_type": "qwen3_moe"},
         "vision_config": {**_LAYERS, "image_size": [16, 16], "patch_size": [4, 4]},

@@ -297,7 +297,7 @@ class TypedDecoder(Decoder):
 def repeated_layers(config: Any) -> list[int]:
     """The layers that run again, which then have a cache of their own behind those of all layers.
 
-    A model that loops through some of its layers (``inkling2_loop``) has several passes of them.
+    A model that loops through some of its layers (``inkling2_loop_text``) has several passes.
     """
     passes: int = getattr(config, "loop_num_passes", 1)
     if passes == 1:
