@@ -28,8 +28,9 @@ class Packed:
     features: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
     """Which of the tower's outputs goes on."""
 
-    fit: Literal["area", "shrink", "canvas", "edge", "shape"] = "area"
-    """How an image becomes whole patches, as in ``dialogue.PatchRecipe``."""
+    fit: Literal["area", "shrink", "canvas", "edge", "shape"] | None = "area"
+    """How an image becomes whole patches, as in ``dialogue.PatchRecipe``; ``None`` where no recipe
+    does it as the processor does."""
 
     order: Literal["blocks", "rows"] = "blocks"
     """``blocks``: patches that become one feature follow one another; ``rows``: as in the image."""
@@ -43,6 +44,10 @@ class Packed:
 
     newline: bool = False
     """Whether a feature stands behind those of each row of an image."""
+
+    in_front: Literal["registers", "class"] | None = None
+    """Rows of the tower's own before the patches of each image: ``registers``, with classes, in
+    C-RADIO; ``class``, one alone, in Inkling 2."""
 
     position_axes: int = 2
     """Of a patch in the tower: height and width, and 3 where time comes before them."""
@@ -176,6 +181,9 @@ FAMILIES: Mapping[str, Family] = {
         images=Packed(tower="vision_tower", order="rows", newline=True, resample="bicubic"),
     ),
     "inkling_mm_model": Family(positions="plain", images=Tiles(fit="cells")),
+    "inkling2": Family(
+        positions="plain", images=Packed(tower="vision_tower", fit=None, in_front="class")
+    ),
     "internvl": Family(positions="plain", images=Tiles(fit="aspect")),
     "kimi_k25": Family(
         positions="plain",
@@ -200,6 +208,17 @@ FAMILIES: Mapping[str, Family] = {
             position_axes=3,
         ),
     ),
+    "mistral3": Family(
+        positions="plain",
+        images=Packed(
+            tower="vision_tower",
+            projector=("multi_modal_projector",),
+            fit="edge",
+            order="rows",
+            patch="square",
+            cut=True,
+        ),
+    ),
     "mistral_large4": Family(
         positions="plain",
         images=Packed(
@@ -221,6 +240,16 @@ FAMILIES: Mapping[str, Family] = {
             order="rows",
             patch="times",
             turned_table=True,
+        ),
+    ),
+    "nemotron_h_omni": Family(
+        positions="plain",
+        images=Packed(
+            tower="vision_model",
+            projector=("multi_modal_projector",),
+            fit=None,
+            order="rows",
+            in_front="registers",
         ),
     ),
     "qwen3_5_moe": Family(positions="mrope", images=Packed()),

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import torch
 
-from moe_export.load.pretrained.directory import text_loader
+from moe_export.load.pretrained.directory import seeing_loader, text_loader
 from moe_export.moe.families import ENCLOSING
 from pretrained_models import EXPERTS, TEXT, lively
 
@@ -41,6 +41,12 @@ STOPPED: dict[str, Stop] = {
         why="its router splits the scores of a prompt across tokens, so that Transformers itself"
         " answers otherwise behind a cache than to the whole text, and does not without experts",
     ),
+    "inkling2_loop_text": Stop(
+        stage="exported",
+        words="runs several times in one run",
+        why="some of its layers run several times over a text, and what a bundle watches in their"
+        " blocks of experts has one name, not one for each pass",
+    ),
     "zaya": Stop(
         stage="proven",
         words="layers of the kind 'hybrid' are not built yet",
@@ -53,11 +59,14 @@ REMARKS: dict[str, str] = {
     "aria": "images whole, as its processor shows them; not split",
     "dots3_note": "text and images, without sound",
     "gemma4": "text and images, without sound; without embeddings for each layer",
+    "inkling2": "the runtime makes no patches of images",
     "inkling_mm_model": "text and images, without sound; where scores are scaled by position,"
     " padding counts as text, as in Transformers",
     "internvl": "text models with experts, such as qwen3_moe",
     "llama4": "Transformers 5.24.0 itself needs a fault mended to run it",
+    "mistral3": "text models with experts, such as mistral4",
     "muse_spark": "text and images, without sound",
+    "nemotron_h_omni": "text and images, without sound; the runtime makes no patches of images",
     "phimoe": "its router (SparseMixer) is none that the op says, and is kept as the model has it",
     "qwen3_omni_moe": "the thinker alone, which reads text and images; it hears and says nothing",
     "qwen3_omni_moe_thinker": "text and images, without sound",
@@ -84,7 +93,8 @@ class Case:
             given: dict[str, Any] = {**TEXT, **EXPERTS, **TEXT_MODELS[self.family]}
             loader: Any = text_loader(transformers.CONFIG_MAPPING[self.family])
         else:
-            given, loader = VISION_MODELS[self.family], transformers.AutoModelForImageTextToText
+            given = VISION_MODELS[self.family]
+            loader = seeing_loader(transformers.CONFIG_MAPPING[self.family])
         config = transformers.AutoConfig.for_model(self.family, **_changed(given, changes or {}))
         model = lively(loader.from_config(config))
         _fill_biases(model)

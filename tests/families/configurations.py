@@ -54,6 +54,27 @@ _NGRAMS = {
     "indexer_compress_ratio": 2,
 }
 
+_CLIPPED = {
+    "n_routed_experts": 8,
+    "num_hidden_layers": 3,
+    "layer_types": ["hybrid", "hybrid_sliding", "hybrid"],
+    "swa_num_attention_heads": 4,
+    "swa_num_key_value_heads": 2,
+    "swa_head_dim": 16,
+    "sliding_window_size": 6,
+    "d_rel": 8,
+    "rel_extent": 10,
+    "log_scaling_n_floor": 4,
+    # So low that most numbers reach them.
+    "qk_l2_clip_threshold": 3.0,
+    "rel_l2_clip_threshold": 2.0,
+    "mlp_gate_softcap": 1.0,
+    "mlp_up_softcap": 2.0,
+    "final_logit_softcapping": 4.0,
+    "n_layers_per_attn_res_block": 2,
+    "unpadded_vocab_size": 310,
+}
+
 TEXT_MODELS: dict[str, dict[str, Any]] = {
     "afmoe": {"num_dense_layers": 1, **_SLIDING},
     "aria_text": {"moe_num_experts": 8, "moe_topk": 2, "moe_num_shared_experts": 1},
@@ -144,6 +165,33 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
         "hc_mult": 2,
         "pad_token_id": 0,
     },
+    "inkling2_text": _CLIPPED,
+    "inkling2_loop_text": {
+        **_CLIPPED,
+        "num_hidden_layers": 6,
+        "layer_types": ["hybrid_sliding", "hybrid"] * 3,
+        # The two layers in the middle run twice.
+        "loop_layer_index_start": 2,
+        "loop_layer_index_end": 4,
+        "loop_num_passes": 2,
+        "loop_gate_rank": 8,
+    },
+    "inkling_text": {
+        "n_routed_experts": 8,
+        "n_shared_experts": 2,
+        "num_hidden_layers": 3,
+        "layer_types": ["hybrid", "hybrid_sliding", "hybrid"],
+        "mlp_layer_types": ["dense", "sparse", "sparse"],
+        "swa_num_attention_heads": 4,
+        "swa_num_key_value_heads": 2,
+        "swa_head_dim": 16,
+        "sliding_window_size": 6,
+        "d_rel": 8,
+        "rel_extent": 10,
+        "log_scaling_n_floor": 4,
+        "logits_mup_width_multiplier": 2.0,
+        "unpadded_vocab_size": 310,
+    },
     "jamba": {
         "attn_layer_period": 2,
         "attn_layer_offset": 1,
@@ -233,6 +281,12 @@ _LAYERS = {
     "num_attention_heads": 2,
     "num_hidden_layers": 2,
     "patch_size": 4,
+}
+_CLASS_TOWER = {
+    **_LAYERS,
+    "posemb_grid_size": 5,
+    "projection_hidden_dim": 48,
+    "text_hidden_size": 64,
 }
 _MEDIA = {
     "image_token_id": _IMAGE,
@@ -430,29 +484,18 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "video_token_id": _VIDEO,
     },
     "inkling_mm_model": {
-        "text_config": {
-            **_TEXT,
-            "n_routed_experts": 8,
-            "n_shared_experts": 2,
-            "num_hidden_layers": 3,
-            "layer_types": ["hybrid", "hybrid_sliding", "hybrid"],
-            "mlp_layer_types": ["dense", "sparse", "sparse"],
-            "swa_num_attention_heads": 4,
-            "swa_num_key_value_heads": 2,
-            "swa_head_dim": 16,
-            "sliding_window_size": 6,
-            "d_rel": 8,
-            "rel_extent": 10,
-            "log_scaling_n_floor": 4,
-            "logits_mup_width_multiplier": 2.0,
-            "unpadded_vocab_size": 310,
-        },
+        "text_config": {**_TEXT, **TEXT_MODELS["inkling_text"]},
         "vision_config": {"patch_size": 8, "hidden_size": 32, "num_hidden_layers": 3},
         "audio_config": {"n_mel_bins": 4, "mel_vocab_size": 8},
         "image_token_id": _IMAGE,
         "image_bos_token_id": _START,
         "audio_token_id": 264,
         "audio_bos_token_id": 265,
+    },
+    "inkling2": {
+        "text_config": {**_TEXT, **_CLIPPED},
+        "vision_config": _CLASS_TOWER,
+        "image_token_id": _IMAGE,
     },
     "internvl": {
         "text_config": {**_TEXT, "model_type": "qwen3_moe"},
@@ -496,6 +539,11 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "projector_hidden_size": 32,
         "image_token_id": _IMAGE,
         "video_token_id": _VIDEO,
+    },
+    "mistral3": {
+        "text_config": {**_TEXT, **TEXT_MODELS["mistral4"], "model_type": "mistral4"},
+        "vision_config": {**_LAYERS, "model_type": "pixtral", "image_size": 32},
+        "image_token_id": _IMAGE,
     },
     "mistral_large4": {
         "text_config": {
@@ -551,6 +599,22 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
         "image_token_id": _IMAGE,
         "video_token_id": _VIDEO,
         "audio_token_id": 264,
+    },
+    "nemotron_h_omni": {
+        "text_config": {**_TEXT, **TEXT_MODELS["nemotron_h"], "model_type": "nemotron_h"},
+        "vision_config": {
+            "hidden_size": 32,
+            "num_attention_heads": 2,
+            "num_hidden_layers": 2,
+            "patch_size": 4,
+            "max_img_size": 20,
+            "num_cls_tokens": 2,
+            "num_registers": 3,
+            "video_temporal_patch_size": 2,
+        },
+        "vision_hidden_size": 32,
+        "projector_hidden_size": 48,
+        "image_token_id": _IMAGE,
     },
     "qwen3_5_moe": {
         "text_config": {

@@ -292,6 +292,16 @@ TALKERS = (
         changes={"vision_config.patch_size": 40},
     ),
     Talker(
+        family="mistral3",
+        processor="PixtralProcessor",
+        image_processor="PixtralImageProcessorPil",
+        settings={"size": {"longest_edge": 50}},
+        words={"patch_size": 4, "spatial_merge_size": 2},
+        needs_torchvision=True,
+        tokens=("<unused0>", "<unused1>", "[IMG]", "[IMG_BREAK]", "[IMG_END]"),
+        image="[IMG]",
+    ),
+    Talker(
         family="mistral_large4",
         processor="PixtralProcessor",
         image_processor="PixtralImageProcessorPil",

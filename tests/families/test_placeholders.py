@@ -11,6 +11,7 @@ import transformers
 
 from moe_export.errors import RewriteError
 from moe_export.load.pretrained.assemble import kinds_of_tokens
+from moe_export.load.pretrained.directory import seeing_loader
 from moe_export.load.pretrained.embedding import Embed
 from moe_export.load.pretrained.mended import mend
 from moe_export.load.pretrained.placeholders import special_tokens, stand_ins
@@ -31,7 +32,7 @@ REPLACED = {
 
 def small(family):
     config = transformers.AutoConfig.for_model(family, **VISION_MODELS[family])
-    model = lively(transformers.AutoModelForImageTextToText.from_config(config))
+    model = lively(seeing_loader(type(config)).from_config(config))
     mend(model)
     return model
 

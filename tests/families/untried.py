@@ -6,19 +6,14 @@ from moe_export.moe.families import OUT_OF_REACH
 
 NOT_TRIED: dict[str, str] = {
     **OUT_OF_REACH,
-    **dict.fromkeys(("inkling2", "inkling2_loop"), "not looked into"),
-    "mistral3": "not looked into with experts, which it has where its text model is mistral4, which"
-    " works",
-    "nemotron_h_omni": "not looked into; its text model is that of nemotron_h, which works",
+    "inkling2_loop": "its language model, inkling2_loop_text, is proven and recognised, and no"
+    " bundle of it can be made; its tower is that of inkling2, which works",
 }
 """Vision-language models without a record, and what is known to stand in the way."""
 
 NOT_TRIED_TEXT: dict[str, str] = {
     "gemma4_assistant": "it drafts tokens for a gemma4 out of that model's hidden states and keys,"
     " and answers nothing alone",
-    "inkling2_loop_text": "the language model of inkling2_loop; not looked into",
-    "inkling2_text": "the language model of inkling2; not looked into",
-    "inkling_text": "the language model of inkling_mm_model; not looked into",
 }
 """Language models."""
 

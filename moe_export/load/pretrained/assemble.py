@@ -23,6 +23,7 @@ from moe_export.load.pretrained.examples import (
     embed_text_inputs,
     vision_inputs,
 )
+from moe_export.load.pretrained.fronted import ClassVision, RegisterVision
 from moe_export.load.pretrained.masks import REFERENCE, kinds_of, narrowed
 from moe_export.load.pretrained.mended import mend
 from moe_export.load.pretrained.ngrams import NgramDecoder, NgramEmbed, NgramEmbedText
@@ -206,10 +207,18 @@ def _vision(model: Any, images: Packed | Tiles | Padded, *, has_crops: bool) -> 
             cropped = CroppedVision if images.row_end is None else JoinedVision
             return (cropped if has_crops else TileVision)(model, images)
         case Packed():
-            kind = LinedVision if images.newline else CutVision if images.cut else PackedVision
-            return kind(model, images)
+            return _packed(images)(model, images)
         case Padded():
             return PaddedVision(model, images)
+
+
+def _packed(images: Packed) -> type[PackedVision]:
+    match images.in_front:
+        case "registers":
+            return RegisterVision
+        case "class":
+            return ClassVision
+    return LinedVision if images.newline else CutVision if images.cut else PackedVision
 
 
 def _logits(model: Any, inputs: Inputs) -> Tensor:

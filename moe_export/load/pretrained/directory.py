@@ -102,7 +102,7 @@ def read_directory(folder: Path) -> Pretrained:
     enclosing = ENCLOSING.get(kind)
     family = FAMILIES.get(kind if enclosing is None else enclosing.family)
     config_class = transformers.CONFIG_MAPPING[kind]
-    loader = text_loader(config_class) if family is None else _seeing(transformers)
+    loader = text_loader(config_class) if family is None else seeing_loader(config_class)
     if loader is None or kind in OUT_OF_REACH:
         raise _not_built(kind, folder)
     stored = read_shards(files)
@@ -169,6 +169,16 @@ def text_loader(config_class: Any) -> Any | None:
         return causal if config_class in causal._model_mapping else None
     reads = seeing._model_mapping[config_class].input_modalities
     return seeing if reads in ("text", ("text",)) else None
+
+
+def seeing_loader(config_class: Any) -> Any:
+    """What builds a model of such a configuration that sees: some are listed as those that hear."""
+    import transformers
+
+    seeing = _seeing(transformers)
+    hears = config_class not in seeing._model_mapping
+    several = transformers.AutoModelForMultimodalLM
+    return several if hears and config_class in several._model_mapping else seeing
 
 
 def _seeing(transformers: Any) -> Any:

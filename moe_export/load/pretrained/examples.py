@@ -166,6 +166,11 @@ class Examples:
         """What ``vision`` takes as the whole model takes it."""
         if isinstance(self._images, Packed) and self._images.cut:
             return _uncut(**seen)
+        if isinstance(self._images, Packed) and self._images.in_front == "registers":
+            grid = seen["image_grid_thw"][:, 1:]
+            return {"pixel_values": seen["pixel_values"], "image_grid_hw": grid}
+        if isinstance(self._images, Packed) and self._images.in_front == "class":
+            return _in_squares(**seen, merge=merge_of(self.config))
         if "is_whole" not in seen:
             return dict(seen)
         made: dict[str, Any] = {"pixel_values": seen["pixel_values"]}
@@ -208,6 +213,17 @@ def _uncut(pixel_values: Tensor, image_grid_thw: Tensor) -> Inputs:
         laid = patches.view(tall, wide, 3, side, side).permute(2, 0, 3, 1, 4)
         whole[image, :, : tall * side, : wide * side] = laid.reshape(3, tall * side, wide * side)
     return {"pixel_values": whole, "image_sizes": image_grid_thw[:, 1:] * side}
+
+
+def _in_squares(pixel_values: Tensor, image_grid_thw: Tensor, merge: int) -> Inputs:
+    """Flat patches as squares ``[features, height, width, channels]``, which the grid counts."""
+    side = math.isqrt(pixel_values.shape[-1] // 3)
+    laid = pixel_values.view(-1, merge, merge, 3, side, side).permute(0, 1, 4, 2, 5, 3)
+    squares = laid.reshape(-1, merge * side, merge * side, 3)
+    return {
+        "pixel_values": squares,
+        "image_grid_thw": image_grid_thw // torch.tensor([1, merge, merge]),
+    }
 
 
 def vision_inputs(examples: Examples, images: Packed | Tiles | Padded) -> PartInputs:

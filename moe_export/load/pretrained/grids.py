@@ -24,6 +24,8 @@ class Table:
 
     An image counts as ``wider`` than it is by that part of a patch, and as much taller; but not
     along a side as long as the table's, which PyTorch copies where it resamples linearly.
+
+    With ``square`` an image reads as much of the table as the square around it would.
     """
 
     side: int
@@ -31,6 +33,7 @@ class Table:
     corners: bool
     zeros: bool = False
     wider: float = 0.0
+    square: bool = False
 
 
 def merge_of(config: Any) -> int:
@@ -39,6 +42,8 @@ def merge_of(config: Any) -> int:
         for name in ("spatial_merge_size", "pooling_kernel_size", "merge_size"):
             if getattr(holder, name, None):
                 return int(getattr(holder, name))
+    if getattr(config, "downsample_ratio", None):
+        return round(1 / float(config.downsample_ratio))
     return int(config.vision_config.merge_kernel_size[0])
 
 
@@ -60,6 +65,7 @@ class Grid:
         self._height, self._width = thw[:, 1][image], thw[:, 2][image]
         self._start = (self.ends - sizes)[image]
         self._within = place - self._start
+        self._image = image
         self.row, self.column = self._laid(merge if images.order == "blocks" else 1)
 
     def _laid(self, side: int) -> tuple[Tensor, Tensor]:
@@ -67,6 +73,20 @@ class Grid:
         block, inner = self._within // side**2, self._within % side**2
         blocks = self._width // side
         return block // blocks * side + inner // side, block % blocks * side + inner % side
+
+    def behind(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Where patches lie if ``count`` rows, of all images the same, stand before each image's.
+
+        For each place which row is there, of these and then all patches; for each patch its place;
+        and where images end.
+        """
+        images = self.ends.shape[0]
+        ends = self.ends + count * torch.arange(1, images + 1)
+        place = torch.arange(self.patches + count * images)
+        image = (place[:, None] >= ends[None, :]).sum(-1)
+        within = place - F.pad(ends, (1, 0))[image]
+        row = torch.where(within < count, within, place - count * image)
+        return row, torch.arange(self.patches) + count * (self._image + 1), ends
 
     def position_ids(self) -> Tensor:
         """``[patches, axes]``: height and width, and before them a time of 0 where it counts."""
@@ -114,8 +134,11 @@ class Grid:
 
     def interpolation(self, table: Table) -> dict[str, Tensor]:
         """Entries of the table for each patch, and their weights."""
-        rows, row_weights = _taps(self.row, _size(self._height, table), table)
-        columns, column_weights = _taps(self.column, _size(self._width, table), table)
+        height, width = self._height, self._width
+        if table.square:
+            height = width = torch.maximum(height, width)
+        rows, row_weights = _taps(self.row, _size(height, table), table)
+        columns, column_weights = _taps(self.column, _size(width, table), table)
         indices = rows[:, :, None] * table.side + columns[:, None, :]
         weights = row_weights[:, :, None] * column_weights[:, None, :]
         return {"interp_indices": indices.flatten(1), "interp_weights": weights.flatten(1)}

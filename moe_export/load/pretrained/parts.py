@@ -41,6 +41,7 @@ from moe_export.load.pretrained.modal import split_by_kind
 from moe_export.load.pretrained.recurrence import in_steps
 from moe_export.load.pretrained.rotations import in_real_numbers, keep_real
 from moe_export.load.pretrained.sinks import route_shared
+from moe_export.load.pretrained.windows import WindowsCopied
 
 # What ``vision`` gives and ``embed`` takes, and the axis of each that counts features.
 FEATURE_AXES = {"image_embeds": 0, "deepstack": 1}
@@ -118,7 +119,8 @@ class Decoder(Part):
         self.all_logits = all_logits
         count: int = self.text_config.num_hidden_layers
         kinds = getattr(self.text_config, "layer_types", None) or [FULL] * count
-        self.kinds: list[str] = [self._kind(i, kind) for i, kind in enumerate(kinds)]
+        once = [self._kind(i, kind) for i, kind in enumerate(kinds)]
+        self.kinds: list[str] = once + [once[i] for i in repeated_layers(self.text_config)]
         self.tokens_lead = self.text_config._attn_implementation == "sdpa"
         if self.tokens_lead:
             attention.register()
@@ -158,7 +160,7 @@ class Decoder(Part):
             image_tokens=inputs.get("image_tokens"),
             prompt=prompt,
         )
-        with in_real_numbers(), in_steps(self.text_model, cache):
+        with in_real_numbers(), WindowsCopied(), in_steps(self.text_model, cache):
             made = self.text_model(
                 inputs_embeds=embeds,
                 attention_mask=masks,
@@ -292,6 +294,17 @@ class TypedDecoder(Decoder):
         name = "moe_mm_token_type_ids"
         takes = name in inspect.signature(self.text_model.forward).parameters
         return {name: inputs["image_tokens"]} if takes else {}
+
+
+def repeated_layers(config: Any) -> list[int]:
+    """The layers that run again, which then have a cache of their own behind those of all layers.
+
+    A model that loops through some of its layers (``inkling2_loop_text``) has several passes.
+    """
+    passes: int = getattr(config, "loop_num_passes", 1)
+    if passes == 1:
+        return []
+    return [*range(config.loop_layer_index_start, config.loop_layer_index_end)] * (passes - 1)
 
 
 def _is_sharing(layer: nn.Module) -> bool:

@@ -70,12 +70,19 @@ def _numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
+def _fit(images: Packed) -> Literal["area", "shrink", "canvas", "edge", "shape"]:
+    if images.fit is None:
+        raise NoProcessorError("its processor fits images to patches as no recipe does")
+    return images.fit
+
+
 def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
+    fit = _fit(images)
     patch, size = int(settings["patch_size"]), settings["size"]
     sizes: dict[str, Any] = {
         "patch_size": patch,
         "merge_size": int(settings["merge_size"]),
-        "fit": images.fit,
+        "fit": fit,
         "layout": _layout(images),
         "newline": images.newline,
     }
@@ -128,7 +135,7 @@ def _cut(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) -> 
         min_pixels=1,
         max_pixels=(-(-side // unit) * unit) ** 2,
         max_side=side,
-        fit=images.fit,
+        fit=_fit(images),
         layout=images.order,
     )
 
