@@ -176,7 +176,7 @@ class Decoder(Part):
 
     def _kind(self, number: int, kind: str) -> str:
         """What a layer carries, by the name of a kind of layers."""
-        layers = self.text_model.layers
+        layers = _layers_of(self.text_model)
         # A layer may have two attentions, each with a cache of its own (longcat_flash).
         layer = layers[number * len(layers) // self.text_config.num_hidden_layers]
         # Some layers attend to what an index before them picked, and have none.
@@ -305,6 +305,13 @@ def repeated_layers(config: Any) -> list[int]:
     if passes == 1:
         return []
     return [*range(config.loop_layer_index_start, config.loop_layer_index_end)] * (passes - 1)
+
+
+def _layers_of(text_model: Any) -> nn.ModuleList:
+    """Its decoder layers, which some sources call blocks (``dbrx``)."""
+    name = "layers" if hasattr(text_model, "layers") else "blocks"
+    layers: nn.ModuleList = getattr(text_model, name)
+    return layers
 
 
 def _is_sharing(layer: nn.Module) -> bool:
