@@ -87,7 +87,7 @@ def run(spec: ExportSpec, announce: Callable[[str], None] = lambda stage: None) 
             publish(place, spec.output, force=spec.force)
     if lacking is not None:
         raise _without_engines(spec, lacking)
-    # All digests were compared before it was moved here.
+    # Digests were compared when it was staged; engines and reports came later, digested as written.
     return Exported(Bundle.open(spec.output, verify=False), report)
 
 
