@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pytest
-import torch
 
 pytest.importorskip("transformers")
 
@@ -13,9 +12,9 @@ from moe_export.load.pretrained.directory import _require_known_layers
 from moe_export.load.pretrained.parts import Decoder
 
 from .catalogue import Case
+from .runs import embeds, require_padding_changes_nothing, require_two_runs_are_one
 
 SCALED = "text_config.log_scaling_n_floor"
-LENGTH = 21
 
 
 @pytest.fixture(scope="module")
@@ -27,18 +26,6 @@ def decoder(tmp_path_factory):
     return Decoder(model, all_logits=True).eval()
 
 
-def embeds():
-    return torch.randn(1, LENGTH, 64, generator=torch.Generator().manual_seed(2))
-
-
-def run(decoder, rows, mask, past):
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, -rows.shape[1] :]
-    own = {"inputs_embeds": rows, "position_ids": positions, "attention_mask": mask}
-    made = decoder.run({**own, **past})
-    names = zip(decoder.cache_names("past"), decoder.cache_names("present"), strict=True)
-    return made["logits"], {name: made[present] for name, present in names}
-
-
 def test_each_layer_carries_keys_values_and_what_four_convolutions_saw(decoder):
     what = ("key", "value", "conv0", "conv1", "conv2", "conv3")
     assert carried(decoder.kinds) == [(layer, each) for layer in range(3) for each in what]
@@ -48,25 +35,11 @@ def test_each_layer_carries_keys_values_and_what_four_convolutions_saw(decoder):
 
 
 def test_a_text_in_two_runs_is_the_text_in_one(decoder):
-    rows, mask = embeds(), torch.ones(1, LENGTH, dtype=torch.int64)
-    expected, _ = run(decoder, rows, mask, decoder.empty_cache(rows))
-    for cut in (1, 2, 9, LENGTH - 1):
-        first, past = run(decoder, rows[:, :cut], mask[:, :cut], decoder.empty_cache(rows))
-        second, _ = run(decoder, rows[:, cut:], mask, past)
-        made = torch.cat([first, second], dim=1)
-        assert (made - expected).abs().max() <= 1e-4 * expected.abs().max(), cut
+    require_two_runs_are_one(decoder)
 
 
 def test_padding_on_the_left_changes_nothing(decoder):
-    rows = embeds().expand(2, -1, -1)
-    whole = torch.ones(2, LENGTH, dtype=torch.int64)
-    expected, _ = run(decoder, rows, whole, decoder.empty_cache(rows))
-    for padding in (1, 3, 6):
-        longer = torch.cat([torch.ones(2, padding, 64), rows], dim=1)
-        mask = torch.cat([torch.zeros(2, padding), torch.ones(2, LENGTH)], dim=1).long()
-        made, _ = run(decoder, longer, mask, decoder.empty_cache(longer))
-        off = (made[:, padding:] - expected).abs().max()
-        assert off <= 1e-4 * expected.abs().max(), padding
+    require_padding_changes_nothing(decoder)
 
 
 def test_layers_of_that_name_without_such_convolutions_are_refused(tmp_path):
