@@ -332,6 +332,8 @@ def _options(ort: Any, *, threads: int | None, profile: Path | None) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = _LOG_FATAL_ONLY
     options.use_deterministic_compute = True
+    # Else what a run needs is kept as one more block for each shape, and shapes are many.
+    options.enable_mem_pattern = False
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads or 0  # ONNX Runtime's word for one for each core
     if profile is not None:

@@ -41,9 +41,12 @@ class Contender:
         return re.sub(r"[^a-z0-9]+", "-", self.label.lower()).strip("-")
 
 
-def _ours(precision: str, dense: str | None = None, name: str = OURS) -> Contender:
-    """Experts in ``precision`` and all other products in ``dense``, by default in the same."""
-    flags = ["--precision", precision, "--dense-precision", dense or precision]
+def _ours(precision: str, dense: str | None = None, name: str = OURS, rows: str = "") -> Contender:
+    """Experts in ``precision`` and all other products in ``dense``, by default in the same.
+
+    ``rows`` is what stands behind both: ``@`` and what the rows are rounded to.
+    """
+    flags = ["--precision", precision + rows, "--dense-precision", (dense or precision) + rows]
     return Contender(name, precision, "model_ours", {"flags": flags})
 
 
@@ -75,6 +78,7 @@ CONTENDERS = (
     Contender("transformers openvino", "bf16", _OPENVINO),
     _ours("int8"),
     _ours("int8", "f32", "moe-export, dense f32"),
+    _ours("int8", name="moe-export, int8 rows", rows="@int8"),
     *_llama("int8", "Q8_0", "q8_0"),
     Contender("torch eager", "int8", _TORCH),
     Contender("transformers openvino", "int8", _OPENVINO),

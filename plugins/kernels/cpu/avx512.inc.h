@@ -16,8 +16,11 @@ struct Simd {
   using F = __m512;
   using I = __m512i;
   static constexpr int kLanes = 16, kVectors = 1;
-  // 12 rows x 2 panels, or 6 x 4, are 24 sums; the rest is for weights and rows.
-  static constexpr int kMaxRows = 12, kMaxPanels = 4, kMaxIntRows = 12;
+  // 6 rows x 4 panels are 24 sums; the rest is for weights and rows.  8 x 2 lead 12 x 2 by a quarter
+  // (Zen 5): more rows than 8 have no general registers for their places.
+  static constexpr int kMaxRows = 8, kMaxPanels = 4;
+  // 7 rows x 2 panels are 14 dot products and as many sums.
+  static constexpr int kMaxIntRows = 7, kMaxDots = 16;
   static constexpr bool kHasBf16 = MOE_EXPORT_AVX512_DOT;
 
   static constexpr int panels_of(int rows) { return rows <= 6 ? 4 : 2; }

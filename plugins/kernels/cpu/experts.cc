@@ -1,9 +1,10 @@
 // Experts and its parts: which rows meet which panels, and in what order (docs/ops.md).
 //
-// A layer is two products.  Tasks of the first are (some rows of one expert, four panels of its up
-// matrix): their epilogue activates and prepares the rows of the second.  Tasks of the second leave
-// weighted rows in expert order, and a last pass sums them token by token in order of k.  A task reads
-// rows through pointers; they are copied into expert order only for levels that like even rows.
+// A layer is two products.  Tasks of the first are (some rows of one expert, some panels of its up
+// matrix, four at a time): their epilogue activates and prepares the rows of the second.  Tasks of the
+// second leave weighted rows in expert order, and a last pass sums them token by token in order of k.
+// A task reads rows through pointers; they are copied into expert order only for levels that like even
+// rows.
 //
 // With few tokens each panel is read once from memory, and neighbouring tasks share one expert.
 // With many, four panels (256 KiB of bfloat16 for H = 2048) stay in the L2 while all rows pass.
@@ -20,6 +21,9 @@ namespace {
 constexpr size_t kTaskPanels = 4, kTaskColumns = kTaskPanels * kPanelRows;
 constexpr size_t kTileRows = 64;    // rows of a product that lie in one task's stack
 constexpr size_t kTaskRows = 256;   // more than this and an expert's rows are split among tasks
+// With more tasks than this each takes several times four panels.  What a task asks of memory in advance
+// lies behind its own panels, and is another core's as often as not.
+constexpr size_t kEnoughTasks = 128;
 constexpr size_t kManyTokens = 16;  // from here on rows may be worth a copy
 
 // Rows [first, first + count) of the expert order, all of one expert.
@@ -55,23 +59,27 @@ void multiply_blocks(const Isa* isa, const Panels& weights, RowFormat format,
                      const RowBlock* blocks, size_t num_blocks, size_t num_rows,
                      const Parallel& parallel, const Row& row, const Done& done) {
   const size_t chunks = (weights.panels + kTaskPanels - 1) / kTaskPanels;
-  const size_t tasks = num_blocks * chunks;
+  const size_t most = std::max<size_t>(1, num_blocks * chunks / kEnoughTasks);
+  const size_t tasks_each = (chunks + most - 1) / most;  // of a block
+  const size_t products = num_rows * weights.columns * weights.panels * kPanelRows;
+  const size_t tasks = num_blocks * tasks_each;
   if (!tasks) return;
-  const size_t products = num_rows * weights.columns * kTaskColumns / num_blocks + 1;
-  for_each(parallel, tasks, products, [&](size_t task) {
-    const RowBlock& block = blocks[task / chunks];
-    const size_t first_panel = task % chunks * kTaskPanels;
-    const size_t panels = std::min(kTaskPanels, weights.panels - first_panel);
-    const uint8_t* at = weights.data + size_t(block.expert) * weights.expert_bytes +
-                        first_panel * weights.panel_bytes;
+  for_each(parallel, tasks, products / tasks + 1, [&](size_t task) {
+    const RowBlock& block = blocks[task / tasks_each];
+    const size_t part = task % tasks_each, rows_end = size_t(block.first) + size_t(block.count);
+    const size_t panels_end = std::min((part + 1) * most * kTaskPanels, weights.panels);
     alignas(64) float tile[kTileRows * kTaskColumns];
     const void* rows[kTileRows];
-    const size_t end = size_t(block.first) + size_t(block.count);
-    for (size_t first = size_t(block.first); first < end; first += kTileRows) {
-      const size_t count = std::min(kTileRows, end - first);
-      for (size_t r = 0; r < count; ++r) rows[r] = row(first + r);
-      isa->multiply(weights, format, at, panels, rows, count, tile, kTaskColumns);
-      done(block, first, count, first_panel, panels, tile);
+    for (size_t panel = part * most * kTaskPanels; panel < panels_end; panel += kTaskPanels) {
+      const size_t panels = std::min(kTaskPanels, panels_end - panel);
+      const uint8_t* at = weights.data + size_t(block.expert) * weights.expert_bytes +
+                          panel * weights.panel_bytes;
+      for (size_t first = size_t(block.first); first < rows_end; first += kTileRows) {
+        const size_t count = std::min(kTileRows, rows_end - first);
+        for (size_t r = 0; r < count; ++r) rows[r] = row(first + r);
+        isa->multiply(weights, format, at, panels, rows, count, tile, kTaskColumns);
+        done(block, first, count, panel, panels, tile);
+      }
     }
   });
 }

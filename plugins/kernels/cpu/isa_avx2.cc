@@ -16,7 +16,8 @@ struct Simd {
   using I = __m256i;
   static constexpr int kLanes = 8, kVectors = 2;
   // 6 rows x 16 are 12 sums, two registers of weights and one of rows: 15 of 16.
-  static constexpr int kMaxRows = 6, kMaxPanels = 4, kMaxIntRows = 8;
+  static constexpr int kMaxRows = 6, kMaxPanels = 4;
+  static constexpr int kMaxIntRows = 8, kMaxDots = 4;
   static constexpr bool kHasBf16 = false;
 
   // FMA takes 4 cycles and two start in each: 8 sums at least must be under way.

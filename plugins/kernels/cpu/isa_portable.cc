@@ -13,7 +13,7 @@ struct Simd {
   typedef float F __attribute__((vector_size(64)));
   typedef int32_t I __attribute__((vector_size(64)));
   static constexpr int kLanes = 16, kVectors = 1;
-  static constexpr int kMaxRows = 2, kMaxPanels = 1, kMaxIntRows = 2;
+  static constexpr int kMaxRows = 2, kMaxPanels = 1, kMaxIntRows = 2, kMaxDots = 4;
   static constexpr bool kHasBf16 = false;
 
   static constexpr int panels_of(int) { return 1; }

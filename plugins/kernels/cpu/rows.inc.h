@@ -34,24 +34,23 @@ inline void store_integers(bool wide, const int32_t* q, uint8_t* to) {
     for (size_t c = 0; c < kRowBlock; ++c) to[c] = uint8_t(q[c]);
     return;
   }
-  int16_t words[kRowBlock];
-  for (size_t c = 0; c < kRowBlock; ++c) {
-    const size_t place = (c & 1) * 2 + (c >> 1 & 1);
-    words[c / 4 * 4 + place] = int16_t(q[c]);
-  }
+  // Two columns at a time: the halves of c and c + 2, and of c + 1 and c + 3.
+  constexpr uint64_t kLow = 0x0000ffff0000ffff;
+  uint64_t pairs[kRowBlock / 2], words[kRowBlock / 4];
+  __builtin_memcpy(pairs, q, sizeof pairs);
+  for (size_t n = 0; n < kRowBlock / 4; ++n)
+    words[n] = (pairs[2 * n] & kLow) | (pairs[2 * n + 1] & kLow) << 16;
   __builtin_memcpy(to, words, sizeof words);
 }
 
 // One block of 32 columns as integers: a scale of max|x| over the number of steps, x / scale rounded,
 // ties to even.
-void prepare_integers(Format weights, RowFormat rows, size_t padded, size_t first, size_t count,
-                      const float* x, uint8_t* row) {
+inline void prepare_integers(Format weights, RowFormat rows, size_t padded, size_t first,
+                             const float* values, uint8_t* row) {
   const float steps = rows == RowFormat::int8 ? 127.0f : 32767.0f;
   const size_t block = first / kRowBlock, blocks = padded / kRowBlock;
   float* scales = reinterpret_cast<float*>(row + padded * integer_bytes(weights, rows));
   int32_t* offsets = reinterpret_cast<int32_t*>(scales + blocks);
-  float values[kRowBlock];
-  for (size_t c = 0; c < kRowBlock; ++c) values[c] = c < count ? x[c] : 0.0f;
   // The bits of |x| are ordered as the numbers are, with infinity and NaN at the end.
   uint32_t largest = 0;
   for (size_t c = 0; c < kRowBlock; ++c) {
@@ -80,10 +79,14 @@ void prepare(Format weights, RowFormat rows, size_t columns, size_t first, size_
              const float* x, void* row) {
   const size_t padded = padded_columns(weights, columns);
   if (is_integer(rows)) {
-    for (size_t c = 0; c < count; c += kRowBlock)
-      prepare_integers(weights, rows, padded, first + c,
-                       count - c < kRowBlock ? count - c : kRowBlock, x + c,
-                       static_cast<uint8_t*>(row));
+    uint8_t* const to = static_cast<uint8_t*>(row);
+    size_t c = 0;
+    for (; c + kRowBlock <= count; c += kRowBlock)
+      prepare_integers(weights, rows, padded, first + c, x + c, to);
+    if (c == count) return;
+    float last[kRowBlock] = {};
+    __builtin_memcpy(last, x + c, (count - c) * sizeof(float));
+    prepare_integers(weights, rows, padded, first + c, last, to);
     return;
   }
   const size_t end = first + count == columns ? padded : first + count;

@@ -185,6 +185,11 @@ MOE_INLINE inline void dot_block(const uint8_t* const (&panels)[NP],
     S::template dot_bytes<kFormat, MR, NP>(panels, integers, dot);
 }
 
+// How many panels, a power of two, that many rows meet at once.
+constexpr int panels_together(int rows, int panels) {
+  return panels == 1 || rows * panels <= Simd::kMaxDots ? panels : panels_together(rows, panels / 2);
+}
+
 template <Format kFormat, bool kWide, int MR, int NP>
 void int_tile(const IntCall& call) {
   const Panels& weights = *call.weights;
@@ -215,9 +220,8 @@ void int_tile(const IntCall& call) {
     unrolled<MR>([&](auto m) MOE_INLINE {
       integers[m] = call.rows[m].integers + b * kRowBlock * (kWide ? 2 : 1);
     });
-    // One row meets four panels at once, two meet two, and are loaded once for them.  More rows leave
-    // no registers for more than a panel.
-    constexpr int kTogether = MR == 1 ? NP : MR == 2 && NP % 2 == 0 ? 2 : 1;
+    // Rows meet several panels at once, and are loaded once for them, while the registers last.
+    constexpr int kTogether = panels_together(MR, NP);
     unrolled<NP / kTogether>([&](auto group) MOE_INLINE {
       const uint8_t* at[kTogether];
       I dot[kTogether][MR][kVectors];
@@ -279,7 +283,7 @@ template <class Tiles>
 void for_tiles(const Tiles& tiles, size_t num_rows, size_t count) {
   const size_t num_tiles = (num_rows + Tiles::kMaxRows - 1) / Tiles::kMaxRows;
   const size_t size = num_rows / num_tiles, larger = num_rows % num_tiles;
-  const size_t step = Tiles::panels_of(size + (larger ? 1 : 0));
+  const size_t step = Tiles::panels_of(size);  // fewer rows, not fewer panels
   for (size_t p = 0; p < count; p += step) {
     const size_t end = p + step < count ? p + step : count;
     for (size_t tile = 0, row = 0; tile < num_tiles; ++tile) {
@@ -364,7 +368,9 @@ struct IntTiles {
   // hardware prefetches each by itself (13 against 25 GB/s, Zen 3).  With more rows than this the
   // products take longer than the reading.
   static constexpr size_t kMaxStreams = 4, kRowsOfStreams = 4;
-  static size_t panels_of(size_t rows) { return rows <= kRowsOfStreams ? kMaxStreams : 1; }
+  static constexpr size_t panels_of(size_t rows) {
+    return rows <= kRowsOfStreams ? kMaxStreams : panels_together(int(rows), 2);
+  }
 
   void run(const Place& place) const {
     constexpr size_t kBlockBytes = kFormat == Format::int8 ? 512 : 256;
@@ -387,11 +393,9 @@ struct IntTiles {
 
   template <size_t MR>
   static void pick(const Place& place, const IntCall& call) {
-    if (place.rows == MR) {
-      if constexpr (MR <= kRowsOfStreams)
-        if (place.panels == kMaxStreams) return int_tile<kFormat, kWide, MR, kMaxStreams>(call);
-      return int_tile<kFormat, kWide, MR, 1>(call);
-    }
+    if (place.rows == MR)
+      return place.panels == 1 ? int_tile<kFormat, kWide, MR, 1>(call)
+                               : int_tile<kFormat, kWide, MR, panels_of(MR)>(call);
     if constexpr (MR > 1) pick<MR - 1>(place, call);
   }
 };

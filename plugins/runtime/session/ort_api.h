@@ -52,7 +52,9 @@ struct OrtApi {
   void* gap_8;
   OrtStatus* (*Run)(OrtSession* session, const OrtRunOptions* options, const char* const* input_names, const OrtValue* const* inputs, size_t input_count, const char* const* output_names, size_t output_count, OrtValue** outputs);
   OrtStatus* (*CreateSessionOptions)(OrtSessionOptions** out);
-  void* gap_11[11];
+  void* gap_11[6];
+  OrtStatus* (*DisableMemPattern)(OrtSessionOptions* options);
+  void* gap_18[4];
   OrtStatus* (*SetSessionLogSeverityLevel)(OrtSessionOptions* options, int level);
   void* gap_23;
   OrtStatus* (*SetIntraOpNumThreads)(OrtSessionOptions* options, int count);

@@ -42,6 +42,7 @@ OrtOwned<ort::OrtSessionOptions> options_of(const OnnxRuntime& runtime, int thre
   OrtOwned<ort::OrtSessionOptions> options(made);
   check(runtime.api->SetSessionLogSeverityLevel(made, kLogFatalOnly));
   check(runtime.api->SetDeterministicCompute(made, true));
+  check(runtime.api->DisableMemPattern(made));  // kept for each shape, and shapes are many
   check(runtime.api->SetInterOpNumThreads(made, 1));
   check(runtime.api->SetIntraOpNumThreads(made, threads));  // 0: one for each core
   return options;
