@@ -334,6 +334,8 @@ def _options(ort: Any, *, threads: int | None, profile: Path | None) -> Any:
     options.use_deterministic_compute = True
     # Else what a run needs is kept as one more block for each shape, and shapes are many.
     options.enable_mem_pattern = False
+    # Threads look for work until a run is over, and not longer: the cores are the next session's then.
+    options.add_session_config_entry("session.force_spinning_stop", "1")
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads or 0  # ONNX Runtime's word for one for each core
     if profile is not None:

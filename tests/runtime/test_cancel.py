@@ -43,8 +43,8 @@ def counting() -> onnxruntime.InferenceSession:
 def test_a_run_ends_in_its_middle(counting, capfd):
     cancel = Cancellation()
     timer = threading.Timer(0.2, cancel.cancel)
-    timer.start()
     started = time.monotonic()
+    timer.start()
     with pytest.raises(Cancelled), running({}, cancel):
         counting.run(None, {"most": FOR_HOURS}, cancel.run_options())
     timer.join()

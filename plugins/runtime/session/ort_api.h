@@ -100,7 +100,9 @@ struct OrtApi {
   void (*ReleaseTypeInfo)(OrtTypeInfo* info);
   void (*ReleaseTensorTypeAndShapeInfo)(OrtTensorTypeAndShapeInfo* info);
   void (*ReleaseSessionOptions)(OrtSessionOptions* options);
-  void* gap_101[127];
+  void* gap_101[29];
+  OrtStatus* (*AddSessionConfigEntry)(OrtSessionOptions* options, const char* key, const char* value);
+  void* gap_131[97];
   OrtStatus* (*RegisterCustomOpsLibrary_V2)(OrtSessionOptions* options, const char* path);
   void* gap_229[44];
   OrtStatus* (*SetDeterministicCompute)(OrtSessionOptions* options, bool value);
