@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -30,6 +31,8 @@ from moe_export.moe.schema import DOMAIN
 
 OPSET = 23
 
+_OBJECTS_BETWEEN_COLLECTIONS = 20_000  # Python's own: some 700
+
 # What torch.export and the ONNX exporter raise for a model they cannot take; all else is a bug.
 _TRACING_ERRORS = (RuntimeError, ValueError, TypeError, NotImplementedError, AttributeError)
 
@@ -48,7 +51,7 @@ def trace(model: MarkedModel, output_names: list[str]) -> Trace:
     inputs = tracing_inputs(loaded.example_inputs, loaded.dynamic_shapes)
     varying = varying_axes(loaded.module, inputs) if loaded.dynamic_shapes is None else set()
     shapes = requested_shapes(inputs, loaded.dynamic_shapes, varying)
-    with _quiet():
+    with _quiet(), _seldom_collected():
         module = without_numbers(model.marked)
         module.register_forward_pre_hook(_equates(loaded.dynamic_shapes), with_kwargs=True)
         with once_each(module) as repeats:
@@ -187,6 +190,17 @@ def _innermost(error: BaseException) -> BaseException:
 def _last_line(error: BaseException) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[0] if lines else type(error).__name__
+
+
+@contextmanager
+def _seldom_collected() -> Iterator[None]:
+    """Look for unreachable objects less often: of the many that tracing makes few are."""
+    before = gc.get_threshold()
+    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *before[1:])
+    try:
+        yield
+    finally:
+        gc.set_threshold(*before)
 
 
 @contextmanager
