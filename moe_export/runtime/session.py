@@ -334,7 +334,7 @@ def _options(ort: Any, *, threads: int | None, profile: Path | None) -> Any:
     options.use_deterministic_compute = True
     # Else what a run needs is kept as one more block for each shape, and shapes are many.
     options.enable_mem_pattern = False
-    # Threads look for work until a run is over, and not longer: the cores are the next session's then.
+    # Threads look for work until a run is over, not longer: then the cores are the next session's.
     options.add_session_config_entry("session.force_spinning_stop", "1")
     options.inter_op_num_threads = 1
     options.intra_op_num_threads = threads or 0  # ONNX Runtime's word for one for each core

@@ -181,7 +181,7 @@ def test_pages_of_a_mapped_file_do_not_count(tmp_path: Path) -> None:
     assert not np.frombuffer(mapped, np.uint8).any()
     assert memory_in_use() < before + 16 * MIB
     # Not from an allocator, which may have kept as much of what was freed before.
-    with mmap.mmap(-1, 64 * MIB, flags=mmap.MAP_PRIVATE) as taken:
+    with mmap.mmap(-1, 64 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as taken:
         taken.write(b"1" * taken.size())
         assert memory_in_use() > before + 60 * MIB
 

@@ -44,7 +44,7 @@ OrtOwned<ort::OrtSessionOptions> options_of(const OnnxRuntime& runtime, int thre
   check(runtime.api->SetDeterministicCompute(made, true));
   // Else what a run needs is kept as one more block for each shape, and shapes are many.
   check(runtime.api->DisableMemPattern(made));
-  // Threads look for work until a run is over, and not longer: the cores are the next session's then.
+  // Threads look for work until a run is over, not longer: then the cores are the next session's.
   check(runtime.api->AddSessionConfigEntry(made, "session.force_spinning_stop", "1"));
   check(runtime.api->SetInterOpNumThreads(made, 1));
   check(runtime.api->SetIntraOpNumThreads(made, threads));  // 0: one for each core
