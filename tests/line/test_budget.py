@@ -182,7 +182,7 @@ def test_pages_of_a_mapped_file_do_not_count(tmp_path: Path) -> None:
     assert memory_in_use() < before + 16 * MIB
     # Not from an allocator, which may have kept as much of what was freed before.
     with mmap.mmap(-1, 64 * MIB, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS) as taken:
-        taken.write(b"1" * taken.size())
+        taken.write(b"1" * (64 * MIB))
         assert memory_in_use() > before + 60 * MIB
 
 
