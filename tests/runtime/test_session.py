@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import shutil
 import sys
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -42,6 +43,14 @@ def test_a_symbolic_axis_takes_any_size(linear, rows):
     x = np.tile(X[:1], (rows, 1))
     result = Session(linear, threads=1).run({"x": x})["y"]
     np.testing.assert_array_equal(result, np.tile(Y[:1], (rows, 1)))
+
+
+def test_threads_do_not_look_for_work_behind_a_run(linear):
+    with Session(linear, threads=2) as session:
+        session.run({"x": np.tile(X, (100_000, 1))})
+        before = time.process_time()
+        time.sleep(0.3)
+        assert time.process_time() - before < 0.02
 
 
 def test_the_probe_graph_shows_what_the_main_graph_hides(linear):
