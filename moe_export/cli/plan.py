@@ -54,7 +54,12 @@ def plan(
     with console.stages(["load"]) as stages:
         stages("load")
         loaded = load(spec)
-    made = planning.plan(planning.facts(loaded), spec.precision, spec.dense_precision)
+    made = planning.plan(
+        planning.facts(loaded),
+        spec.precision,
+        spec.dense_precision,
+        slowness=planning.core_slowness(),
+    )
     free = free_bytes(spec.output.absolute().parent)
     here = {"memory_bytes": memory_bytes(), "disk_bytes": free}
     if as_json:

@@ -10,8 +10,18 @@ from moe_export.forms import OWN_NUMBERS
 from moe_export.moe.quantize import Precision
 from moe_export.plan.disk import disk_bytes
 from moe_export.plan.sizes import BlockFacts, Facts, Range, facts, facts_as_dict
+from moe_export.plan.speed import core_slowness
 
-__all__ = ["BlockFacts", "Facts", "Plan", "Range", "facts", "facts_as_dict", "plan"]
+__all__ = [
+    "BlockFacts",
+    "Facts",
+    "Plan",
+    "Range",
+    "core_slowness",
+    "facts",
+    "facts_as_dict",
+    "plan",
+]
 
 # What follows was measured by tools/bench/plan_fit.py: twelve float32 transformers of 1 to 12 MoE
 # blocks, 4 to 64 experts each, 0.4 to 500 MiB of weights, written as lists of modules and as
@@ -85,18 +95,28 @@ class Plan:
     """Of quantised weights in a file that goes when the export ends."""
 
     cpu_seconds: Range
-    """Of processor time, on a core like the one that was measured."""
+    """Of processor time."""
 
 
-def plan(facts: Facts, precision: Precision = OWN_NUMBERS, dense: Precision = OWN_NUMBERS) -> Plan:
-    """The cost of exporting a model of these sizes, with experts and other products rounded so."""
+def plan(
+    facts: Facts,
+    precision: Precision = OWN_NUMBERS,
+    dense: Precision = OWN_NUMBERS,
+    *,
+    slowness: float = 1.0,
+) -> Plan:
+    """The cost of exporting a model of these sizes, with experts and other products rounded so.
+
+    ``slowness`` is that of the cores, as ``core_slowness`` tells it; by default they are like the
+    one on which exports were measured.
+    """
     return Plan(
         facts=facts,
         peak_bytes=_peak_bytes(facts),
         own_bytes=_own_bytes(facts),
         disk_bytes=disk_bytes(facts, precision, dense),
         scratch_bytes=_scratch_bytes(facts, precision, dense),
-        cpu_seconds=_cpu_seconds(facts),
+        cpu_seconds=_cpu_seconds(facts, slowness),
     )
 
 
@@ -133,15 +153,15 @@ def _scratch_bytes(facts: Facts, precision: Precision, dense: Precision) -> int:
     )
 
 
-def _cpu_seconds(facts: Facts) -> Range:
+def _cpu_seconds(facts: Facts, slowness: float) -> Range:
     if facts.is_lazy:
         lazily = (
             _LAZY_BASE_SECONDS
             + _LAZY_BLOCK_SECONDS * len(facts.blocks)
             + _LAZY_ELEMENT_SECONDS * facts.elements
         )
-        return Range.around(lazily, _LAZY_ERROR)
-    expected = (
+        return Range.around(slowness * lazily, _LAZY_ERROR)
+    expected = slowness * (
         _BASE_SECONDS
         + _BLOCK_SECONDS * len(facts.blocks)
         + _TENSOR_SECONDS * facts.tensors

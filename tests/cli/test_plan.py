@@ -98,6 +98,14 @@ def test_more_of_anything_never_costs_less():
         assert grown != replace(base, facts=more)
 
 
+def test_a_slower_core_takes_longer_and_nothing_more():
+    facts = plan.facts(load(export_spec(torch.nn.Linear(3, 2), example_inputs=(torch.ones(5, 3),))))
+    here, slower = plan.plan(facts), plan.plan(facts, slowness=3)
+    assert slower.cpu_seconds.low == pytest.approx(3 * here.cpu_seconds.low, abs=2)
+    assert replace(slower, cpu_seconds=here.cpu_seconds) == here
+    assert plan.core_slowness() > 0
+
+
 def test_a_person_reads_ranges(invoke, named):
     result = invoke("plan", *named)
     assert result.exit_code == 0

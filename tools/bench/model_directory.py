@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from model_sizes import SPECIAL, Sizes
+from safetensors.torch import save_file
 
 # Splits as Qwen's tokenizers do: every digit is a token, which makes prompts of any length.
 _SPLIT = (
@@ -26,44 +27,59 @@ _TEMPLATE = (
 
 _QUESTION = "What does the picture show? Its number is "
 
-_SHARD = "1GB"
+_SHARD_BYTES = 10**9
 
 
 def make_directory(sizes: Sizes, folder: Path, *, seed: int = 0) -> None:
-    """A model of ``sizes`` in bfloat16, as ``from_pretrained`` reads it."""
+    """A model of ``sizes`` in bfloat16, as ``from_pretrained`` reads it.
+
+    One shard at a time is in memory.
+    """
     from transformers import Qwen3VLMoeConfig, Qwen3VLMoeForConditionalGeneration
 
-    config = Qwen3VLMoeConfig(**sizes.config())
-    default = torch.get_default_dtype()
-    torch.set_default_dtype(torch.bfloat16)
-    try:
-        with torch.device("meta"):
-            model = Qwen3VLMoeForConditionalGeneration(config)
-    finally:
-        torch.set_default_dtype(default)
-    # What is computed, and not stored, is computed anew by the reader.
-    model.to_empty(device="cpu")
-    _fill(model, sizes, seed)
+    config = Qwen3VLMoeConfig(**sizes.config(), dtype="bfloat16")
+    with torch.device("meta"):
+        model = Qwen3VLMoeForConditionalGeneration(config)
+    config.architectures = [type(model).__name__]
+    config.save_pretrained(folder)
     model.generation_config.eos_token_id = sizes.id_of("<|im_end|>")
-    model.save_pretrained(folder, max_shard_size=_SHARD)
+    model.generation_config.save_pretrained(folder)
+    _write_shards(model, sizes, folder, torch.Generator().manual_seed(seed))
     tokenizer(sizes).save_pretrained(folder)
     _processor(sizes).save_pretrained(folder)
 
 
-def _fill(model: Any, sizes: Sizes, seed: int) -> None:
-    """Weights of the size that training leaves, so that tokens go to different experts."""
-    generator = torch.Generator().manual_seed(seed)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.dim() == 1:
-                bias = name.endswith("bias")
-                parameter.uniform_(*(-0.1, 0.1) if bias else (0.7, 1.3), generator=generator)
-                continue
-            # Three times the spread: softmax prefers some experts, as it does in a trained router.
-            spread = parameter.shape[-1] ** -0.5 * (3 if "gate.weight" in name else 1)
-            parameter.normal_(0, spread, generator=generator)
+def _write_shards(model: Any, sizes: Sizes, folder: Path, generator: torch.Generator) -> None:
+    places: dict[str, str] = {}
+    shard: dict[str, torch.Tensor] = {}
+
+    def write() -> None:
+        name = f"model-{len(set(places.values())) + 1:05}.safetensors"
+        save_file(shard, folder / name, metadata={"format": "pt"})
+        places.update(dict.fromkeys(shard, name))
+        shard.clear()
+
+    for name, parameter in model.named_parameters():
+        shard[name] = _drawn(name, parameter.shape, sizes, generator)
+        if sum(tensor.nbytes for tensor in shard.values()) >= _SHARD_BYTES:
+            write()
+    write()
+    index = {"metadata": {"total_size": 2 * sizes.parameters}, "weight_map": places}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
+
+
+def _drawn(name: str, shape: torch.Size, sizes: Sizes, generator: torch.Generator) -> torch.Tensor:
+    """A weight of the size that training leaves, so that tokens go to different experts."""
+    made = torch.empty(shape, dtype=torch.bfloat16)
+    if made.dim() == 1:
+        bias = name.endswith("bias")
+        return made.uniform_(*(-0.1, 0.1) if bias else (0.7, 1.3), generator=generator)
+    # Three times the spread: softmax prefers some experts, as it does in a trained router.
+    made.normal_(0, shape[-1] ** -0.5 * (3 if "gate.weight" in name else 1), generator=generator)
+    if name == "lm_head.weight":
         # Its logit is 0, and the highest of so many others is not: no answer ends.
-        model.lm_head.weight[sizes.id_of("<|im_end|>")] = 0
+        made[sizes.id_of("<|im_end|>")] = 0
+    return made
 
 
 def tokenizer(sizes: Sizes) -> Any:
