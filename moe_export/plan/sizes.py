@@ -58,6 +58,9 @@ class Facts:
     largest_tensor: int
     """Numbers in the largest of them."""
 
+    outer_tensors: int = 0
+    """Those of them that are in no block."""
+
     is_lazy: bool
     """Whether the weights stay in their files while the model is exported."""
 
@@ -124,6 +127,10 @@ def facts(loaded: LoadedModel) -> Facts:
         elements=_elements(module),
         tensors=len([*module.parameters(), *module.buffers()]),
         largest_tensor=max((tensor.numel() for tensor in module.parameters()), default=0),
+        outer_tensors=sum(
+            not any(name.startswith(f"{block.path}.") for block in blocks)
+            for name, _ in (*module.named_parameters(), *module.named_buffers())
+        ),
         is_lazy=lazy,
         blocks=blocks,
         tokens=max((math.prod(x.shape[:2]) for x in loaded.example_inputs.values()), default=0),
@@ -219,10 +226,14 @@ def _block(path: str, module: torch.nn.Module) -> BlockFacts | None:
         # A router that chooses among more has rows for more, as some matrices have.
         rows = [slot.inner.shape[0] for slot in group.matrices if isinstance(slot, Leading)]
         width = max([group.num_experts, *rows])
+        tables = _tables(module)
         routers = [
             tensor
             for name, tensor in module.named_parameters()
-            if name not in experts and tensor.dim() == 2 and width in tensor.shape
+            if name not in experts
+            and tensor.dim() == 2
+            and width in tensor.shape
+            and id(tensor) not in tables
         ]
         # Attention has two matrices of one height beside two that are a multiple of it.
         if len(routers) == 1:

@@ -71,6 +71,34 @@ def test_a_tied_weight_counts_once():
     assert (facts.tensors, facts.elements) == (3, 24)
 
 
+class Merger(torch.nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = torch.nn.Linear(32, 32), torch.nn.Linear(32, 8)
+
+    def forward(self, x):
+        return self.down(torch.relu(self.up(x)))
+
+
+class Tower(torch.nn.Module):
+    """As a vision tower whose mergers are as wide as twice its places."""
+
+    def __init__(self):
+        super().__init__()
+        self.places = torch.nn.Embedding(16, 8)
+        self.mergers = torch.nn.ModuleList(Merger() for _ in range(3))
+
+    def forward(self, x):
+        return sum(merger(x) for merger in self.mergers)
+
+
+def test_a_table_of_places_is_no_router():
+    model = torch.nn.Sequential(Tower())
+    facts = plan.facts(load(export_spec(model, example_inputs=(torch.ones(1, 32),))))
+    assert facts.blocks == ()
+    assert facts.outer_tensors == facts.tensors == 13
+
+
 def test_more_of_anything_never_costs_less():
     block = plan.BlockFacts(path="a", experts=8, hidden_size=64, elements=10_000)
     facts = plan.Facts(
