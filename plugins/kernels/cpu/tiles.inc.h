@@ -185,7 +185,8 @@ MOE_INLINE inline void dot_block(const uint8_t* const (&panels)[NP],
     S::template dot_bytes<kFormat, MR, NP>(panels, integers, dot);
 }
 
-// How many panels, a power of two, that many rows meet at once.
+// How many panels, a power of two, that many rows meet at once: Simd::kMaxDots dot products of integers
+// have registers.
 constexpr int panels_together(int rows, int panels) {
   return panels == 1 || rows * panels <= Simd::kMaxDots ? panels : panels_together(rows, panels / 2);
 }
