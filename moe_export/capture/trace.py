@@ -196,7 +196,8 @@ def _last_line(error: BaseException) -> str:
 def _seldom_collected() -> Iterator[None]:
     """Look for unreachable objects less often: of the many that tracing makes few are."""
     before = gc.get_threshold()
-    gc.set_threshold(_OBJECTS_BETWEEN_COLLECTIONS, *before[1:])
+    if before[0]:  # or whoever calls wants none at all
+        gc.set_threshold(max(before[0], _OBJECTS_BETWEEN_COLLECTIONS), *before[1:])
     try:
         yield
     finally:

@@ -5,9 +5,6 @@ from __future__ import annotations
 import hashlib
 import statistics
 import time
-from collections.abc import Callable
-
-import torch
 
 _ROUNDS = 5
 
@@ -25,23 +22,18 @@ def core_slowness() -> float:
     It is told by the processor time of a piece of work of what exports are made of: a loop of
     Python, products of matrices, digests.  The median of some rounds, a quarter of a second in all.
     """
-    return statistics.median(_seconds(_work) for _ in range(_ROUNDS)) / _MEASURED_SECONDS
+    from moe_export.lazy import one_core_for_operators
+
+    with one_core_for_operators():  # or it would be the processor time of others
+        return statistics.median(_work_seconds() for _ in range(_ROUNDS)) / _MEASURED_SECONDS
 
 
-def _seconds(work: Callable[[], object]) -> float:
+def _work_seconds() -> float:
     """Of this thread: others of the process may be at work."""
+    import torch
+
     before = time.thread_time()
-    work()
-    return time.thread_time() - before
-
-
-def _work() -> None:
-    sorted({str(number): number for number in range(_WORDS)})  # nothing for its collector
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # or it would be the processor time of others
-    try:
-        x = torch.ones(_ROWS, _COLUMNS)
-        torch.mm(x, torch.ones(_COLUMNS, 2 * _COLUMNS))
-    finally:
-        torch.set_num_threads(threads)
+    sorted({str(number): number for number in range(_WORDS)})  # nothing for Python's collector
+    torch.mm(torch.ones(_ROWS, _COLUMNS), torch.ones(_COLUMNS, 2 * _COLUMNS))
     hashlib.sha256(bytes(_BYTES)).digest()
+    return time.thread_time() - before

@@ -63,7 +63,8 @@ def _write_shards(model: Any, sizes: Sizes, folder: Path, generator: torch.Gener
         shard[name] = _drawn(name, parameter.shape, sizes, generator)
         if sum(tensor.nbytes for tensor in shard.values()) >= _SHARD_BYTES:
             write()
-    write()
+    if shard:
+        write()
     index = {"metadata": {"total_size": 2 * sizes.parameters}, "weight_map": places}
     (folder / "model.safetensors.index.json").write_text(json.dumps(index, indent=1) + "\n")
 
