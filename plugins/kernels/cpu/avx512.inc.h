@@ -84,36 +84,42 @@ struct Simd {
 #endif
   }
 
-  // Four columns of a panel, bytes, times words of rows, `offset` bytes from their place.  Bytes 0 and
-  // 2 of each four are the low bytes of two words, 1 and 3 the high ones.
-  template <int MR>
-  static MOE_INLINE void add_words(I bytes, const uint8_t* const (&integers)[MR], size_t offset,
-                                   I (&dot)[MR][1]) {
-    const I even = _mm512_and_si512(bytes, _mm512_set1_epi16(0xff));
-    const I odd = _mm512_srli_epi16(bytes, 8);
+  // Bytes 0 and 2 of each four as words, and 1 and 3.
+  static I even_bytes(I bytes) { return _mm512_and_si512(bytes, _mm512_set1_epi16(0xff)); }
+  static I odd_bytes(I bytes) { return _mm512_srli_epi16(bytes, 8); }
+
+  // dot [p][m] += pairs of words of panel p times those of row m, `offset` bytes from its place.  A
+  // row is loaded once for all panels, and one at a time, so that the dot products stay in registers.
+  template <int MR, int NP>
+  static MOE_INLINE void add_words(const I (&words)[NP], const uint8_t* const (&integers)[MR],
+                                   size_t offset, I (&dot)[NP][MR][1]) {
     unrolled<MR>([&](auto m) MOE_INLINE {
-      const uint8_t* x = integers[m] + offset;
-      dot[m][0] = add_products(dot[m][0], even, broadcast_four_bytes(x));
-      dot[m][0] = add_products(dot[m][0], odd, broadcast_four_bytes(x + 4));
+      const I row = broadcast_four_bytes(integers[m] + offset);
+      unrolled<NP>([&](auto p) MOE_INLINE {
+        dot[p][m][0] = add_products(dot[p][m][0], words[p], row);
+      });
     });
   }
 
-  // dot [p][m] += 32 columns of the 16 rows of panel p times those of row m.
+  // dot [p][m] += 32 columns of the 16 rows of panel p times those of row m.  Unrolled whole: in a loop
+  // GCC copies every dot product to another register and back.
   template <Format kFormat, int MR, int NP>
   static MOE_INLINE void dot_words(const uint8_t* const (&panels)[NP],
                                    const uint8_t* const (&integers)[MR], I (&dot)[NP][MR][1]) {
+    constexpr size_t kGroups = kFormat == Format::int8 ? 1 : 2;  // of four columns, in 64 bytes
     const I nibble = _mm512_set1_epi8(15);
-    for (size_t line = 0; line < (kFormat == Format::int8 ? 8 : 4); ++line)
-      unrolled<NP>([&](auto p) MOE_INLINE {
-        const I bytes = load_int(panels[p] + line * 64);
-        if constexpr (kFormat == Format::int8) {
-          add_words<MR>(bytes, integers, line * 8, dot[p]);
-        } else {
-          const I high = _mm512_and_si512(_mm512_srli_epi16(bytes, 4), nibble);
-          add_words<MR>(_mm512_and_si512(bytes, nibble), integers, line * 16, dot[p]);
-          add_words<MR>(high, integers, line * 16 + 8, dot[p]);
-        }
-      });
+    unrolled<8>([&](auto group) MOE_INLINE {
+      const auto bytes = [&](auto p) MOE_INLINE {
+        const I line = load_int(panels[p] + group / kGroups * 64);
+        if constexpr (kFormat == Format::int8) return line;
+        return _mm512_and_si512(group % 2 ? _mm512_srli_epi16(line, 4) : line, nibble);
+      };
+      I words[NP];
+      unrolled<NP>([&](auto p) MOE_INLINE { words[p] = even_bytes(bytes(p)); });
+      add_words<MR, NP>(words, integers, group * 8, dot);
+      unrolled<NP>([&](auto p) MOE_INLINE { words[p] = odd_bytes(bytes(p)); });
+      add_words<MR, NP>(words, integers, group * 8 + 4, dot);
+    });
   }
 
 #if MOE_EXPORT_AVX512_DOT
