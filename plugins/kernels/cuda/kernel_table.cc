@@ -90,11 +90,14 @@ constexpr Decode kDecode =
 const KernelRow& row_of(Kernel kernel) { return kRows[size_t(kernel)]; }
 
 const MatrixRow* matrix_of(Stored stored, RowFormat rows, bool gated, bool vector, size_t block_m) {
+  const MatrixRow* largest = nullptr;
   for (const MatrixRow& row : kMatrices) {
     if (row.stored != stored || row.rows != rows || row.gated != gated || row.vector != vector) continue;
-    if (row.block_m == block_m || (!vector && block_m && row.block_m)) return &row;
+    if (!row.block_m != !block_m) continue;
+    if (!vector) return &row;
+    if (row.block_m <= block_m && (!largest || row.block_m > largest->block_m)) largest = &row;
   }
-  return nullptr;
+  return largest;
 }
 
 Kernel router_of(size_t num_experts) {

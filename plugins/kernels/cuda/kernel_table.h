@@ -41,8 +41,8 @@ struct MatrixRow {
   bool vector;     // rows begin at multiples of 16 bytes, and features come in 16s
   size_t block_m;  // rows of a tile; 0: a gemv, one assignment a block
 };
-// Null where there is none.  block_m 0 asks for the gemv; without `vector` there is one tile, whatever
-// block_m asks for.
+// Null where there is none.  block_m 0 asks for the gemv, any other for the largest tile of up to so many
+// rows; without `vector` there is one tile, whatever block_m asks for.
 const MatrixRow* matrix_of(Stored stored, RowFormat rows, bool gated, bool vector, size_t block_m);
 
 // The router for so many experts; Kernel::count where there are too many.

@@ -83,17 +83,27 @@ DECODE_TOKENS = 16
 DECODE_REREADS = 1.15
 
 # Rows of a tile for the mean number of assignments of an expert, S / E; measured as above for T of
-# 16 to 1024: some 8 % at most over the best.  For more tokens smaller tiles were not tried, and
-# integers in blocks may be faster in 64 rows there.
+# 16 to 1024: some 8 % at most over the best.
 ROWS_OF_TILE = {8: 16, 24: 32, 64: 64}
 LARGEST_ROWS = 128
 TILE_ROWS = (*ROWS_OF_TILE.values(), LARGEST_ROWS)
 
 
+def tile_rows(stored: str, gated: bool) -> tuple[int, ...]:
+    """Rows of the tiles that there are; where one is asked for that is not, the next smaller runs.
+
+    A gate and a value in blocks leave a tile of 128 rows registers for few features, and a
+    multiprocessor for one tile.  In 64 rows they take 1 to 32 % less time on an H200, for T of 2048
+    to 8192 and all four formats.
+    """
+    in_blocks = stored in IN_BLOCKS + IN_WIDE_BLOCKS
+    return TILE_ROWS[:-1] if gated and in_blocks else TILE_ROWS
+
+
 def tile_of(sm: str, stored: str, gated: bool, bm: int) -> Tile:
     """The tile of `bm` rows.  A gated tile has a gate and a value, so half as many features."""
     if sm == "90a":
-        return HOPPER[stored, gated][TILE_ROWS.index(bm)]
+        return HOPPER[stored, gated][tile_rows(stored, gated).index(bm)]
     if stored in IN_BLOCKS + IN_WIDE_BLOCKS:
         return _tile_in_blocks(sm, stored, gated, bm)
     if bm <= 32:
@@ -122,9 +132,8 @@ def _tile_in_blocks(sm: str, stored: str, gated: bool, bm: int) -> Tile:
 
 
 # Chosen by measurements on an H200 for H2048 I768 E128 K8 with random routing, S / E from 1 to 256,
-# of more than 700 tiles: the fast ones that spill no register.  Those of int8 and int4 in 32 rows,
-# and in 128 with a gate, are neighbours of what was timed.  By format and whether there is a gate,
-# for TILE_ROWS in turn.
+# of more than 700 tiles: the fast ones that spill no register.  Those of int8 and int4 in 32 rows are
+# neighbours of what was timed.  By format and whether there is a gate, for tile_rows() in turn.
 HOPPER = {
     ("bf16", True): (
         Tile(16, 64, 128, 4, 3), Tile(32, 64, 64, 4, 3), Tile(64, 64, 64, 4, 3),
@@ -144,7 +153,6 @@ HOPPER = {
     ),
     ("int8", True): (
         Tile(16, 64, 32, 4, 4), Tile(32, 64, 32, 4, 4), Tile(64, 64, 32, 4, 4, left=True),
-        Tile(128, 32, 32, 4, 4, left=True),
     ),
     ("int8", False): (
         Tile(16, 128, 32, 4, 4), Tile(32, 128, 32, 4, 4), Tile(64, 128, 32, 4, 4),
@@ -152,7 +160,6 @@ HOPPER = {
     ),
     ("int4", True): (
         Tile(16, 64, 32, 4, 4), Tile(32, 64, 32, 4, 4), Tile(64, 64, 32, 4, 4, left=True),
-        Tile(128, 32, 32, 4, 4, left=True),
     ),
     ("int4", False): (
         Tile(16, 128, 32, 4, 4), Tile(32, 128, 32, 4, 4), Tile(64, 128, 32, 4, 4),
@@ -160,7 +167,6 @@ HOPPER = {
     ),
     ("int8wide", True): (
         Tile(16, 64, 128, 4, 3), Tile(32, 64, 128, 4, 3), Tile(64, 64, 128, 4, 3, left=True),
-        Tile(128, 64, 128, 8, 3, left=True),
     ),
     ("int8wide", False): (
         Tile(16, 128, 128, 4, 3), Tile(32, 128, 128, 4, 3), Tile(64, 128, 128, 4, 3),
@@ -168,7 +174,7 @@ HOPPER = {
     ),
     ("int4wide", True): (
         Tile(16, 64, 128, 4, 4), Tile(32, 64, 128, 4, 3, left=True),
-        Tile(64, 64, 128, 4, 3, left=True), Tile(128, 32, 64, 4, 3, left=True),
+        Tile(64, 64, 128, 4, 3, left=True),
     ),
     ("int4wide", False): (
         Tile(16, 128, 128, 4, 3), Tile(32, 128, 128, 4, 3), Tile(64, 128, 128, 4, 3),
@@ -342,12 +348,12 @@ def matrices(sm: str) -> list[Kernel]:
     found = []
     for stored in ("bf16", "int8row", "int8", "int4"):
         for gated in (True, False):
-            found += [gemm(sm, stored, "bf16", gated, bm, True) for bm in TILE_ROWS]
+            found += [gemm(sm, stored, "bf16", gated, bm, True) for bm in tile_rows(stored, gated)]
             found += [gemm(sm, stored, "bf16", gated, 32, False)]
             found += [gemv(sm, stored, "bf16", gated, vector) for vector in (True, False)]
     for stored in IN_WIDE_BLOCKS:  # whatever else there is for blocks takes these too
         for gated in (True, False):
-            found += [gemm(sm, stored, "bf16", gated, bm, True) for bm in TILE_ROWS]
+            found += [gemm(sm, stored, "bf16", gated, bm, True) for bm in tile_rows(stored, gated)]
     for stored in ("f32", "f16", "bf16"):
         for gated in (True, False):
             found += [
