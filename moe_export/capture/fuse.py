@@ -14,10 +14,14 @@ from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.rewriter import RewriteRuleSet, pattern
 
 from moe_export.capture.fuse_attention import use_cached_attention
+from moe_export.capture.identities import drop_identities
+from moe_export.capture.scatters import simplify_choices
 
 
 def fuse(graph: ir.Model) -> None:
     """Fuse what can be; *ensures* that inputs, outputs and probes keep their values."""
+    drop_identities(graph)
+    simplify_choices(graph)
     norms = [_Norm.rule(scale_first=first) for first in (True, False)]
     RewriteRuleSet([*norms, _Rotary.rule()]).apply_to_model(graph)
     use_cached_attention(graph)

@@ -12,6 +12,7 @@ from onnxscript import opset18
 from onnxscript.values import Op, Opset
 
 from moe_export.capture.repeats import BORDER, PROBE, REPEAT
+from moe_export.capture.scatters import select_scatter, slice_scatter
 from moe_export.moe.schema import DOMAIN, OPS, VERSION, OpSchema
 
 _SNAKE = {
@@ -65,6 +66,8 @@ def translations() -> dict[Callable[..., Any], Callable[..., Any]]:
     )
     table[torch.ops.moe_export.topk.default] = _topk
     table[torch.ops.aten.conv3d.default] = _conv3d
+    table[torch.ops.aten.slice_scatter.default] = slice_scatter
+    table[torch.ops.aten.select_scatter.default] = select_scatter
     return table
 
 
