@@ -75,11 +75,20 @@ struct ProductTiles {
 
 // ------------------------------------------------------------------------------- scores
 
+// out [n] = Simd::sum(x [n]); S is Simd, named late: not every level sums several at once.
+template <class S, size_t N>
+MOE_INLINE inline void sum_each(const F (&x)[N], float* out) {
+  if constexpr (S::kSumsAtOnce && N == S::kSums)
+    S::sum_each(x, out);
+  else
+    unrolled<N>([&](auto n) MOE_INLINE { out[n] = S::sum(x[n]); });
+}
+
 // scores [MR][kAttentionKeys] of MR queries and NK neighbouring keys.
 template <int MR, int NK>
 void dot_tile(const AttentionBlock& block, size_t query, size_t key, float* scores) {
-  F sum[MR][NK];
-  unrolled<MR * NK>([&](auto i) MOE_INLINE { sum[i / NK][i % NK] = Simd::zero(); });
+  F sum[MR * NK];
+  unrolled<MR * NK>([&](auto i) MOE_INLINE { sum[i] = Simd::zero(); });
   const size_t columns = block.key_columns;
   const float* q = block.queries + query * columns;
   const float* k = block.keys + key * block.key_stride;
@@ -88,11 +97,15 @@ void dot_tile(const AttentionBlock& block, size_t query, size_t key, float* scor
     unrolled<NK>([&](auto n) MOE_INLINE { keys[n] = Simd::load(k + n * block.key_stride + c); });
     unrolled<MR>([&](auto m) MOE_INLINE {
       const F x = Simd::load(q + m * columns + c);
-      unrolled<NK>([&](auto n) MOE_INLINE { sum[m][n] = Simd::fma(x, keys[n], sum[m][n]); });
+      unrolled<NK>([&](auto n) MOE_INLINE {
+        sum[m * NK + n] = Simd::fma(x, keys[n], sum[m * NK + n]);
+      });
     });
   }
-  unrolled<MR * NK>([&](auto i) MOE_INLINE {
-    scores[(query + i / NK) * kAttentionKeys + key + i % NK] = Simd::sum(sum[i / NK][i % NK]);
+  float sums[MR * NK];
+  sum_each<Simd>(sum, sums);
+  unrolled<MR>([&](auto m) MOE_INLINE {
+    __builtin_memcpy(scores + (query + m) * kAttentionKeys + key, sums + m * NK, NK * sizeof(float));
   });
 }
 
@@ -103,8 +116,7 @@ inline void fetch(const float* row, size_t columns) {
 
 template <int MR>
 void dot_rows(const AttentionBlock& block, size_t query, float* scores) {
-  // 4 x 4 sums with four keys and a query are 21 registers; AVX2 has 16.
-  constexpr int kKeys = Simd::kVectors == 1 ? 4 : 2;
+  constexpr int kKeys = Simd::kSums / MR;
   // Rows of one head lie apart by those of all others, which no CPU guesses.
   constexpr size_t kAhead = 16;
   size_t key = 0;
@@ -122,6 +134,7 @@ void dot_rows(const AttentionBlock& block, size_t query, float* scores) {
 void scores_of_few(const AttentionBlock& block, float* scores) {
   size_t query = 0;
   for (; query + 4 <= block.rows; query += 4) dot_rows<4>(block, query, scores);
+  for (; query + 2 <= block.rows; query += 2) dot_rows<2>(block, query, scores);
   for (; query < block.rows; ++query) dot_rows<1>(block, query, scores);
 }
 

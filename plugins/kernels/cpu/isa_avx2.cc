@@ -38,6 +38,8 @@ struct Simd {
     asm("vfmadd231ps %2, %1, %0" : "+x"(c) : "x"(a), "x"(b));
     return c;
   }
+  static constexpr int kSums = 8;  // that a tile of dot products keeps
+  static constexpr bool kSumsAtOnce = false;
   static float sum(F x) {
     const __m128 four = _mm_add_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));

@@ -29,6 +29,8 @@ struct Simd {
   static void store(float* at, F x) { __builtin_memcpy(at, &x, 64); }
   static F mul(F a, F b) { return a * b; }
   static F fma(F a, F b, F c) { return a * b + c; }
+  static constexpr int kSums = 16;  // that a tile of dot products keeps
+  static constexpr bool kSumsAtOnce = false;
   static float sum(F x) {
     float sum = 0;
     for (int i = 0; i < 16; ++i) sum += x[i];
