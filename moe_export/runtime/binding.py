@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -37,6 +37,7 @@ class Binding:
         self._infos = {info.name: info for info in (*inputs, *outputs)}
         self._given: dict[str, Array] = {}
         self._taken: dict[str, Array] = {}
+        self._held: dict[str, _Held] = {}
 
     def give(self, name: str, array: Array) -> None:
         """``array`` as an input; one that is not dense in C order is copied."""
@@ -56,6 +57,31 @@ class Binding:
         self._binding.bind_output(name, "cpu", 0, array.dtype.type, array.shape, array.ctypes.data)
         self._taken[name] = array
 
+    def hold(self, given: str, taken: str, rows: Array) -> None:
+        """``rows``, dense: ``grow`` says how many of them an input is, and how many an output.
+
+        Raises ``UsageError`` for an array that cannot be both.
+        """
+        self.take(taken, rows)
+        self._check(given, rows)
+        self._held[given] = _Held(taken, rows.ctypes.data, rows.dtype.type, rows.shape[1:])
+        self._given[given] = rows
+
+    def grow(self, before: int, after: int) -> None:
+        """Give the first ``before`` of all rows that are held, and take the first ``after``.
+
+        Raises ``UsageError`` where there are not so many.
+        """
+        room = min((len(self._given[name]) for name in self._held), default=after)
+        if not 0 <= before <= after <= room:
+            raise UsageError(f"{before} rows cannot become {after} where {room} are held")
+        # Once for each cache and token, when nothing of it is in the CPU's own caches: addresses
+        # are known, and no view is made.
+        give, take = self._binding.bind_input, self._binding.bind_output
+        for name, (taken, address, dtype, sizes) in self._held.items():
+            give(name, "cpu", 0, dtype, (before, *sizes), address)
+            take(taken, "cpu", 0, dtype, (after, *sizes), address)
+
     def run(self, cancel: Cancellation | None = None) -> None:
         """Fill what was taken from what was given; errors as ``Session.run`` has them."""
         options = None if cancel is None else cancel.run_options()
@@ -68,6 +94,16 @@ class Binding:
             raise UsageError(f"the graph has no {name!r}")
         if name_of(array.dtype) != info.dtype or array.ndim != len(info.shape):
             raise UsageError(f"got {array.dtype} {list(array.shape)}, expected {info}")
+
+
+class _Held(NamedTuple):
+    """Where the rows of an input lie, and the output that begins with them."""
+
+    taken: str
+    address: int
+    dtype: type[Any]
+    sizes: tuple[int, ...]
+    """Of a row."""
 
 
 @cache

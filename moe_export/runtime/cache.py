@@ -26,15 +26,15 @@ ROOM_HINT = "allow more with max_cache_tokens, or ask for a shorter answer"
 # Axes by the names that the graph has for their sizes: the tokens of a cache, those of a run.
 _TOKENS, _BATCH, _RUN = "past", "batch", "sequence"
 
-# Room for as many tokens at first, and twice as much whenever that is used up.
-_FIRST_TOKENS = 256
+# Room for so many tokens behind a prompt: its answer need not begin with a copy of all caches.
+_BEHIND_TOKENS = 256
 
 
 class Cache:
     """What a decoder remembers of ``batch`` texts, from nothing on.
 
     Where the bundle says that a cache may grow in place, no run copies it: there is room behind it,
-    and a run writes its own rows there.  Room is made for twice as many tokens whenever it is used
+    and a run writes its own rows there.  Twice as much room and more is made whenever it is used
     up.  ``max_tokens`` is the most there will ever be, padding included.
     """
 
@@ -48,7 +48,9 @@ class Cache:
         in_place = decoder.component.in_place
         self._grow = {past for output, past in in_place.items() if output == _present(past)}
         self._length, self._room = 0, 0
-        self._rows = {info.name: self._empty(info, 0) for info in self._pasts}
+        self._rows: dict[str, Array] = {}
+        for info in self._pasts:
+            self._lie_in(info, self._empty(info, 0))
         self._mask = np.ones((batch, 0), np.int64)
         (self._logits_info,) = (info for info in decoder.outputs if info.name == LOGITS)
         self._logits = self._zeros(self._logits_info, {_RUN: 1})
@@ -134,7 +136,7 @@ class Cache:
         self._batch, self._room = len(chosen), self._room - padding
         for info in self._pasts:
             part = self._rows[info.name][_part(info, tokens=slice(padding, None))]
-            self._rows[info.name] = np.take(part, chosen, axis=info.shape.index(_BATCH))
+            self._lie_in(info, np.take(part, chosen, axis=info.shape.index(_BATCH)))
         self._length = kept
         self._logits = self._zeros(self._logits_info, {_RUN: 1})
         self._binding.take(LOGITS, self._logits)
@@ -158,22 +160,29 @@ class Cache:
         for name, array in inputs.items():
             self._binding.give(name, array)
         self._binding.give(MASK, self._mask[:, :after])
-        made = {info.name: self._place(info, after) for info in self._pasts}
-        for info in self._pasts:
-            self._binding.give(info.name, self._view(info, self._length))
-            self._binding.take(_present(info.name), made[info.name])
+        self._binding.grow(self._length, after)
+        made = {i.name: self._empty(i, after) for i in self._pasts if i.name not in self._grow}
+        for name, array in made.items():
+            self._binding.give(name, self._rows[name])
+            self._binding.take(_present(name), array)
         if _RUN in self._logits_info.shape and self._logits.shape[1] != count:
             self._logits = self._zeros(self._logits_info, {_RUN: count})
             self._binding.take(LOGITS, self._logits)
         self._binding.run(cancel)
         self._length = after
-        self._rows |= {name: array for name, array in made.items() if name not in self._grow}
+        self._rows |= made
         last: Array = self._logits[:, -1]
         return last
 
     def _place(self, info: TensorInfo, after: int) -> Array:
         """Where a run writes a cache: the rows themselves and the room behind, or anew."""
         return self._view(info, after) if info.name in self._grow else self._empty(info, after)
+
+    def _lie_in(self, info: TensorInfo, rows: Array) -> None:
+        """A cache, and the room behind it, or a state."""
+        self._rows[info.name] = rows
+        if info.name in self._grow:
+            self._binding.hold(info.name, _present(info.name), rows)
 
     def _view(self, info: TensorInfo, length: int) -> Array:
         rows = self._rows[info.name]
@@ -188,13 +197,13 @@ class Cache:
             )
         if tokens <= self._room:
             return
-        room = max(tokens, 2 * self._room, _FIRST_TOKENS)
+        room = max(tokens, 2 * self._room) + _BEHIND_TOKENS
         self._room = room if self._max_tokens is None else min(room, self._max_tokens)
         for info in self._pasts:
             if info.name in self._grow:
                 longer = self._empty(info, self._room)
                 longer[: self._length] = self._view(info, self._length)
-                self._rows[info.name] = longer
+                self._lie_in(info, longer)
         mask = np.ones((self._batch, self._room), np.int64)
         mask[:, : self._length] = self._mask[:, : self._length]
         self._mask = mask

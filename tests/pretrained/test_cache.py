@@ -85,7 +85,7 @@ def test_a_padded_batch_says_what_generate_says(embed, decoder, with_end_tokens,
 def test_growing_changes_no_answer(embed, decoder, monkeypatch):
     ids, mask = prompt(5, 2)
     expected = answers(embed, Cache(decoder, batch=2), ids, mask, axes=3)
-    monkeypatch.setattr(cache, "_FIRST_TOKENS", 1)
+    monkeypatch.setattr(cache, "_BEHIND_TOKENS", 0)
     small = Cache(decoder, batch=2)
     assert answers(embed, small, ids, mask, axes=3) == expected
     assert small.length == 5 + LENGTH - 1

@@ -17,8 +17,8 @@ constexpr const char* kTokens = "past";
 constexpr const char* kBatch = "batch";
 constexpr const char* kRun = "sequence";
 
-// Room for as many tokens at first, and twice as much whenever that is used up.
-constexpr int64_t kFirstTokens = 256;
+// Room for so many tokens behind a prompt, so that its answer need not begin with a copy of all caches.
+constexpr int64_t kBehindTokens = 256;
 
 bool is_past(const std::string& name) { return name.compare(0, kPast.size(), kPast) == 0; }
 std::string present_of(const std::string& past) { return kPresent + past.substr(kPast.size()); }
@@ -231,7 +231,7 @@ void Cache::make_room(int64_t tokens) {
                 "", kRoomHint);
   }
   if (tokens <= room_) return;
-  int64_t room = std::max({tokens, 2 * room_, kFirstTokens});
+  int64_t room = std::max(tokens, 2 * room_) + kBehindTokens;
   if (max_tokens_ > 0) room = std::min(room, max_tokens_);
   std::vector<Array> longer;
   for (Past& past : pasts_) {

@@ -23,7 +23,7 @@ struct Logits {
 // What a decoder remembers of so many texts, from nothing on.
 //
 // Where the bundle says that a cache may grow in place, no run copies it: there is room behind it, and a
-// run writes its own rows there.  Room is made for twice as many tokens whenever it is used up.
+// run writes its own rows there.  Twice as much room and more is made whenever it is used up.
 class Cache {
  public:
   // `max_tokens` is the most there will ever be, padding included; 0 is no limit.
