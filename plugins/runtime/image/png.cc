@@ -138,6 +138,34 @@ uint8_t grey_value(const Reading& reading, const uint8_t* at) {
   }
 }
 
+// Pixels of one channel, two or four as colours, and as alpha where they have any.
+void unpack(const Reading& reading, const std::vector<uint8_t>& pixels, Image* image) {
+  const size_t channels = static_cast<size_t>(channels_of(reading));
+  const size_t count = pixels.size() / channels;
+  if (has_alpha(reading) || reading.palette_alpha_count > 0) image->alpha.resize(count, 255);
+  for (size_t i = 0; i < count; ++i) {
+    const uint8_t* at = &pixels[i * channels];
+    uint8_t* to = &image->rgb[i * 3];
+    if (has_alpha(reading)) image->alpha[i] = at[channels - 1];
+    if (reading.kind & PNG_COLOR_MASK_PALETTE) {
+      std::memcpy(to, reading.palette[at[0]], 3);
+      if (at[0] < reading.palette_alpha_count) image->alpha[i] = reading.palette_alpha[at[0]];
+    } else if (channels == 4) {
+      std::memcpy(to, at, 3);
+    } else {
+      std::memset(to, grey_value(reading, at), 3);
+    }
+  }
+}
+
+// Pixels of this colour hide nothing, all others everything.
+void make_clear(const std::array<uint8_t, 3>& colour, Image* image) {
+  image->alpha.resize(image->rgb.size() / 3);
+  for (size_t i = 0; i < image->alpha.size(); ++i) {
+    image->alpha[i] = std::memcmp(colour.data(), &image->rgb[i * 3], 3) ? 255 : 0;
+  }
+}
+
 }  // namespace
 
 Image decode_png(std::string_view bytes, const std::string& where) {
@@ -155,34 +183,14 @@ Image decode_png(std::string_view bytes, const std::string& where) {
 
   Image made = Image::of(reading.height, reading.width);
   const size_t channels = static_cast<size_t>(channels_of(reading));
-  const size_t count = size_t(made.width) * size_t(made.height);
   if (channels == 3) {
     if (!read_rows(&reading, made.rgb.data(), size_t(made.width) * 3)) refuse();
   } else {
-    std::vector<uint8_t> pixels(count * channels);
+    std::vector<uint8_t> pixels(size_t(made.width) * size_t(made.height) * channels);
     if (!read_rows(&reading, pixels.data(), size_t(made.width) * channels)) refuse();
-    if (has_alpha(reading) || reading.palette_alpha_count > 0) made.alpha.resize(count, 255);
-    for (size_t i = 0; i < count; ++i) {
-      const uint8_t* at = &pixels[i * channels];
-      uint8_t* to = &made.rgb[i * 3];
-      if (has_alpha(reading)) made.alpha[i] = at[channels - 1];
-      if (reading.kind & PNG_COLOR_MASK_PALETTE) {
-        std::memcpy(to, reading.palette[at[0]], 3);
-        if (at[0] < reading.palette_alpha_count) made.alpha[i] = reading.palette_alpha[at[0]];
-      } else if (channels == 4) {
-        std::memcpy(to, at, 3);
-      } else {
-        std::memset(to, grey_value(reading, at), 3);
-      }
-    }
+    unpack(reading, pixels, &made);
   }
-  if (reading.clear) {
-    made.alpha.resize(count);
-    for (size_t i = 0; i < count; ++i) {
-      const bool is_clear = !std::memcmp(reading.clear->data(), &made.rgb[i * 3], 3);
-      made.alpha[i] = is_clear ? 0 : 255;
-    }
-  }
+  if (reading.clear) make_clear(*reading.clear, &made);
   return made;
 }
 
