@@ -63,7 +63,9 @@ class PatchRecipe(ImageRecipe):
     zoom: float | None = None
     """For ``zoom``: how much larger an image is made; as it is without."""
 
-    fit: Literal["area", "shrink", "fill", "canvas", "edge", "zoom", "shape"] = "area"
+    fit: Literal["area", "shrink", "fill", "canvas", "edge", "zoom", "shape", "count", "pad"] = (
+        "area"
+    )
     """``area``: to whole units, near the image's shape and within both limits; ``shrink``: to the
     limits where it is larger, then black on the right and below up to whole units; ``fill``: to the
     most whole units of its shape below ``max_pixels``; ``canvas``: on the least whole units that
@@ -71,7 +73,9 @@ class PatchRecipe(ImageRecipe):
     ``edge``: to ``max_side`` where its longer side has more, then up to whole units; ``zoom``: by a
     factor, its longer side to no more than ``max_side`` unless it has more already; ``shape``: to
     the whole units around its size, or around the largest size of its shape within ``max_pixels``,
-    that are nearest to its shape."""
+    that are nearest to its shape; ``count``: to whole units of as many patches as both limits have
+    room for, resized in float32 and not rounded to bytes; ``pad``: as it is, what is transparent
+    over a chequered ground, up to whole units with the number of a byte of -1."""
 
     layout: Literal["blocks", "rows", "places", "flat_rows", "cells", "times"] = "blocks"
     """``blocks``: flat patches with a grid, those of one feature together; ``rows``: square patches
@@ -104,6 +108,8 @@ class PatchRecipe(ImageRecipe):
             raise ValueError("a factor belongs to zoom, and is above 0")
         if self.fit == "zoom" and (self.merge_size != 1 or self.newline or self.between_rows):
             raise ValueError("a cell is one feature, and nothing stands behind a row of them")
+        if self.fit == "count" and self.resample == "lanczos":
+            raise ValueError("count resizes bilinear or bicubic")
         if self.token in self.between_rows:
             raise ValueError("what stands between rows holds the image's token")
 

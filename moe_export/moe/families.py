@@ -28,9 +28,8 @@ class Packed:
     features: Literal["pooler_output", "last_hidden_state"] = "pooler_output"
     """Which of the tower's outputs goes on."""
 
-    fit: Literal["area", "shrink", "canvas", "edge", "shape"] | None = "area"
-    """How an image becomes whole patches, as in ``dialogue.PatchRecipe``; ``None`` where no recipe
-    does it as the processor does."""
+    fit: Literal["area", "shrink", "canvas", "edge", "shape", "count", "pad"] = "area"
+    """How an image becomes whole patches, as in ``dialogue.PatchRecipe``."""
 
     order: Literal["blocks", "rows"] = "blocks"
     """``blocks``: patches that become one feature follow one another; ``rows``: as in the image."""
@@ -182,7 +181,7 @@ FAMILIES: Mapping[str, Family] = {
     ),
     "inkling_mm_model": Family(positions="plain", images=Tiles(fit="cells")),
     "inkling2": Family(
-        positions="plain", images=Packed(tower="vision_tower", fit=None, in_front="class")
+        positions="plain", images=Packed(tower="vision_tower", fit="pad", in_front="class")
     ),
     "internvl": Family(positions="plain", images=Tiles(fit="aspect")),
     "kimi_k25": Family(
@@ -247,7 +246,7 @@ FAMILIES: Mapping[str, Family] = {
         images=Packed(
             tower="vision_model",
             projector=("multi_modal_projector",),
-            fit=None,
+            fit="count",
             order="rows",
             in_front="registers",
         ),

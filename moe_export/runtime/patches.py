@@ -2,29 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from moe_export.dialogue import PatchRecipe
-from moe_export.errors import UsageError
 from moe_export.forms import Array
+from moe_export.runtime.fitted import canvas_of, fitted
 from moe_export.runtime.images import ImageLike, pillow
-from moe_export.runtime.seen import Seen, numbers_of, opened, resized, too_thin
+from moe_export.runtime.resampling import resampled
+from moe_export.runtime.seen import Seen, numbers_of, opened, resized
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
-# The byte around an image that is laid out in cells.
+# The byte around an image that is laid out in cells or padded.
 _OUTSIDE = -1.0
-
-# What is longer than this has no size that fits the model's limits and its own shape.
-_MAX_ASPECT = 200
 
 
 def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
-    """An image as the patches of ``recipe.layout``; Pillow resizes it.
+    """An image as the patches of ``recipe.layout``; Pillow resizes it but for ``count``.
 
     - ``blocks``: ``pixel_values [patches, C * time * patch * patch]``, patches of one feature
       behind one another, and ``image_grid_thw [1, 3]``: time, height, width.
@@ -37,7 +34,7 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
     """
     if recipe.layout == "cells":
         return _in_cells(opened(image), recipe)
-    values = numbers_of(np.asarray(_prepared(opened(image), recipe), np.uint8), recipe)
+    values = _prepared(opened(image, chequered=recipe.fit == "pad"), recipe)
     patch, merge = recipe.patch_size, recipe.merge_size
     grid = np.array([1, values.shape[0] // patch, values.shape[1] // patch], np.int64)
     rows, in_row = int(grid[1]) // merge, int(grid[2]) // merge + recipe.newline
@@ -62,175 +59,42 @@ def patches_of(image: ImageLike, recipe: PatchRecipe) -> Seen:
     return Seen(inputs=inputs, text=text, features=rows * in_row, grid=grid)
 
 
-def fitted(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
-    """The size that an image of ``height x width`` is resized to.
-
-    ``area`` is Qwen2-VL's ``smart_resize``, ``shrink`` Kimi-VL's, ``fill`` Gemma 4's, ``canvas``
-    GLM-5.3's, ``edge`` Pixtral's, ``zoom`` Inkling's, ``shape`` Muse's.  Raises ``UsageError`` for
-    an image so long and thin that it has none.
-    """
-    if max(height, width) > _MAX_ASPECT * min(height, width):
-        raise too_thin(height, width)
-    match recipe.fit:
-        case "area":
-            return _near_area(height, width, recipe)
-        case "shrink":
-            return _shrunk(height, width, recipe)
-        case "fill":
-            return _filling(height, width, recipe)
-        case "canvas":
-            return _on_canvas(height, width, canvas_of(height, width, recipe), recipe)
-        case "edge":
-            return _to_edge(height, width, recipe)
-        case "zoom":
-            return _zoomed(height, width, recipe)
-        case "shape":
-            return _near_shape(height, width, recipe)
-
-
-def canvas_of(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
-    """The whole units around the resized image, in pixels."""
-    unit = recipe.patch_size * recipe.merge_size
-    if recipe.fit == "canvas":
-        return _least_canvas(height, width, unit, recipe)
-    tall, wide = fitted(height, width, recipe)
-    return _whole(tall, unit), _whole(wide, unit)
-
-
-def _prepared(image: Image, recipe: PatchRecipe) -> Image:
-    """The image in a size of whole units."""
-    canvas = canvas_of(image.height, image.width, recipe)
+def _prepared(image: Image, recipe: PatchRecipe) -> Array:
+    """The numbers of the image in a size of whole units, float32 ``[height, width, 3]``."""
     height, width = fitted(image.height, image.width, recipe)
+    if recipe.fit == "count":
+        pixels = np.asarray(image, np.uint8)
+        return numbers_of(resampled(pixels, height, width, recipe.resample), recipe)
+    canvas = canvas_of(image.height, image.width, recipe)
+    if recipe.fit == "pad":
+        return _laid_out(np.asarray(image, np.uint8), canvas, recipe)
     image = resized(image, height, width, recipe)
-    if (height, width) == canvas:
-        return image
-    made: Image = pillow().Image.new("RGB", canvas[::-1])
-    made.paste(image)
+    if (height, width) != canvas:
+        made: Image = pillow().Image.new("RGB", canvas[::-1])
+        made.paste(image)
+        image = made
+    return numbers_of(np.asarray(image, np.uint8), recipe)
+
+
+def _laid_out(pixels: Array, canvas: tuple[int, int], recipe: PatchRecipe) -> Array:
+    """Numbers with those of what is outside on the right and below."""
+    made = np.empty((*canvas, 3), np.float32)
+    made[:] = numbers_of(np.full(3, _OUTSIDE), recipe)
+    made[: pixels.shape[0], : pixels.shape[1]] = numbers_of(pixels, recipe)
     return made
-
-
-def _whole(side: int, unit: int) -> int:
-    """The least multiple of ``unit`` that is no less than ``side``."""
-    return -(-side // unit) * unit
-
-
-def _least_canvas(height: int, width: int, unit: int, recipe: PatchRecipe) -> tuple[int, int]:
-    tall, wide = _whole(height, unit), _whole(width, unit)
-    if tall * wide < recipe.min_pixels:
-        grow = math.sqrt(recipe.min_pixels / (height * width))
-        tall, wide = (_whole(max(1, math.ceil(side * grow)), unit) for side in (height, width))
-    if tall * wide <= recipe.max_pixels:
-        return tall, wide
-    low, high, best = 1, height, (unit, unit)
-    while low <= high:  # the tallest that fits, in its own shape
-        middle = (low + high) // 2
-        tall, wide = _whole(middle, unit), _whole(max(1, width * middle // height), unit)
-        if tall * wide <= recipe.max_pixels:
-            best, low = (tall, wide), middle + 1
-        else:
-            high = middle - 1
-    return best
-
-
-def _on_canvas(
-    height: int, width: int, canvas: tuple[int, int], recipe: PatchRecipe
-) -> tuple[int, int]:
-    scale = min(canvas[0] / height, canvas[1] / width)
-    if height * width >= recipe.min_pixels:
-        scale = min(1.0, scale)
-    tall, wide = (
-        max(1, min(most, math.floor(side * scale)))
-        for side, most in zip((height, width), canvas, strict=True)
-    )
-    return tall, wide
-
-
-def _near_area(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
-    unit = recipe.patch_size * recipe.merge_size
-
-    # Python rounds ties to even, and so must this.
-    tall, wide = (round(side / unit) * unit for side in (height, width))
-    if tall * wide > recipe.max_pixels:
-        shrink = math.sqrt(height * width / recipe.max_pixels)
-        tall, wide = (max(1, math.floor(side / shrink / unit)) * unit for side in (height, width))
-    elif tall * wide < recipe.min_pixels:
-        grow = math.sqrt(recipe.min_pixels / (height * width))
-        tall, wide = (math.ceil(side * grow / unit) * unit for side in (height, width))
-    return tall, wide
-
-
-def _shrunk(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
-    most = recipe.max_side or max(height, width)
-    patch = recipe.patch_size
-    patches = max(1, height // patch) * max(1, width // patch)
-    by_area = math.sqrt(recipe.max_pixels // patch**2 / patches)
-    scale = min(1.0, by_area, most / height, most / width)
-    tall, wide = (min(max(1, int(side * scale)), most) for side in (height, width))
-    return tall, wide
-
-
-def _to_edge(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
-    unit = recipe.patch_size * recipe.merge_size
-    ratio = max(1.0, max(height, width) / (recipe.max_side or max(height, width)))
-    tall, wide = (_whole(math.floor(side / ratio), unit) for side in (height, width))
-    return tall, wide
-
-
-def _zoomed(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
-    longer = max(height, width)
-    target = min(longer * (recipe.zoom or 1.0), max(recipe.max_side or longer, longer))
-    tall, wide = (math.floor(side * (target / longer) + 0.5) for side in (height, width))
-    return tall, wide
-
-
-def _filling(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
-    unit = recipe.patch_size * recipe.merge_size
-    scale = math.sqrt(recipe.max_pixels / (height * width))
-    tall, wide = (math.floor(scale * side / unit) for side in (height, width))
-    most = recipe.max_pixels // unit**2
-    if tall == 0 and wide == 0:
-        raise UsageError(f"the image is {height} x {width} pixels, for which there is no size")
-    if tall == 0:
-        tall, wide = 1, min(width // height, most)
-    elif wide == 0:
-        tall, wide = min(height // width, most), 1
-    return tall * unit, wide * unit
 
 
 def _in_cells(image: Image, recipe: PatchRecipe) -> Seen:
     height, width = fitted(image.height, image.width, recipe)
-    values = numbers_of(np.asarray(resized(image, height, width, recipe), np.uint8), recipe)
+    pixels = np.asarray(resized(image, height, width, recipe), np.uint8)
     side, time = recipe.patch_size, recipe.temporal_patch_size
     grid = np.array([1, -(-height // side), width // side + 1], np.int64)
-    canvas = np.empty((int(grid[1]) * side, int(grid[2]) * side, 3), np.float32)
-    canvas[:] = numbers_of(np.full(3, _OUTSIDE), recipe)
-    canvas[:height, :width] = values
+    canvas = _laid_out(pixels, (int(grid[1]) * side, int(grid[2]) * side), recipe)
     cells = np.repeat(_squares(canvas, side)[:, np.newaxis], time, axis=1)
     count = len(cells)
     return Seen(
         inputs={"pixel_values": cells}, text=recipe.token * count, features=count, grid=grid
     )
-
-
-def _near_shape(height: int, width: int, recipe: PatchRecipe) -> tuple[int, int]:
-    unit = recipe.patch_size * recipe.merge_size
-    most = recipe.max_pixels // unit**2
-    tall, wide = height / unit, width / unit
-    ratio = wide / tall
-    if tall * wide > most:
-        tall = (most / ratio) ** 0.5
-        wide = tall * ratio
-    # A set: of two that are as near, the processor takes the one that such a set gives first.
-    near = {(a, b) for a in _whole_around(tall) for b in _whole_around(wide)}
-    fits = [(a, b) for a, b in near if a >= 1 and b >= 1 and a * b <= most]
-    if not fits:
-        fits = [(max(1, round(tall)), max(1, round(wide)))]
-    best = min(fits, key=lambda size: abs(size[0] / size[1] - height / width))
-    return best[0] * unit, best[1] * unit
-
-
-def _whole_around(number: float) -> tuple[int, int]:
-    return math.floor(number), math.ceil(number)
 
 
 def _blocks(values: Array, recipe: PatchRecipe) -> Array:

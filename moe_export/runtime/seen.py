@@ -62,11 +62,31 @@ def side_by_side(images: Sequence[Seen]) -> dict[str, Array]:
     return made
 
 
-def opened(image: ImageLike) -> Image:
-    """An image file or uint8 pixels as RGB.  Raises what ``pixels_of`` does."""
+def opened(image: ImageLike, *, chequered: bool = False) -> Image:
+    """An image file or uint8 pixels as RGB.  Raises what ``pixels_of`` does.
+
+    What is transparent keeps its colour, or lies over chequers.
+    """
     expected = "give a file, or uint8 [H,W] or [H,W,3]"
-    pixels = pixels_of(image, lambda given: given.convert("RGB"), expected=expected)
+    pixels = pixels_of(image, _over_chequers if chequered else _plain, expected=expected)
     made: Image = pillow().Image.fromarray(pixels)
+    return made
+
+
+def _plain(image: Image) -> Image:
+    return image.convert("RGB")
+
+
+def _over_chequers(image: Image) -> Image:
+    """Over squares of 8 pixels of two greys, the lighter first, as Inkling 2 has them."""
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    pixels = np.asarray(image.convert("RGBA"), np.int32)
+    row, column = np.ogrid[: image.height, : image.width]
+    ground = np.where((row // 8 + column // 8) % 2, 153, 204)[..., np.newaxis]
+    colour, alpha = pixels[..., :3], pixels[..., 3:]
+    mixed = (colour * alpha + ground * (255 - alpha) + 127) // 255
+    made: Image = pillow().Image.fromarray(mixed.astype(np.uint8))
     return made
 
 

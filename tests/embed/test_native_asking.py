@@ -95,6 +95,10 @@ DIALOGUES = {
         },
     ),
     "canvas": dialogue(patches={**PATCHES, "fit": "canvas"}),
+    "count": dialogue(
+        positions="plain", patches={**PATCHES, "fit": "count", "layout": "flat_rows"}
+    ),
+    "pad": dialogue(positions="plain", patches={**PATCHES, "fit": "pad"}),
     "tiles": CUT,
     "pieces": dialogue(positions="plain", patches=None, tiles=PIECES),
     "blind": BLIND,

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import moe_export
 from embed.driver import Driver
 from embed.make_sampling import draw
+from families.talkers import TALKERS
 from moe_export.errors import MemoryBudgetError, UnsupportedError, UsageError
 from moe_export.runtime import Bundle, Conversation, Generator
 
@@ -89,6 +91,21 @@ def test_answers_about_images_are_those_of_python(seeing, driver, drawings, phot
     talk = Conversation(seeing, threads=1)
     driver.opened(seeing.path).ask("generator")
     for images in (drawings[:count], [str(photo) for photo in photos][:count]):
+        (answer,) = driver.answers([asked("what is it?", images)])
+        assert answer["ids"] == greedy_ids(talk, "what is it?", images)
+
+
+@pytest.mark.parametrize("family", ["inkling2", "nemotron_h_omni"])
+def test_answers_about_images_in_floats_and_padded_ones_are_those_of_python(
+    family, driver, photos, tmp_path
+):
+    pytest.importorskip("torchvision", reason="its processor needs it when the bundle is made")
+    (talker,) = (each for each in TALKERS if each.family == family)
+    talker.save(tmp_path / "model")
+    bundle = moe_export.export(tmp_path / "model", output=tmp_path / "bundle")
+    talk = Conversation(bundle, threads=1)
+    driver.opened(bundle.path).ask("generator")
+    for images in ([str(photo)] for photo in photos):
         (answer,) = driver.answers([asked("what is it?", images)])
         assert answer["ids"] == greedy_ids(talk, "what is it?", images)
 

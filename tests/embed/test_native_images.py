@@ -22,8 +22,9 @@ from PIL import Image
 
 from moe_export.dialogue import CropRecipe, PatchRecipe, TileRecipe
 from moe_export.errors import MoeExportError, UnsafeInputError, UnsupportedError, UsageError
+from moe_export.runtime.fitted import fitted
 from moe_export.runtime.images import pixels_of
-from moe_export.runtime.patches import fitted, patches_of
+from moe_export.runtime.patches import patches_of
 from moe_export.runtime.preprocess import ImagePreprocessor
 from moe_export.runtime.seen import Seen
 from moe_export.runtime.tiles import tiles_of
@@ -243,15 +244,21 @@ def cells(draw) -> PatchRecipe:
     )
 
 
+FITS = ("area", "shrink", "fill", "canvas", "edge", "zoom", "shape", "count", "pad")
+
+
 @st.composite
 def patch_recipes(draw) -> PatchRecipe:
-    fit = draw(st.sampled_from(["area", "shrink", "fill", "canvas", "edge", "zoom", "shape"]))
+    fit = draw(st.sampled_from(FITS))
     layout = draw(st.sampled_from(["blocks", "rows", "places", "flat_rows", "times"]))
     if fit == "zoom":
         return draw(cells())
     most = draw(st.integers(64, 9000))
+    numbers = {name: draw(each) for name, each in COMMON.items()}
+    if fit == "count":
+        numbers["resample"] = draw(st.sampled_from(["bilinear", "bicubic"]))
     return PatchRecipe(
-        **{name: draw(each) for name, each in COMMON.items()},
+        **numbers,
         patch_size=draw(st.integers(1, 8 if layout == "places" else 16)),  # one has its place
         temporal_patch_size=draw(st.integers(1, 3)),
         merge_size=draw(st.integers(1, 3)),
@@ -415,6 +422,32 @@ def test_squares_near_their_shape_are_the_python_runtimes():
         compare("patches", random_pixels(side, side), recipe)
 
 
+@pytest.mark.parametrize("how", ["bilinear", "bicubic"])
+@pytest.mark.parametrize(("height", "width"), SHAPES)
+def test_photographs_in_as_many_patches_as_there_is_room_for_are_the_python_runtimes(
+    height, width, how, photos
+):
+    sizes = {"patch_size": 16, "temporal_patch_size": 1, "merge_size": 2}
+    for least, most in ((16**2 * 1024, 16**2 * 13312), (16**2 * 4, 16**2 * 60)):
+        recipe = PatchRecipe(
+            **NUMBERS,
+            **sizes,
+            resample=how,
+            min_pixels=least,
+            max_pixels=most,
+            fit="count",
+            layout="flat_rows",
+        )
+        compare("patches", photograph_of(height, width, photos), recipe)
+
+
+@pytest.mark.parametrize(("height", "width"), SHAPES)
+def test_photographs_as_they_are_are_the_python_runtimes(height, width, photos):
+    sizes = {"patch_size": 20, "temporal_patch_size": 1, "merge_size": 2}
+    recipe = PatchRecipe(**NUMBERS, **sizes, min_pixels=1, max_pixels=2**26, fit="pad")
+    compare("patches", photograph_of(height, width, photos), recipe)
+
+
 # The sizes of Step 3.7 and DeepSeek-OCR 2.
 WINDOW = CropRecipe(
     side=504,
@@ -574,6 +607,8 @@ def recipe_with(**changes):
         ({"fit": "zoom"}, "zoom belongs to cells"),
         ({"zoom": 2.0, "max_side": 9}, "a factor belongs to zoom"),
         ({"fit": "zoom", "layout": "cells"}, "a cell is one feature"),
+        ({"fit": "count", "resample": "lanczos"}, "count resizes bilinear or bicubic"),
+        ({"fit": "pad", "patch_size": 2**20}, "the recipe makes an image"),
         ({"between_rows": "a<i>b"}, "what stands between rows holds the image's token"),
         ({"fit": "stretch"}, "expected one of"),
         ({"token": ""}, "no text"),

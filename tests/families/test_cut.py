@@ -14,7 +14,8 @@ from moe_export.load.pretrained.examples import Examples
 from moe_export.load.pretrained.parts import Decoder
 from moe_export.load.pretrained.walked import CutVision
 from moe_export.moe.families import FAMILIES, Packed
-from moe_export.runtime.patches import fitted, patches_of
+from moe_export.runtime.fitted import fitted
+from moe_export.runtime.patches import patches_of
 
 from .catalogue import Case
 

@@ -13,7 +13,8 @@ pytest.importorskip("transformers")
 from moe_export.dialogue import PatchRecipe
 from moe_export.load.pretrained import dialogue_assets
 from moe_export.load.pretrained.directory import read_directory
-from moe_export.runtime.patches import canvas_of, fitted, patches_of
+from moe_export.runtime.fitted import canvas_of, fitted
+from moe_export.runtime.patches import patches_of
 from moe_export.strict_json import parse
 from pretrained_models import tokenizer
 

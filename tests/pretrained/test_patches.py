@@ -13,7 +13,8 @@ from PIL import Image
 
 from moe_export.dialogue import PatchRecipe
 from moe_export.errors import UsageError
-from moe_export.runtime.patches import fitted, patches_of
+from moe_export.runtime.fitted import fitted
+from moe_export.runtime.patches import patches_of
 from moe_export.runtime.positions import mrope_positions, plain_positions
 
 SIDES = st.integers(1, 5000)

@@ -70,9 +70,14 @@ class Processor:
         return {**own, **whole, **self._overruling}
 
     def number_of_patches(self, height: int, width: int) -> int:
-        """Of an image of this size, without making them."""
+        """Of an image of this size; without making them, where the processor can tell."""
+        images = self._whole.image_processor
+        if not hasattr(images, "get_number_of_image_patches"):
+            blank = np.zeros((height, width, 3), np.uint8)
+            with _explained("its processor fails"):
+                return len(images(images=[_picture(blank)], return_tensors="pt")["pixel_values"])
         # Some read what overrules their settings without asking whether there is any.
-        made = self._whole.image_processor.get_number_of_image_patches(height, width, {})
+        made = images.get_number_of_image_patches(height, width, {})
         return math.prod(made) if isinstance(made, tuple) else int(made)
 
     def written(self, image: Array) -> str:

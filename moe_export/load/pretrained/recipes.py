@@ -12,6 +12,7 @@ import numpy as np
 
 from moe_export.dialogue import MAX_PIXELS, CropRecipe, PatchRecipe, TileRecipe
 from moe_export.forms import Array
+from moe_export.load.pretrained.grids import merge_of
 from moe_export.load.pretrained.processors import NoProcessorError, Processor
 from moe_export.load.pretrained.vision import tile_size
 from moe_export.moe.families import Crops, Packed, Padded, Tiles
@@ -40,12 +41,16 @@ def recipe_of(
     token_id = int(config.image_token_id)
     token = str(tokenizer.convert_ids_to_tokens(token_id))
     try:
-        alike = {"token": token, "token_id": token_id, **_numbers(settings)}
+        alike = {"token": token, "token_id": token_id, **_numbers(images, settings)}
         match images:
             case Packed() if images.cut:
                 return _with_rows(_cut(images, settings, alike), processor)
+            case Packed(fit="count"):
+                recipe: Recipe = counted(images, settings, alike)
+            case Packed(fit="pad"):
+                recipe = _as_it_is(images, config, settings, alike)
             case Packed():
-                recipe: Recipe = _packed(images, settings, alike)
+                recipe = _packed(images, settings, alike)
             case Padded():
                 recipe = _padded(settings, alike)
             case Tiles(fit="cells"):
@@ -59,30 +64,24 @@ def recipe_of(
     return recipe, opening + token + closing
 
 
-def _numbers(settings: Mapping[str, Any]) -> dict[str, Any]:
+def _numbers(images: Packed | Tiles | Padded, settings: Mapping[str, Any]) -> dict[str, Any]:
     """What is done with each byte, and how Transformers' number for resizing is called."""
     plain = not settings["do_normalize"]
+    resizes = not (isinstance(images, Packed) and images.fit == "pad")
     return {
-        "resample": _RESAMPLING[int(settings["resample"])],
+        **({"resample": _RESAMPLING[int(settings["resample"])]} if resizes else {}),
         "rescale_factor": float(settings["rescale_factor"]) if settings["do_rescale"] else 1.0,
         "mean": (0.0,) * 3 if plain else tuple(map(float, settings["image_mean"])),
         "std": (1.0,) * 3 if plain else tuple(map(float, settings["image_std"])),
     }
 
 
-def _fit(images: Packed) -> Literal["area", "shrink", "canvas", "edge", "shape"]:
-    if images.fit is None:
-        raise NoProcessorError("its processor fits images to patches as no recipe does")
-    return images.fit
-
-
 def _packed(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
-    fit = _fit(images)
     patch, size = int(settings["patch_size"]), settings["size"]
     sizes: dict[str, Any] = {
         "patch_size": patch,
         "merge_size": int(settings["merge_size"]),
-        "fit": fit,
+        "fit": images.fit,
         "layout": _layout(images),
         "newline": images.newline,
     }
@@ -135,8 +134,49 @@ def _cut(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) -> 
         min_pixels=1,
         max_pixels=(-(-side // unit) * unit) ** 2,
         max_side=side,
-        fit=_fit(images),
+        fit=images.fit,
         layout=images.order,
+    )
+
+
+def counted(images: Packed, settings: Mapping[str, Any], alike: dict[str, Any]) -> PatchRecipe:
+    """As many patches of one image as the processor's limits, and what its model reads, allow.
+
+    The processor allows each of several images more only where the least of all of them together
+    would be more than the model reads.
+    """
+    patch, merge = int(settings["patch_size"]), round(1 / float(settings["downsample_ratio"]))
+    least, limit = int(settings["min_num_patches"]), int(settings["max_num_patches"])
+    # Of the tokens that the model reads the processor leaves four to the text.
+    most = (int(settings["max_model_len"]) - 4) * merge**2
+    most = max(min(most, limit) if limit else most, least)
+    return PatchRecipe(
+        **alike,
+        patch_size=patch,
+        temporal_patch_size=1,
+        merge_size=merge,
+        min_pixels=least * patch**2,
+        max_pixels=most * patch**2,
+        fit="count",
+        layout=_layout(images),
+    )
+
+
+def _as_it_is(
+    images: Packed, config: Any, settings: Mapping[str, Any], alike: dict[str, Any]
+) -> PatchRecipe:
+    patch, merge, size = int(config.vision_config.patch_size), merge_of(config), settings["size"]
+    if (int(size["height"]), int(size["width"])) != (patch * merge, patch * merge):
+        raise NoProcessorError("its processor makes squares of another size than its tower takes")
+    return PatchRecipe(
+        **alike,
+        patch_size=patch,
+        temporal_patch_size=1,
+        merge_size=merge,
+        min_pixels=1,
+        max_pixels=MAX_PIXELS,
+        fit="pad",
+        layout=_layout(images),
     )
 
 

@@ -13,7 +13,8 @@ from moe_export.errors import MoeExportError
 from moe_export.forms import Array
 from moe_export.load.pretrained.processors import NoProcessorError, Processor
 from moe_export.load.pretrained.recipes import Recipe
-from moe_export.runtime.patches import canvas_of, fitted, patches_of
+from moe_export.runtime.fitted import canvas_of, fitted
+from moe_export.runtime.patches import patches_of
 from moe_export.runtime.seen import GRID, PIECES, Seen
 from moe_export.runtime.tiles import tiles_of
 
@@ -53,8 +54,9 @@ def require_sameness(recipe: Recipe, asked: Question, processor: Processor, code
     """Raise ``NoProcessorError`` where a prompt or its arrays are not those of the processor.
 
     ``codec`` is the tokenizer as the runtime has it.  Ids, shapes, grids and masks must be equal.
-    Pixels are equal but for rounding where nothing is resized, and wherever the processor resizes
-    with Pillow, as the runtime does; else they may be ``_LEVELS`` of 256 apart.  Packed images
+    Pixels are equal but for rounding where nothing is resized, where the processor resizes with
+    Pillow, and where it does in floats, as the runtime does; else they may be ``_LEVELS`` of 256
+    apart.  Packed images
     beyond ``_MAX_PIXELS`` are compared by how many patches they have.
     """
     for trial in _trials(recipe):
@@ -72,7 +74,7 @@ def require_sameness(recipe: Recipe, asked: Question, processor: Processor, code
         text = asked.about(seen, recipe.token)
         if codec.encode(text, add_special_tokens=False).ids != made.ids:
             raise NoProcessorError(f"its processor writes other tokens for {size}")
-        exact = trial.as_it_is or processor.resizes_with_pillow
+        exact = trial.as_it_is or processor.resizes_with_pillow or recipe.fit == "count"
         for name, ours in seen.inputs.items():
             if name in ("is_whole", GRID) or (name == PIECES and not len(ours)):
                 continue  # which tokens are whose is in their text
@@ -84,8 +86,15 @@ def require_sameness(recipe: Recipe, asked: Question, processor: Processor, code
 
 
 def _patches(arrays: Mapping[str, Array], recipe: Recipe) -> Mapping[str, Array]:
-    """What a processor makes; a whole image, with its size, as the patches of the recipe."""
-    if isinstance(recipe, TileRecipe) or "image_sizes" not in arrays:
+    """What a processor makes; a whole image with its size, or squares, as patches of the recipe."""
+    if isinstance(recipe, TileRecipe):
+        return arrays
+    if "image_grid_hw" in arrays:
+        grid = np.pad(arrays["image_grid_hw"], ((0, 0), (1, 0)), constant_values=1)
+        return {"pixel_values": arrays["pixel_values"], "image_grid_thw": grid}
+    if recipe.fit == "pad":
+        return patches_of_squares(arrays["pixel_values"], arrays["image_grid_thw"], recipe)
+    if "image_sizes" not in arrays:
         return arrays
     side, (height, width) = recipe.patch_size, arrays["image_sizes"][0].tolist()
     rows, columns = height // side, width // side
@@ -94,13 +103,25 @@ def _patches(arrays: Mapping[str, Array], recipe: Recipe) -> Mapping[str, Array]
     return {"pixel_values": patches, "image_grid_thw": np.array([[1, rows, columns]])}
 
 
+def patches_of_squares(squares: Array, grid: Array, recipe: PatchRecipe) -> Mapping[str, Array]:
+    """Squares ``[features, height, width, channels]`` as flat patches, those of one together."""
+    side, merge = recipe.patch_size, recipe.merge_size
+    inner = squares.reshape(-1, merge, side, merge, side, 3).transpose(0, 1, 3, 5, 2, 4)
+    return {
+        "pixel_values": inner.reshape(-1, 3 * side**2),
+        "image_grid_thw": grid * np.array([1, merge, merge]),
+    }
+
+
 def _seen(image: Array, recipe: Recipe) -> Seen:
     return patches_of(image, recipe) if isinstance(recipe, PatchRecipe) else tiles_of(image, recipe)
 
 
 def _tolerance(recipe: Recipe, *, exact: bool) -> float:
-    # Some three roundings on either side, of numbers below 1 that are then divided.
-    rounding = 8 * np.finfo(np.float32).eps / min(recipe.std)
+    # Some three roundings on either side, of numbers below 1 that are then divided; where floats
+    # are resized, those of a dozen products more in each direction.
+    roundings = 32 if recipe.fit == "count" else 8
+    rounding = roundings * np.finfo(np.float32).eps / min(recipe.std)
     if exact:
         return float(rounding)
     if recipe.rounding == "bfloat16":
@@ -128,7 +149,7 @@ def _trials(recipe: Recipe) -> Iterator[_Trial]:
             yield _Trial(20, round(1.3 * width))  # so thin that some put it on a square
         return
     unit = recipe.patch_size * recipe.merge_size
-    if recipe.layout == "cells":
+    if recipe.layout == "cells" or recipe.fit == "pad":
         for cells in ((1.0, 1.0), (0.3, 0.4), (0.9, 1.7), (2.0, 3.0), (3.1, 2.2)):
             tall, wide = (max(1, round(each * unit)) for each in cells)
             yield _Trial(tall, wide, as_it_is=recipe.zoom is None)

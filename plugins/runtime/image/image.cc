@@ -48,6 +48,19 @@ std::vector<uint8_t> grey_of(const Image& image) {
   return grey;
 }
 
+Image over_chequers(Image image) {
+  for (size_t i = 0; i < image.alpha.size(); ++i) {
+    const size_t row = i / size_t(image.width), column = i % size_t(image.width);
+    const int ground = (row / 8 + column / 8) % 2 ? 153 : 204, alpha = image.alpha[i];
+    for (size_t channel = 0; channel < 3; ++channel) {
+      uint8_t& value = image.rgb[i * 3 + channel];
+      value = static_cast<uint8_t>((value * alpha + ground * (255 - alpha) + 127) / 255);
+    }
+  }
+  image.alpha.clear();
+  return image;
+}
+
 void paste(const Image& image, int left, int top, Image* canvas) {
   const int from_x = std::max(0, -left), from_y = std::max(0, -top);
   const int to_x = std::min(image.width, canvas->width - left);

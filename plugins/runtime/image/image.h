@@ -20,7 +20,8 @@ struct Size {
 
 struct Image {
   int width = 0, height = 0;
-  std::vector<uint8_t> rgb;  // [height, width, 3]
+  std::vector<uint8_t> rgb;    // [height, width, 3]
+  std::vector<uint8_t> alpha;  // [height, width] of a file with transparency: 255 where it hides all
 
   // Black.  Raises Error(unsafe) for no pixels or more than kMaxPixels.
   static Image of(int64_t height, int64_t width);
@@ -46,6 +47,10 @@ Image decode_file(const std::string& path);
 
 // The grey of each pixel as Pillow's convert("L") weighs colours (ITU-R 601-2), [height, width].
 std::vector<uint8_t> grey_of(const Image& image);
+
+// `image` over squares of 8 pixels of two greys, the lighter first (Inkling 2), and without alpha; one
+// that has none, as it is.
+Image over_chequers(Image image);
 
 // `image` over `canvas`, its upper left corner at (left, top); what lies outside is cut off.
 void paste(const Image& image, int left, int top, Image* canvas);

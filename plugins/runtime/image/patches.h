@@ -2,6 +2,7 @@
 #ifndef MOE_EXPORT_PLUGINS_RUNTIME_IMAGE_PATCHES_H_
 #define MOE_EXPORT_PLUGINS_RUNTIME_IMAGE_PATCHES_H_
 
+#include "image/fitted.h"
 #include "image/seen.h"
 
 namespace moe::runtime {
@@ -15,12 +16,6 @@ namespace moe::runtime {
 // - times: pixel_values [patches, time * C * patch * patch], row by row, and a grid.
 // Raises what `fitted` does.
 Seen patches_of(const Image& image, const PatchRecipe& recipe);
-
-// The size that an image of height x width is resized to: `area` is Qwen2-VL's smart_resize,
-// `shrink` Kimi-VL's, `fill` Gemma 4's, `canvas` GLM-5.3's, `shape` Muse's.  Raises Error(usage) for an
-// image so long and thin that it has none, Error(unsafe) where a recipe makes more pixels than any
-// image has.
-Size fitted(int64_t height, int64_t width, const PatchRecipe& recipe);
 
 }  // namespace moe::runtime
 

@@ -8,8 +8,11 @@
 #include <png.h>
 
 #include <algorithm>
+#include <array>
 #include <csetjmp>
 #include <cstring>
+#include <optional>
+#include <vector>
 
 namespace moe::runtime {
 
@@ -25,6 +28,11 @@ struct Reading {
   int bits = 0, kind = 0;  // as the file has them
   png_uint_32 width = 0, height = 0;
   uint8_t palette[256][3] = {};  // black where the file has no colour
+  // Alpha of the colours that come first in the palette; the others hide what is behind them.
+  uint8_t palette_alpha[256] = {};
+  size_t palette_alpha_count = 0;
+  // The colour that hides nothing, if there is one, as Pillow compares it: with bytes.
+  std::optional<std::array<uint8_t, 3>> clear;
 };
 
 void give(png_structp png, png_bytep to, size_t count) {
@@ -43,18 +51,39 @@ void fail(png_structp png, png_const_charp message) {
 
 void pass(png_structp, png_const_charp) {}
 
+bool has_alpha(const Reading& reading) { return reading.kind & PNG_COLOR_MASK_ALPHA; }
+
 // Bytes of a pixel as `read_rows` leaves them.
 int channels_of(const Reading& reading) {
   if (reading.kind & PNG_COLOR_MASK_PALETTE) return 1;
-  if (reading.kind & PNG_COLOR_MASK_COLOR) return 3;
-  return reading.bits == 16 && reading.kind == PNG_COLOR_TYPE_GRAY ? 2 : 1;
+  if (reading.kind == PNG_COLOR_TYPE_GRAY) return reading.bits == 16 ? 2 : 1;
+  return (reading.kind & PNG_COLOR_MASK_COLOR ? 3 : 1) + (has_alpha(reading) ? 1 : 0);
+}
+
+void read_transparency(Reading* reading) {
+  png_bytep alpha = nullptr;
+  png_color_16p colour = nullptr;
+  int count = 0;
+  if (!png_get_tRNS(reading->png, reading->info, &alpha, &count, &colour)) return;
+  if (alpha && reading->kind & PNG_COLOR_MASK_PALETTE) {
+    reading->palette_alpha_count = static_cast<size_t>(std::min(count, 256));
+    std::memcpy(reading->palette_alpha, alpha, reading->palette_alpha_count);
+    return;
+  }
+  if (!colour) return;
+  const bool is_grey = reading->kind == PNG_COLOR_TYPE_GRAY;
+  const auto byte = [&](png_uint_16 of_colour) {
+    if (is_grey && reading->bits == 1) return static_cast<uint8_t>(colour->gray ? 255 : 0);
+    return static_cast<uint8_t>(is_grey ? colour->gray : of_colour);
+  };
+  reading->clear = {byte(colour->red), byte(colour->green), byte(colour->blue)};
 }
 
 bool read_header(Reading* reading) {
   if (setjmp(png_jmpbuf(reading->png))) return false;
   png_set_read_fn(reading->png, reading, give);
   png_set_crc_action(reading->png, PNG_CRC_ERROR_QUIT, PNG_CRC_ERROR_QUIT);
-  // Nothing beside the pixels and their palette is looked at.
+  // Nothing beside pixels, palette and transparency is looked at.
   png_set_keep_unknown_chunks(reading->png, PNG_HANDLE_CHUNK_NEVER, nullptr, 0);
   png_set_user_limits(reading->png, 0x7fffffff, 0x7fffffff);  // refuse_bomb says it better
   png_set_chunk_cache_max(reading->png, 128);
@@ -71,14 +100,14 @@ bool read_header(Reading* reading) {
       reading->palette[i][2] = colours[i].blue;
     }
   }
+  read_transparency(reading);
   return true;
 }
 
 bool read_rows(Reading* reading, uint8_t* pixels, size_t stride) {
   if (setjmp(png_jmpbuf(reading->png))) return false;
   if (reading->bits < 8) png_set_packing(reading->png);
-  if (reading->kind & PNG_COLOR_MASK_ALPHA) png_set_strip_alpha(reading->png);
-  if (channels_of(*reading) != 2 && reading->bits == 16) png_set_strip_16(reading->png);
+  if (reading->kind != PNG_COLOR_TYPE_GRAY && reading->bits == 16) png_set_strip_16(reading->png);
   const int passes = png_set_interlace_handling(reading->png);
   png_read_update_info(reading->png, reading->info);
   if (png_get_rowbytes(reading->png, reading->info) != stride) {
@@ -104,8 +133,36 @@ uint8_t grey_value(const Reading& reading, const uint8_t* at) {
     case 1: return at[0] ? 255 : 0;
     case 2: return static_cast<uint8_t>(at[0] * 85);
     case 4: return static_cast<uint8_t>(at[0] * 17);
-    case 16: return channels_of(reading) == 1 ? at[0] : at[0] ? 255 : at[1];
+    case 16: return has_alpha(reading) ? at[0] : at[0] ? 255 : at[1];
     default: return at[0];
+  }
+}
+
+// Pixels of one channel, two or four as colours, and as alpha where they have any.
+void unpack(const Reading& reading, const std::vector<uint8_t>& pixels, Image* image) {
+  const size_t channels = static_cast<size_t>(channels_of(reading));
+  const size_t count = pixels.size() / channels;
+  if (has_alpha(reading) || reading.palette_alpha_count > 0) image->alpha.resize(count, 255);
+  for (size_t i = 0; i < count; ++i) {
+    const uint8_t* at = &pixels[i * channels];
+    uint8_t* to = &image->rgb[i * 3];
+    if (has_alpha(reading)) image->alpha[i] = at[channels - 1];
+    if (reading.kind & PNG_COLOR_MASK_PALETTE) {
+      std::memcpy(to, reading.palette[at[0]], 3);
+      if (at[0] < reading.palette_alpha_count) image->alpha[i] = reading.palette_alpha[at[0]];
+    } else if (channels == 4) {
+      std::memcpy(to, at, 3);
+    } else {
+      std::memset(to, grey_value(reading, at), 3);
+    }
+  }
+}
+
+// Pixels of this colour hide nothing, all others everything.
+void make_clear(const std::array<uint8_t, 3>& colour, Image* image) {
+  image->alpha.resize(image->rgb.size() / 3);
+  for (size_t i = 0; i < image->alpha.size(); ++i) {
+    image->alpha[i] = std::memcmp(colour.data(), &image->rgb[i * 3], 3) ? 255 : 0;
   }
 }
 
@@ -128,20 +185,12 @@ Image decode_png(std::string_view bytes, const std::string& where) {
   const size_t channels = static_cast<size_t>(channels_of(reading));
   if (channels == 3) {
     if (!read_rows(&reading, made.rgb.data(), size_t(made.width) * 3)) refuse();
-    return made;
+  } else {
+    std::vector<uint8_t> pixels(size_t(made.width) * size_t(made.height) * channels);
+    if (!read_rows(&reading, pixels.data(), size_t(made.width) * channels)) refuse();
+    unpack(reading, pixels, &made);
   }
-  const size_t count = size_t(made.width) * size_t(made.height);
-  std::vector<uint8_t> pixels(count * channels);
-  if (!read_rows(&reading, pixels.data(), size_t(made.width) * channels)) refuse();
-  for (size_t i = 0; i < count; ++i) {
-    const uint8_t* at = &pixels[i * channels];
-    uint8_t* to = &made.rgb[i * 3];
-    if (reading.kind & PNG_COLOR_MASK_PALETTE) {
-      std::memcpy(to, reading.palette[at[0]], 3);
-    } else {
-      std::memset(to, grey_value(reading, at), 3);
-    }
-  }
+  if (reading.clear) make_clear(*reading.clear, &made);
   return made;
 }
 

@@ -113,7 +113,7 @@ PatchRecipe read_patches(const Field& value) {
   made.max_side = optional_integer(&members, "max_side");
   if (const auto fit = members.find("fit")) {
     made.fit = chosen<PatchRecipe::Fit>(
-        *fit, {"area", "shrink", "fill", "canvas", "edge", "zoom", "shape"});
+        *fit, {"area", "shrink", "fill", "canvas", "edge", "zoom", "shape", "count", "pad"});
   }
   if (const auto layout = members.find("layout")) {
     made.layout = chosen<PatchRecipe::Layout>(
@@ -153,6 +153,9 @@ PatchRecipe read_patches(const Field& value) {
   }
   if (zooms && (made.merge_size != 1 || made.newline || !made.between_rows.empty())) {
     members.refuse("a cell is one feature, and nothing stands behind a row of them");
+  }
+  if (made.fit == PatchRecipe::Fit::count && made.resample == Resample::lanczos) {
+    members.refuse("count resizes bilinear or bicubic");
   }
   if (made.between_rows.find(made.token) != std::string::npos) {
     members.refuse("what stands between rows holds the image's token");

@@ -24,7 +24,7 @@ struct ImageRecipe {
 };
 
 struct PatchRecipe : ImageRecipe {
-  enum class Fit { area, shrink, fill, canvas, edge, zoom, shape };
+  enum class Fit { area, shrink, fill, canvas, edge, zoom, shape, count, pad };
   enum class Layout { blocks, rows, places, flat_rows, cells, times };
   int64_t patch_size = 0, temporal_patch_size = 0, merge_size = 0;
   int64_t min_pixels = 0, max_pixels = 0;

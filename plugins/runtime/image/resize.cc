@@ -138,21 +138,82 @@ Image along_columns(const Image& image, int height, const Filter& filter) {
   return made;
 }
 
+// As `Weights`; PyTorch has scales and places in float32, and the rest here is in double.
+struct FloatWeights {
+  size_t most;
+  std::vector<int> first, count;
+  std::vector<float> weight;  // [new size, most]
+};
+
+FloatWeights float_weights_of(int old_size, int new_size, const Filter& filter) {
+  const double scale = static_cast<float>(old_size) / static_cast<float>(new_size);
+  const double wide = std::max(scale, 1.0);
+  const double support = filter.support * wide;
+  const double narrow = 1.0 / wide;
+  FloatWeights made;
+  made.most = static_cast<size_t>(std::ceil(support)) * 2 + 1;
+  made.first.resize(size_t(new_size));
+  made.count.resize(size_t(new_size));
+  made.weight.resize(size_t(new_size) * made.most);
+  std::vector<double> exact(made.most);
+  for (int i = 0; i < new_size; ++i) {
+    const double centre = static_cast<float>(scale * (i + 0.5));
+    // Both truncate, which rounds what is positive.
+    const int first = std::max(0, static_cast<int>(centre - support + 0.5));
+    const int count = std::min(old_size, static_cast<int>(centre + support + 0.5)) - first;
+    double sum = 0.0;
+    for (int k = 0; k < count; ++k) {
+      exact[size_t(k)] = filter.at((k + first - centre + 0.5) * narrow);
+      sum += exact[size_t(k)];
+    }
+    for (int k = 0; k < count; ++k) {
+      made.weight[size_t(i) * made.most + size_t(k)] = static_cast<float>(exact[size_t(k)] / sum);
+    }
+    made.first[size_t(i)] = first;
+    made.count[size_t(i)] = count;
+  }
+  return made;
+}
+
+// `rows` rows of old_size cells of `numbers` numbers each, as rows of new_size cells.
+std::vector<float> along(const std::vector<float>& from, size_t rows, int old_size, int new_size,
+                         size_t numbers, const Filter& filter) {
+  if (old_size == new_size) return from;
+  const FloatWeights weights = float_weights_of(old_size, new_size, filter);
+  std::vector<float> made(rows * size_t(new_size) * numbers);
+  for (size_t row = 0; row < rows; ++row) {
+    const float* line = from.data() + row * size_t(old_size) * numbers;
+    float* to = made.data() + row * size_t(new_size) * numbers;
+    for (size_t i = 0; i < size_t(new_size); ++i, to += numbers) {
+      const float* cell = line + size_t(weights.first[i]) * numbers;
+      for (int k = 0; k < weights.count[i]; ++k, cell += numbers) {
+        const float weight = weights.weight[i * weights.most + size_t(k)];
+        for (size_t n = 0; n < numbers; ++n) to[n] += cell[n] * weight;
+      }
+    }
+  }
+  return made;
+}
+
 [[noreturn]] void refuse(const Image& image, int64_t height, int64_t width) {
   throw Error(Kind::unsafe, "an image of " + std::to_string(image.height) + " x " +
                                 std::to_string(image.width) + " pixels is to be resized to " +
                                 std::to_string(height) + " x " + std::to_string(width));
 }
 
-}  // namespace
-
-Image resized(const Image& image, int64_t height, int64_t width, Resample how) {
+void check(const Image& image, int64_t height, int64_t width) {
   const int64_t longest =
       std::max({height, width, int64_t(image.height), int64_t(image.width)});
   if (height < 1 || width < 1) refuse_thin(image.height, image.width);
   if (longest > kMaxSide || height > kMaxPixels / width) {
     refuse(image, height, width);
   }
+}
+
+}  // namespace
+
+Image resized(const Image& image, int64_t height, int64_t width, Resample how) {
+  check(image, height, width);
   const Filter filter = filter_of(how);
   const bool wider = width != image.width, taller = height != image.height;
   if (!wider && !taller) return image;
@@ -166,6 +227,18 @@ Image resized(const Image& image, int64_t height, int64_t width, Resample how) {
   if (!taller) return along_rows(image, to_width, filter);
   if (rows_first) return along_columns(along_rows(image, to_width, filter), to_height, filter);
   return along_rows(along_columns(image, to_height, filter), to_width, filter);
+}
+
+std::vector<float> resampled(const Image& image, int64_t height, int64_t width, Resample how) {
+  check(image, height, width);
+  // Rows that grow, columns that shrink: what lies between may be larger than both images.
+  if (width > kMaxPixels / image.height) refuse(image, height, width);
+  const Filter filter = filter_of(how);
+  const size_t rows = size_t(image.height);
+  const std::vector<float> bytes(image.rgb.begin(), image.rgb.end());
+  const std::vector<float> wide =
+      along(bytes, rows, image.width, static_cast<int>(width), 3, filter);
+  return along(wide, 1, image.height, static_cast<int>(height), size_t(width) * 3, filter);
 }
 
 void refuse_thin(int64_t height, int64_t width) {

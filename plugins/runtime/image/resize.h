@@ -1,6 +1,8 @@
-// Resizing as Pillow does it, to the bit.
+// Resizing as Pillow does it, to the bit, and as PyTorch does it.
 #ifndef MOE_EXPORT_PLUGINS_RUNTIME_IMAGE_RESIZE_H_
 #define MOE_EXPORT_PLUGINS_RUNTIME_IMAGE_RESIZE_H_
+
+#include <vector>
 
 #include "image/image.h"
 
@@ -17,6 +19,13 @@ enum class Resample { bilinear, bicubic, lanczos };
 // Raises what refuse_thin does for a size of no pixels, and Error(unsafe) for one of more than
 // kMaxPixels and for sides of more than 2^22 pixels.
 Image resized(const Image& image, int64_t height, int64_t width, Resample how);
+
+// `image` in another size, [height, width, 3]: PyTorch's `interpolate` of float32 with `antialias`,
+// which keeps what lies between bytes and beyond them; bilinear or bicubic.  Rows are resized before
+// columns.  Sums go from the first pixel to the last, each step rounded to float32.
+//
+// Raises what `resized` does.
+std::vector<float> resampled(const Image& image, int64_t height, int64_t width, Resample how);
 
 // Error(usage): a recipe makes nothing of an image of this size, or too much.
 [[noreturn]] void refuse_thin(int64_t height, int64_t width);

@@ -25,19 +25,24 @@ float to_bfloat16(float value) {
 
 }  // namespace
 
-Numbers::Numbers(const ImageRecipe& recipe) {
-  const auto rounded = [&](float value) { return recipe.bfloat16 ? to_bfloat16(value) : value; };
-  const float factor = static_cast<float>(recipe.rescale_factor);
+Numbers::Numbers(const ImageRecipe& recipe)
+    : factor_(static_cast<float>(recipe.rescale_factor)), bfloat16_(recipe.bfloat16) {
   for (size_t channel = 0; channel < 3; ++channel) {
-    const float mean = rounded(static_cast<float>(recipe.mean[channel]));
-    const float std = rounded(static_cast<float>(recipe.std[channel]));
-    const auto number = [&](int byte) {
-      const float value = rounded(static_cast<float>(byte) * factor);
-      return rounded(rounded(value - mean) / std);
-    };
-    for (int byte = 0; byte < 256; ++byte) table_[channel][size_t(byte)] = number(byte);
-    below_[channel] = number(-1);
+    const float mean = static_cast<float>(recipe.mean[channel]);
+    const float std = static_cast<float>(recipe.std[channel]);
+    mean_[channel] = bfloat16_ ? to_bfloat16(mean) : mean;
+    std_[channel] = bfloat16_ ? to_bfloat16(std) : std;
+    for (int byte = 0; byte < 256; ++byte) {
+      table_[channel][size_t(byte)] = between(static_cast<float>(byte), static_cast<int>(channel));
+    }
+    below_[channel] = between(-1, static_cast<int>(channel));
   }
+}
+
+float Numbers::between(float value, int channel) const {
+  const auto rounded = [&](float step) { return bfloat16_ ? to_bfloat16(step) : step; };
+  return rounded(rounded(rounded(value * factor_) - mean_[size_t(channel)]) /
+                 std_[size_t(channel)]);
 }
 
 float* Numbers::put(const Image& image, int64_t top, int64_t left, const Size& size,

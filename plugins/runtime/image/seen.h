@@ -37,12 +37,17 @@ class Numbers {
  public:
   explicit Numbers(const ImageRecipe& recipe);
   float of(uint8_t byte, int channel) const { return table_[size_t(channel)][byte]; }
+  // What a byte of that value would become, if there were one.
+  float between(float value, int channel) const;
   // What a byte of -1 would become.
   float below(int channel) const { return below_[size_t(channel)]; }
   // The rectangle of `size` from (top, left) on to [C, height, width] at `to`; where that ends.
   float* put(const Image& image, int64_t top, int64_t left, const Size& size, float* to) const;
 
  private:
+  float factor_;
+  bool bfloat16_;
+  std::array<float, 3> mean_, std_;
   std::array<std::array<float, 256>, 3> table_;
   std::array<float, 3> below_;
 };

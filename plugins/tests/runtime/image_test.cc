@@ -1,5 +1,7 @@
 // Images: pixels in memory, sizes and hostile recipes.  tests/embed holds files, sizes and recipes
 // beside Pillow and the Python runtime.
+#include <algorithm>
+
 #include "../check.h"
 #include "ask/positions.h"
 #include "core/error.h"
@@ -122,6 +124,54 @@ TEST(patches_of_one_feature_lie_together_and_repeat_in_time) {
       const float expected = static_cast<float>(pixels[patch] * 3 + i / 2);
       CHECK(values.as<float>()[patch * 6 + i] == expected, "patch %d, number %d", patch, i);
     }
+  }
+}
+
+TEST(an_image_that_is_padded_keeps_its_size_and_has_less_than_black_around_it) {
+  PatchRecipe recipe = plain_recipe(PatchRecipe::Layout::rows);
+  recipe.fit = PatchRecipe::Fit::pad;
+  const Seen seen = patches_of(counted(1, 3), recipe);
+  CHECK(seen.features == 2, "%lld", static_cast<long long>(seen.features));
+  const float* values = seen.inputs.at("pixel_values").as<float>();
+  for (int patch = 0; patch < 8; ++patch) {
+    const float expected = patch < 3 ? static_cast<float>(patch * 3) : -1.0f;
+    CHECK(values[patch * 3] == expected, "patch %d", patch);
+  }
+}
+
+TEST(what_is_transparent_lies_over_chequers_once) {
+  Image image = counted(1, 9);
+  const Image opaque = over_chequers(image);
+  CHECK(opaque.rgb == image.rgb, "nothing is transparent");
+  image.alpha = {255, 0, 51, 255, 255, 255, 255, 255, 0};
+  const Image mixed = over_chequers(image);
+  // A fifth of the bytes 6, 7 and 8, and four fifths of the light grey.
+  const uint8_t expected[] = {0, 1, 2, 204, 204, 204, 164, 165, 165};
+  for (int i = 0; i < 9; ++i) CHECK(mixed.rgb[size_t(i)] == expected[i], "byte %d", i);
+  CHECK(mixed.rgb[24] == 153, "%d", mixed.rgb[24]);
+  CHECK(mixed.alpha.empty(), "as if it had never been");
+}
+
+TEST(floats_are_neither_rounded_nor_cut_off) {
+  Image edge = Image::of(8, 8);
+  for (size_t i = 0; i < edge.rgb.size(); ++i) edge.rgb[i] = i % 24 < 12 ? 0 : 255;
+  const std::vector<float> made = resampled(edge, 16, 16, runtime::Resample::bicubic);
+  CHECK(made.size() == 16 * 16 * 3, "%zu", made.size());
+  const auto [least, most] = std::minmax_element(made.begin(), made.end());
+  CHECK(*least < -10 && *most > 265, "%g to %g", double(*least), double(*most));
+  CHECK(!refused([&] { resampled(edge, 0, 5, runtime::Resample::bicubic); }).empty(), "no rows");
+  CHECK(!refused([&] { resampled(edge, 1 << 20, 1 << 20, runtime::Resample::bicubic); }).empty(),
+        "too many");
+}
+
+TEST(as_many_patches_are_made_as_there_is_room_for) {
+  PatchRecipe recipe = plain_recipe(PatchRecipe::Layout::rows);
+  recipe.fit = PatchRecipe::Fit::count;
+  recipe.min_pixels = 4;
+  for (const auto& [height, width] : {std::pair{1, 1}, {3, 4}, {9, 9}, {30, 9}, {64, 64}}) {
+    const runtime::Size size = fitted(height, width, recipe);
+    CHECK(size.height % 2 == 0 && size.width % 2 == 0, "whole features of %d x %d", height, width);
+    CHECK(size.height * size.width <= recipe.max_pixels, "%d x %d", height, width);
   }
 }
 

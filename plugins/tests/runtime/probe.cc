@@ -125,6 +125,11 @@ std::string do_patches(const Request& request) {
   return answer(patches_of(request.image(), read_patches(Field(request.said.at("recipe"), "recipe"))));
 }
 
+std::string do_patches_of_file(const Request& request) {
+  return answer(patches_of(decode_file(request.text("path")),
+                           read_patches(Field(request.said.at("recipe"), "recipe"))));
+}
+
 std::string do_fitted(const Request& request) {
   const Size size = fitted(request.integer("height"), request.integer("width"),
                            read_patches(Field(request.said.at("recipe"), "recipe")));
@@ -172,6 +177,7 @@ const std::map<std::string, std::string (*)(const Request&)>& requests() {
       {"open", do_open},       {"encode", do_encode},       {"decode", do_decode_ids},
       {"pieces", do_pieces},   {"id_of", do_id_of},         {"read", do_read},
       {"read_file", do_read_file}, {"resize", do_resize},   {"patches", do_patches},
+      {"patches_of_file", do_patches_of_file},
       {"fitted", do_fitted},   {"tiles", do_tiles},         {"prepare", do_prepare},
       {"single", do_single},   {"ask", do_ask},
   };
