@@ -383,7 +383,7 @@ class Continuation:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertCase:
-    """One MoE layer on synthetic tokens that visit every expert.
+    """One block on synthetic tokens that visit every expert.
 
     The experts op alone, with the routing given: ``y`` in the model's dtype as PyTorch computes
     it, ``y_reference`` in float64.  ``y_edge_error`` is as in ``LayerTensors``.
@@ -403,6 +403,8 @@ class Golden:
 
     cases: tuple[GoldenCase, ...]
     experts: Mapping[str, ExpertCase] = field(default_factory=dict)
+    """By block, for every pass over it."""
+
     continuations: tuple[Continuation, ...] = ()
 
 

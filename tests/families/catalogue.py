@@ -41,12 +41,6 @@ STOPPED: dict[str, Stop] = {
         why="its router splits the scores of a prompt across tokens, so that Transformers itself"
         " answers otherwise behind a cache than to the whole text, and does not without experts",
     ),
-    "inkling2_loop_text": Stop(
-        stage="exported",
-        words="runs several times in one run",
-        why="some of its layers run several times over a text, and what a bundle watches in their"
-        " blocks of experts has one name, not one for each pass",
-    ),
     "zaya": Stop(
         stage="proven",
         words="layers of the kind 'hybrid' are not built yet",
@@ -60,6 +54,7 @@ REMARKS: dict[str, str] = {
     "dots3_note": "text and images, without sound",
     "gemma4": "text and images, without sound; without embeddings for each layer",
     "inkling2": "the runtime makes no patches of images",
+    "inkling2_loop": "the runtime makes no patches of images",
     "inkling_mm_model": "text and images, without sound; where scores are scaled by position,"
     " padding counts as text, as in Transformers",
     "internvl": "text models with experts, such as qwen3_moe",
