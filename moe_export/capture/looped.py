@@ -1,13 +1,15 @@
-"""Names for what is watched in blocks that run several times in one run of a model."""
+"""Blocks that run several times in one run of a model: names for what is watched in each pass."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Collection
 
 import onnx_ir as ir
 
 from moe_export.capture.repeats import PROBE
-from moe_export.forms import pass_name
+from moe_export.errors import CaptureError
+from moe_export.forms import Golden, pass_name
 from moe_export.moe.schema import DOMAIN
 
 
@@ -26,3 +28,19 @@ def name_passes(graph: ir.Model) -> None:
         block, _, role = label.rpartition("/")
         name = f"{pass_name(block, passes[label])}/{role}"
         node.attributes.add(ir.AttrString("name", name))
+
+
+def require_these_passes(golden: Golden, layers: Collection[str]) -> None:
+    """Refuse a block that runs more or less often in a golden case than in the graph.
+
+    Raises ``CaptureError``: a graph has one number of passes for inputs of all sizes.
+    """
+    for case in golden.cases:
+        odd = sorted(case.layers.keys() ^ set(layers))
+        if odd:
+            raise CaptureError(
+                "a block of experts runs another number of times on inputs of other sizes than "
+                f"the example's: case {case.name!r}",
+                where=odd[0],
+                hint="pass dynamic_shapes with the axes that really vary",
+            )

@@ -134,16 +134,27 @@ def _no_oracle(bundle: Bundle) -> dict[str, str]:
 
 
 def _require_all_run(bundle: Bundle, golden: Golden, left_out: Mapping[str, str]) -> None:
-    """Golden tensors that no graph runs would pass unseen, and so would a graph beside others."""
+    """Golden tensors that no graph runs would pass unseen, and so would a graph beside others.
+
+    Each case has the MoE layers of its graph: as many passes over each block.
+    """
     components = bundle.manifest.components
     layers = {layer for record in components.values() for layer in record.probes}
     run = {case.component for case in golden.cases}
     odd = [component for component in run if component not in components]
     odd += [layer for layer in golden.experts if layer not in layers]
+    odd += [layer for case in golden.cases for layer in case.layers if layer not in layers]
     if odd:
         raise UnsafeInputError(
             f"the golden tensors know {odd[0]!r}, the bundle does not", where=str(bundle.path)
         )
+    for case in golden.cases:
+        absent = [x for x in components[case.component].layers if x not in case.layers]
+        if absent:
+            raise UnsafeInputError(
+                f"the golden tensors of case {case.name!r} do not know {absent[0]!r}",
+                where=str(bundle.path),
+            )
     unseen = sorted(components.keys() - run - left_out.keys()) if run else []
     if unseen:
         raise UnsafeInputError(

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from moe_export import Bundle
 from moe_export.bench.work import work_of
 from moe_export.capture import Rounding, capture_live
+from moe_export.errors import CaptureError, UnsafeInputError
 from moe_export.forms import OWN_NUMBERS, Golden, PortableModel, Report, block_name
 from moe_export.load import load
 from moe_export.moe.quantize import Precision
@@ -81,6 +82,15 @@ class LoopedAlone(nn.Module):
         for _ in range(2):
             x = x + self.moe(self.norm(x))
         return x
+
+
+class Uneven(Looped):
+    """As often as it is told, but for inputs of one row."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] > 1:
+            x = super().forward(x)
+        return super().forward(x)
 
 
 def looped(passes: int = 2) -> Looped:
@@ -204,6 +214,21 @@ def test_golden_tensors_recorded_live_know_each_pass(bundle: Bundle) -> None:
     golden = capture_live(marked, {"model": Rounding()})
     require_near(golden, LAYERS)
     assert validate(bundle, golden, against="live").passed
+
+
+def test_a_model_that_runs_a_block_more_or_less_often_than_the_bundle_is_told_so(
+    bundle: Bundle,
+) -> None:
+    for passes, said in ((1, "do not know 'layers.0.moe@2'"), (3, "know 'layers.0.moe@3'")):
+        golden = portable_of(passes).golden
+        with pytest.raises(UnsafeInputError, match=said):
+            validate(bundle, golden, against="live")
+
+
+def test_a_block_that_runs_more_often_for_some_sizes_is_refused() -> None:
+    with pytest.raises(CaptureError, match="another number of times") as refused:
+        exported(Uneven(1).eval(), (example(),))
+    assert refused.value.where == "layers.0.moe@2"
 
 
 def test_margins_of_a_router_that_is_kept_are_those_of_the_pass(tmp_path: Path) -> None:
