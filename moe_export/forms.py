@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -175,6 +175,28 @@ class BlockRecord:
         return self.path or ROOT_NAME
 
 
+class Pass(NamedTuple):
+    """One of the times that a block runs in a run of the model; most blocks run once."""
+
+    path: str
+    number: int = 1
+
+    @property
+    def name(self) -> str:
+        """What the values, golden tensors and reports of this pass are filed under."""
+        return pass_name(self.path or ROOT_NAME, self.number)
+
+
+def pass_name(block: str, number: int) -> str:
+    """The name of an MoE layer: that of its block, and for a later pass its number behind it."""
+    return block if number == 1 else f"{block}@{number}"
+
+
+def block_name(layer: str, blocks: Container[str]) -> str:
+    """The name, of those of ``blocks``, of the block that an MoE layer is a pass over."""
+    return layer if layer in blocks else layer.rpartition("@")[0]
+
+
 class MoELayer(Protocol):
     """A proven block as it stands in a marked model; rows are ``[T, H]``."""
 
@@ -187,7 +209,7 @@ class MoELayer(Protocol):
     correction_bias: torch.Tensor | None
     replayed: Callable[[], Mapping[str, torch.Tensor]] | None
     """When set, it gives what an earlier run saw, whose ``topk_ids [T, K]`` are taken instead of
-    the router's choice.
+    the router's choice.  It is asked once in each pass.
 
     This, the shift and what was seen are those of one run: every thread has its own.
     """
@@ -198,7 +220,7 @@ class MoELayer(Protocol):
 
     @property
     def seen(self) -> dict[str, torch.Tensor]:
-        """What the last run saw, by role: ``x``, ``router_logits``, ``topk_ids``, …, ``y``."""
+        """What the last pass saw, by role: ``x``, ``router_logits``, ``topk_ids``, …, ``y``."""
 
     def __call__(self, x: torch.Tensor) -> Any:
         """What the original block returns for ``x [..., H]``."""
@@ -361,7 +383,7 @@ class Continuation:
 
 @dataclass(frozen=True, kw_only=True)
 class ExpertCase:
-    """One MoE layer on synthetic tokens that visit every expert.
+    """One block on synthetic tokens that visit every expert.
 
     The experts op alone, with the routing given: ``y`` in the model's dtype as PyTorch computes
     it, ``y_reference`` in float64.  ``y_edge_error`` is as in ``LayerTensors``.
@@ -381,6 +403,8 @@ class Golden:
 
     cases: tuple[GoldenCase, ...]
     experts: Mapping[str, ExpertCase] = field(default_factory=dict)
+    """By block, for every pass over it."""
+
     continuations: tuple[Continuation, ...] = ()
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from moe_export.forms import MAIN_COMPONENT, Array
+from moe_export.forms import MAIN_COMPONENT, Array, block_name
 from moe_export.moe.packing import packed_size
 from moe_export.runtime.session import Session
 
@@ -50,11 +50,9 @@ def work_of(bundle: Bundle, inputs: Mapping[str, Array], component: str = MAIN_C
 
 
 def _parts(manifest: Manifest, chosen: Mapping[str, Array]) -> Iterator[Work]:
-    for block in manifest.blocks:
-        if block.layer is None or block.name not in chosen:
-            continue
-        ids = chosen[block.name]
-        experts = block.layer.experts
+    known = {block.name: block.layer for block in manifest.blocks if block.layer is not None}
+    for layer, ids in chosen.items():
+        experts = known[block_name(layer, known)].experts
         valid = ids[(ids >= 0) & (ids < experts.num_experts)]
         yield Work(
             tokens=len(ids),

@@ -14,6 +14,7 @@ from moe_export.capture.continuation import continuations
 from moe_export.capture.eager import DECODER, EagerParts, eager_parts
 from moe_export.capture.golden import EXAMPLE_CASE, fresh_inputs, golden_inputs, record
 from moe_export.capture.look import look_at
+from moe_export.capture.looped import require_these_passes
 from moe_export.capture.precision import DENSE, dense_weights, give_precision, router_weights
 from moe_export.capture.trace import trace
 from moe_export.capture.watch import Rounding
@@ -115,6 +116,7 @@ def _part(model: MarkedModel, precision: Precision, dense: Precision) -> _Part:
     )
     inputs = golden_inputs(model, traced.axes)
     golden, cost = record(model, inputs, names, rounding, loaded.modality)
+    require_these_passes(golden, probes)
     return _Part(
         name=loaded.component,
         component=Component(

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from moe_export.capture.golden import eager_model
 from moe_export.capture.margins import found_margins
 from moe_export.capture.watch import Inputs, Rounding, array_of, layer_spec, run_watched
-from moe_export.forms import Array, Asked, LoadedModel, MarkedModel
+from moe_export.forms import Array, Asked, LoadedModel, MarkedModel, Pass
 from moe_export.moe.reference import routing_margin
 
 EMBED, DECODER, VISION = "embed", "decoder", "vision"
@@ -76,18 +76,18 @@ class EagerParts:
         blocks = {block.path: block for block in part.proven}
         margins: dict[str, float] = {}
 
-        def meet(path: str, x: Tensor) -> None:
-            layer, rows = part.layers[path], x.reshape(-1, x.shape[-1])
+        def meet(each: Pass, x: Tensor) -> None:
+            layer, rows = part.layers[each.path], x.reshape(-1, x.shape[-1])
             with torch.no_grad():
                 seen = layer.watch(rows)
             if layer.kept is not None:
                 gaps, _ = found_margins(layer, rows, seen["router_logits"])
             else:
                 bias = None if layer.correction_bias is None else array_of(layer.correction_bias)
-                router = layer_spec(blocks[path]).router
+                router = layer_spec(blocks[each.path]).router
                 logits = array_of(seen["router_logits"])
                 gaps = routing_margin(logits, router, correction_bias=bias)
-            margins[blocks[path].name] = float(gaps.min(initial=np.inf))
+            margins[each.name] = float(gaps.min(initial=np.inf))
 
         ordered = {name: inputs[name] for name in part.loaded.example_inputs}
         outputs, _ = run_watched(self.modules[DECODER], ordered, list(blocks), meet)

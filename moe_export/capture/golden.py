@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import count
 from typing import Any
 
 import numpy as np
@@ -33,6 +34,7 @@ from moe_export.capture.watch import (
     layer_spec,
     rewritten_model,
     run_watched,
+    seen_in,
     side_by_side,
     tensors_in,
     with_layers,
@@ -46,6 +48,7 @@ from moe_export.forms import (
     LayerTensors,
     MarkedModel,
     MoELayer,
+    Pass,
     RoundingCost,
 )
 from moe_export.lazy import Promise
@@ -176,7 +179,7 @@ class _Replay:
     """A run with the eager model's choice of experts: its outputs, and what each layer saw."""
 
     outputs: list[Tensor]
-    seen: dict[str, Seen]
+    seen: Mapping[Pass, Seen]
 
 
 class _Case:
@@ -185,34 +188,34 @@ class _Case:
     def __init__(self, model: _Model, name: str, inputs: Inputs, modality: Array) -> None:
         self._model, self._name, self._inputs = model, name, inputs
         self._modality = modality
-        self._routed: dict[str, Promise[Seen]] = {path: Promise() for path in model.paths}
+        self._routed: dict[Pass, Promise[Seen]] = {}
         self._kept = Kept()
         self._exact: Promise[_Replay] = Promise()
         self._moved: dict[float, Promise[_Replay]] = {s: Promise() for s in model.shifts}
         self._rewritten: Promise[_Replay] | None = Promise() if model.is_rewritten else None
         self._outputs: list[Tensor] = []
-        self._layers: dict[str, Seen] = {}
-        self._found: dict[str, tuple[Array, Array]] = {}
+        self._layers: dict[Pass, Seen] = {}
+        self._found: dict[Pass, tuple[Array, Array]] = {}
 
     def run(self) -> None:
         """The eager run, which routes for itself."""
         marked = self._model.marked
 
-        def route(path: str, x: Tensor) -> None:
-            layer, rows = marked.layers[path], x.reshape(-1, x.shape[-1])
+        def route(each: Pass, x: Tensor) -> None:
+            layer, rows = marked.layers[each.path], x.reshape(-1, x.shape[-1])
             with torch.no_grad():
                 seen = layer.watch(rows)
-            self._routed[path].keep(seen)
+            self._routing(each).keep(seen)
             if layer.kept is not None:
-                self._found[path] = found_margins(layer, rows, seen["router_logits"])
+                self._found[each] = found_margins(layer, rows, seen["router_logits"])
 
         with self._kept.recorded():
             self._outputs, calls = run_watched(
                 self._model.eager, self._inputs, self._model.paths, route
             )
-        for path, (_, y) in calls.items():
+        for each, (_, y) in calls.items():
             rows = y.reshape(-1, y.shape[-1])
-            self._layers[path] = {**self.routed(path), "y": rows}
+            self._layers[each] = {**self.routed(each), "y": rows}
 
     @property
     def replays(self) -> list[Callable[[], None]]:
@@ -236,24 +239,33 @@ class _Case:
         layers = {path: layer_at(module, path) for path in self._model.paths}
         edges = self._model.marked.edges
         for path, layer in layers.items():
-            layer.replayed = partial(self.routed, path)
+            layer.replayed = self._in_turn(path)
             layer.edge_shift = shift
         edges.shift = shift
-        with torch.no_grad(), self._kept.replayed():
+        watched = seen_in(module, self._model.paths)
+        with torch.no_grad(), self._kept.replayed(), watched as seen:
             outputs = tensors_in(module(**inputs))
         edges.shift = 0.0
         for layer in layers.values():
             layer.replayed, layer.edge_shift = None, 0.0
-        promise.keep(_Replay(outputs, {path: dict(layer.seen) for path, layer in layers.items()}))
+        promise.keep(_Replay(outputs, seen))
 
-    def routed(self, path: str) -> Seen:
+    def routed(self, each: Pass) -> Seen:
         """What the eager run saw before it came to a layer's experts."""
-        return self._routed[path].get()
+        return self._routing(each).get()
+
+    def _routing(self, each: Pass) -> Promise[Seen]:
+        return self._routed.setdefault(each, Promise())
+
+    def _in_turn(self, path: str) -> Callable[[], Seen]:
+        """Gives what the eager run saw in the first pass over a block, then in the next."""
+        return (self.routed(Pass(path, number)) for number in count(1)).__next__
 
     def golden(self, names: list[str]) -> GoldenCase:
         """What the runs gave, when all are over."""
         exact, moved = self._exact.get(), [promise.get() for promise in self._moved.values()]
         rewritten = None if self._rewritten is None else self._rewritten.get()
+        blocks = {block.path: block for block in self._model.marked.proven}
         return GoldenCase(
             name=self._name,
             component=self._model.marked.loaded.component,
@@ -269,24 +281,24 @@ class _Case:
                 for place, (key, reference) in enumerate(zip(names, exact.outputs, strict=True))
             },
             layers={
-                block.name: _layer_tensors(
-                    block,
-                    self._layers[block.path],
-                    self._found.get(block.path),
-                    exact.seen[block.path],
-                    layer_at(self._model.reference, block.path).correction_bias,
-                    [run.seen[block.path] for run in moved],
-                    {} if rewritten is None else rewritten.seen[block.path],
-                    self._modality_of(block),
+                each.name: _layer_tensors(
+                    blocks[each.path],
+                    self._layers[each],
+                    self._found.get(each),
+                    exact.seen[each],
+                    layer_at(self._model.reference, each.path).correction_bias,
+                    [run.seen[each] for run in moved],
+                    {} if rewritten is None else rewritten.seen[each],
+                    self._modality_of(each),
                 )
-                for block in self._model.marked.proven
+                for each in self._layers
             },
             modality=self._modality,
         )
 
-    def _modality_of(self, block: BlockRecord) -> Array:
-        rows = self._layers[block.path]["x"].shape[0]
-        return modality_of_layer(self._model.marked, block.path, self._modality, rows)
+    def _modality_of(self, each: Pass) -> Array:
+        rows = self._layers[each]["x"].shape[0]
+        return modality_of_layer(self._model.marked, each.path, self._modality, rows)
 
 
 def _layer_tensors(
@@ -361,7 +373,7 @@ class _Experts:
 
     def _run(self, kind: str, shift: float) -> None:
         for block in self._model.marked.proven:
-            self._beside.routed(block.path)  # or it would read the experts before others do
+            self._beside.routed(Pass(block.path))  # or it would read the experts before others do
             x, ids, weights = _visits(block)
             layer, dtype = self._layer(kind, block)
             layer.edge_shift = shift

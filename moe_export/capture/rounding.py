@@ -6,6 +6,7 @@ be told from a defect; whether the cost is worth its speed is for the model's au
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
@@ -28,17 +29,16 @@ class OwnRun:
         self._model, self._inputs = model, inputs
         self.outputs: list[Tensor] = []
         self.chosen: dict[str, Array] = {}
-        """``topk_ids [T, K]`` by block."""
+        """``topk_ids [T, K]`` by MoE layer."""
 
     def run(self) -> None:
         """Run it."""
         paths = [block.path for block in self._model.proven]
         self.outputs, calls = run_watched(self._model.loaded.module, self._inputs, paths)
-        for block in self._model.proven:
-            x, _ = calls[block.path]
+        for each, (x, _) in calls.items():
             with torch.no_grad():
-                seen = self._model.layers[block.path].watch(x.reshape(-1, x.shape[-1]))
-            self.chosen[block.name] = array_of(seen["topk_ids"])
+                seen = self._model.layers[each.path].watch(x.reshape(-1, x.shape[-1]))
+            self.chosen[each.name] = array_of(seen["topk_ids"])
 
 
 def rounding_cost(
@@ -50,7 +50,7 @@ def rounding_cost(
     order.
     """
     outputs: dict[str, list[tuple[Array, Array]]] = {name: [] for name in names}
-    routing: dict[str, list[Array]] = {block.name: [] for block in model.proven}
+    routing: defaultdict[str, list[Array]] = defaultdict(list)
     for case, run in zip(rounded.cases, own, strict=True):
         for name, tensor in zip(names, run.outputs, strict=True):
             outputs[name].append((case.outputs[name], array_of(tensor)))

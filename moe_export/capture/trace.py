@@ -21,13 +21,13 @@ from moe_export.capture.axes import (
     tracing_inputs,
     varying_axes,
 )
+from moe_export.capture.looped import name_passes
 from moe_export.capture.onnx_ops import translations
-from moe_export.capture.repeats import PROBE, once_each
+from moe_export.capture.repeats import once_each
 from moe_export.capture.unfold import CannotUnfoldError, unfold
 from moe_export.errors import CaptureError, RewriteError
 from moe_export.forms import BlockRecord, MarkedModel
 from moe_export.lazy import without_numbers
-from moe_export.moe.schema import DOMAIN
 
 OPSET = 23
 
@@ -63,23 +63,8 @@ def trace(model: MarkedModel, output_names: list[str]) -> Trace:
         except CannotUnfoldError:
             program = _program(model, module, inputs, shapes)
             graph = _translated(model, program, inputs, output_names)
-    _require_one_run(graph)
+    name_passes(graph)
     return Trace(graph, axes)
-
-
-def _require_one_run(graph: ir.Model) -> None:
-    """Refuse blocks that run several times: what is watched in them has one name for all runs."""
-    seen: set[str] = set()
-    for node in graph.graph:
-        if node.op_type != PROBE or node.domain != DOMAIN:
-            continue
-        name = node.attributes["name"].as_string()
-        if name in seen:
-            raise CaptureError(
-                "a block of experts that runs several times in one run is not built yet",
-                where=name.rpartition("/")[0],
-            )
-        seen.add(name)
 
 
 def _equates(dynamic_shapes: Mapping[str, Mapping[int, str]] | None) -> Callable[..., None]:

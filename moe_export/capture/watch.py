@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, TypeVar, cast
@@ -15,7 +17,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from moe_export.errors import CaptureError
-from moe_export.forms import OWN_NUMBERS, BlockRecord, MarkedModel, MoELayer
+from moe_export.forms import OWN_NUMBERS, BlockRecord, MarkedModel, MoELayer, Pass
 from moe_export.lazy import is_lazy, real, together, twin_of
 from moe_export.moe.layer import LayerSpec
 from moe_export.moe.quantize import Precision
@@ -128,34 +130,38 @@ def run_watched(
     module: nn.Module,
     inputs: Inputs,
     paths: list[str],
-    meet: Callable[[str, Tensor], None] = lambda path, x: None,
-) -> tuple[list[Tensor], dict[str, tuple[Tensor, Tensor]]]:
-    """The module's outputs, and what went in and out of each block the first time.
+    meet: Callable[[Pass, Tensor], None] = lambda each, x: None,
+) -> tuple[list[Tensor], dict[Pass, tuple[Tensor, Tensor]]]:
+    """The module's outputs, and what went in and out of each block in each pass over it.
 
     ``meet`` hears of each block's input before the block runs.  Raises ``CaptureError`` where the
     module refuses the inputs.
     """
-    entered: dict[str, Tensor] = {}
-    calls: dict[str, tuple[Tensor, Tensor]] = {}
+    entered: dict[Pass, Tensor] = {}
+    calls: dict[Pass, tuple[Tensor, Tensor]] = {}
+    passes: Counter[str] = Counter()
     mine = threading.get_ident()  # others may run the same module
 
     def before(path: str) -> Any:
         def hook(_: nn.Module, args: Any, kwargs: Any) -> None:
-            if path not in entered and threading.get_ident() == mine:
+            if threading.get_ident() == mine:
+                passes[path] += 1
+                each = Pass(path, passes[path])
                 (x,) = tensors_in((args, kwargs))
-                entered[path] = x.clone()
-                meet(path, entered[path])
+                entered[each] = x.clone()
+                meet(each, entered[each])
 
         return hook
 
     def behind(path: str) -> Any:
         def hook(_: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            if path not in calls and threading.get_ident() == mine:
-                x = entered[path]
+            if threading.get_ident() == mine:
+                each = Pass(path, passes[path])
+                x = entered[each]
                 rows = x.shape[:-1].numel()
                 fits = (t for t in tensors_in(output) if t.dim() > 1)
                 y = next(t for t in fits if t.shape[:-1].numel() == rows)
-                calls[path] = (x, y.clone())
+                calls[each] = (x, y.clone())
 
         return hook
 
@@ -174,6 +180,29 @@ def run_watched(
             where=f"inputs of shape {sizes}",
             hint="pass dynamic_shapes with the axes that really vary",
         ) from error
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+@contextmanager
+def seen_in(module: nn.Module, paths: list[str]) -> Iterator[dict[Pass, dict[str, Tensor]]]:
+    """While a model of layers runs in this thread: what each layer sees, pass by pass."""
+    seen: dict[Pass, dict[str, Tensor]] = {}
+    passes: Counter[str] = Counter()
+    mine = threading.get_ident()  # others may run the same module
+
+    def behind(path: str) -> Any:
+        def hook(layer: Any, args: Any, output: Any) -> None:
+            if threading.get_ident() == mine:
+                passes[path] += 1
+                seen[Pass(path, passes[path])] = dict(layer.seen)
+
+        return hook
+
+    handles = [module.get_submodule(p).register_forward_hook(behind(p)) for p in paths]
+    try:
+        yield seen
     finally:
         for handle in handles:
             handle.remove()

@@ -183,6 +183,9 @@ FAMILIES: Mapping[str, Family] = {
     "inkling2": Family(
         positions="plain", images=Packed(tower="vision_tower", fit="pad", in_front="class")
     ),
+    "inkling2_loop": Family(
+        positions="plain", images=Packed(tower="vision_tower", fit="pad", in_front="class")
+    ),
     "internvl": Family(positions="plain", images=Tiles(fit="aspect")),
     "kimi_k25": Family(
         positions="plain",

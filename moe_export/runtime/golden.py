@@ -2,7 +2,7 @@
 
 Keys: ``cases/<i>/<group>/<name>`` with the groups ``inputs``, ``outputs``, ``outputs_reference``,
 ``outputs_edge_error`` and ``outputs_rewritten_error``, ``cases/<i>/modality``,
-``cases/<i>/layers/<layer>/<field of LayerTensors>``, ``experts/<layer>/<field of ExpertCase>`` and
+``cases/<i>/layers/<layer>/<field of LayerTensors>``, ``experts/<block>/<field of ExpertCase>`` and
 ``continuations/<i>/...``.  The names of cases and continuations are in the metadata, and the
 component that each case is a run of.
 

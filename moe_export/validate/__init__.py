@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,6 +15,7 @@ from moe_export.forms import (
     Report,
     RoutingParity,
     TensorParity,
+    block_name,
 )
 from moe_export.runtime import cuda_kernels
 from moe_export.runtime.session import Session
@@ -47,7 +48,8 @@ def validate(
     runtime is needed.  Compared are, for each case, every output, each MoE layer's experts input
     and block output, and its routing token by token; and for each layer every expert on synthetic
     tokens, so that an expert no golden token chose is seen too.  For each case that fails the
-    report says where it first leaves its envelope, and what did it.
+    report says where it first leaves its envelope, and what did it.  A block that runs several
+    times is an MoE layer in each pass over it.
 
     Engines run on the GPU that they were built for, GPU kernels on any; where that is not here they
     are not run, and the graph is, through the standard operators that it carries.
@@ -71,7 +73,6 @@ def validate(
     for component, record in bundle.manifest.components.items():
         if component in left_out:
             continue
-        probes = record.probes
         cases = [case for case in golden.cases if case.component == component]
         failing: list[Evidence] = []
         with Cases(bundle, component) as runs:
@@ -85,14 +86,14 @@ def validate(
             labels = runs.labels
         behaviour.lap("cases")
         experts = {
-            layer: with_labels(case, labels.get(layer))
-            for layer, case in golden.experts.items()
-            if layer in probes
+            layer: with_labels(golden.experts[block], labels.get(layer))
+            for layer in record.layers
+            if (block := block_name(layer, golden.experts)) in golden.experts
         }
         alone: list[ExpertsRun] = []
         if experts:
             with Session(bundle, component=component, graph="experts") as session:
-                alone += run_experts(experts, _num_experts(bundle), session)
+                alone += run_experts(experts, _num_experts(bundle, experts), session)
         tensors += [run.parity for run in alone]
         behaviour.lap("experts")
         attribution += attribute(failing, alone, Places(bundle, component))
@@ -133,16 +134,27 @@ def _no_oracle(bundle: Bundle) -> dict[str, str]:
 
 
 def _require_all_run(bundle: Bundle, golden: Golden, left_out: Mapping[str, str]) -> None:
-    """Golden tensors that no graph runs would pass unseen, and so would a graph beside others."""
+    """Golden tensors that no graph runs would pass unseen, and so would a graph beside others.
+
+    Each case has the MoE layers of its graph: as many passes over each block.
+    """
     components = bundle.manifest.components
     layers = {layer for record in components.values() for layer in record.probes}
     run = {case.component for case in golden.cases}
     odd = [component for component in run if component not in components]
     odd += [layer for layer in golden.experts if layer not in layers]
+    odd += [layer for case in golden.cases for layer in case.layers if layer not in layers]
     if odd:
         raise UnsafeInputError(
             f"the golden tensors know {odd[0]!r}, the bundle does not", where=str(bundle.path)
         )
+    for case in golden.cases:
+        absent = [x for x in components[case.component].layers if x not in case.layers]
+        if absent:
+            raise UnsafeInputError(
+                f"the golden tensors of case {case.name!r} do not know {absent[0]!r}",
+                where=str(bundle.path),
+            )
     unseen = sorted(components.keys() - run - left_out.keys()) if run else []
     if unseen:
         raise UnsafeInputError(
@@ -216,10 +228,11 @@ def _outputs(run: Run, replayed: Run | None, left: Departures) -> dict[str, Tens
     }
 
 
-def _num_experts(bundle: Bundle) -> dict[str, int]:
+def _num_experts(bundle: Bundle, layers: Iterable[str]) -> dict[str, int]:
     """By MoE layer, E."""
     blocks = bundle.manifest.blocks
-    return {b.name: b.layer.experts.num_experts for b in blocks if b.layer is not None}
+    known = {b.name: b.layer.experts.num_experts for b in blocks if b.layer is not None}
+    return {layer: known[block_name(layer, known)] for layer in layers}
 
 
 def _rows(array: Array) -> Array:

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING
 
-from moe_export.forms import Attribution, RoutingParity, TensorParity
+from moe_export.forms import Attribution, RoutingParity, TensorParity, block_name
 from moe_export.validate.experts import ExpertsRun
 from moe_export.validate.oracle import Oracle
 from moe_export.validate.routing import logits_parity
@@ -65,7 +65,8 @@ class Places:
 
     def block(self, layer: str) -> str:
         """The path of the module that a layer stands for."""
-        return self._paths.get(layer, layer)
+        name = block_name(layer, self._paths)
+        return self._paths.get(name, layer)
 
     def around(self, layer: str) -> str:
         """The path of the innermost module around a layer that has a source, else of the model."""

@@ -16,6 +16,7 @@ from moe_export.forms import (
     Conflict,
     ExpertLoad,
     LayerTensors,
+    block_name,
 )
 
 NEAR_SHARE = 0.1
@@ -68,7 +69,7 @@ class Loads:
         )
 
     def _histogram(self, layer: str, topk_ids: Array) -> tuple[int, ...]:
-        count = self._experts.get(layer, 0)
+        count = self._experts.get(block_name(layer, self._experts), 0)
         inside = topk_ids[(topk_ids >= 0) & (topk_ids < count)]  # any other is a defect elsewhere
         return tuple(int(n) for n in np.bincount(inside.ravel(), minlength=count))
 

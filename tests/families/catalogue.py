@@ -41,12 +41,6 @@ STOPPED: dict[str, Stop] = {
         why="its router splits the scores of a prompt across tokens, so that Transformers itself"
         " answers otherwise behind a cache than to the whole text, and does not without experts",
     ),
-    "inkling2_loop_text": Stop(
-        stage="exported",
-        words="runs several times in one run",
-        why="some of its layers run several times over a text, and what a bundle watches in their"
-        " blocks of experts has one name, not one for each pass",
-    ),
     "zaya": Stop(
         stage="proven",
         words="layers of the kind 'hybrid' are not built yet",

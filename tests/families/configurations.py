@@ -75,6 +75,17 @@ _CLIPPED = {
     "unpadded_vocab_size": 310,
 }
 
+_LOOPED = {
+    **_CLIPPED,
+    "num_hidden_layers": 6,
+    "layer_types": ["hybrid_sliding", "hybrid"] * 3,
+    # The two layers in the middle run twice.
+    "loop_layer_index_start": 2,
+    "loop_layer_index_end": 4,
+    "loop_num_passes": 2,
+    "loop_gate_rank": 8,
+}
+
 TEXT_MODELS: dict[str, dict[str, Any]] = {
     "afmoe": {"num_dense_layers": 1, **_SLIDING},
     "aria_text": {"moe_num_experts": 8, "moe_topk": 2, "moe_num_shared_experts": 1},
@@ -166,16 +177,7 @@ TEXT_MODELS: dict[str, dict[str, Any]] = {
         "pad_token_id": 0,
     },
     "inkling2_text": _CLIPPED,
-    "inkling2_loop_text": {
-        **_CLIPPED,
-        "num_hidden_layers": 6,
-        "layer_types": ["hybrid_sliding", "hybrid"] * 3,
-        # The two layers in the middle run twice.
-        "loop_layer_index_start": 2,
-        "loop_layer_index_end": 4,
-        "loop_num_passes": 2,
-        "loop_gate_rank": 8,
-    },
+    "inkling2_loop_text": _LOOPED,
     "inkling_text": {
         "n_routed_experts": 8,
         "n_shared_experts": 2,
@@ -494,6 +496,11 @@ VISION_MODELS: dict[str, dict[str, Any]] = {
     },
     "inkling2": {
         "text_config": {**_TEXT, **_CLIPPED},
+        "vision_config": _CLASS_TOWER,
+        "image_token_id": _IMAGE,
+    },
+    "inkling2_loop": {
+        "text_config": {**_TEXT, **_LOOPED},
         "vision_config": _CLASS_TOWER,
         "image_token_id": _IMAGE,
     },

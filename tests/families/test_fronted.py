@@ -20,7 +20,12 @@ SHAPES = [[(1, 1)], [(1, 1), (2, 4), (3, 1)], [(7, 5), (1, 6)]]
 
 
 @pytest.mark.parametrize(
-    ("family", "kind"), [("nemotron_h_omni", RegisterVision), ("inkling2", ClassVision)]
+    ("family", "kind"),
+    [
+        ("nemotron_h_omni", RegisterVision),
+        ("inkling2", ClassVision),
+        ("inkling2_loop", ClassVision),
+    ],
 )
 def test_features_of_images_of_any_shape_are_those_of_the_source(family, kind, tmp_path):
     images = FAMILIES[family].images

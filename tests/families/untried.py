@@ -4,11 +4,7 @@ from __future__ import annotations
 
 from moe_export.moe.families import OUT_OF_REACH
 
-NOT_TRIED: dict[str, str] = {
-    **OUT_OF_REACH,
-    "inkling2_loop": "its language model, inkling2_loop_text, is proven and recognised, and no"
-    " bundle of it can be made; its tower is that of inkling2, which works",
-}
+NOT_TRIED: dict[str, str] = dict(OUT_OF_REACH)
 """Vision-language models without a record, and what is known to stand in the way."""
 
 NOT_TRIED_TEXT: dict[str, str] = {

@@ -19,6 +19,7 @@ import pytest
 from moe_export.capture.clean import clean, take_probes
 from moe_export.capture.fuse import fuse
 from moe_export.capture.linear import use_linear
+from moe_export.capture.looped import name_passes
 from moe_export.forms import Weight
 from moe_export.lower.standard import give_functions
 from moe_export.moe import reference
@@ -30,6 +31,7 @@ PASSES: dict[str, Callable[[ir.Model], object]] = {
     "clean": lambda model: clean(model, AXES),
     "fuse": fuse,
     "linear": lambda model: use_linear(model, weights_of(model)),
+    "looped": name_passes,
     "probes": take_probes,
     "functions": give_functions,
 }

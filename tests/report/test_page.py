@@ -165,6 +165,17 @@ def test_names_are_short_where_they_are_alike():
     assert short_names(["a", "a.a"]) == {"a": "a", "a.a": "a.a"}
 
 
+def test_a_later_pass_over_a_block_has_its_number_in_a_short_name():
+    assert short_names(["a.0.mlp", "a.1.mlp", "a.1.mlp@2", "a.1.mlp@13"]) == {
+        "a.0.mlp": "0",
+        "a.1.mlp": "1",
+        "a.1.mlp@2": "1@2",
+        "a.1.mlp@13": "1@13",
+    }
+    assert short_names(["a.mlp", "a.mlp@2"]) == {"a.mlp": "a.mlp", "a.mlp@2": "a.mlp@2"}
+    assert short_names(["a.mlp@2"]) == {"a.mlp@2": "a.mlp@2"}
+
+
 def luminance(colour: str) -> float:
     parts = [int(colour[i : i + 2], 16) / 255 for i in (1, 3, 5)]
     linear = [

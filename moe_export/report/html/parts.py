@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -54,6 +55,8 @@ class Section:
 # A page that lists more than this is not read; the JSON has all.
 MOST_ROWS = 200
 
+_LATER_PASS = re.compile(r"@[0-9]+$")
+
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Table:
     """At most ``MOST_ROWS`` rows, and how many more there are."""
@@ -71,17 +74,22 @@ def layer_words(layer: str) -> str:
 def short_names(names: Iterable[str]) -> dict[str, str]:
     """Each name without the dotted parts that all of them begin with and end with.
 
-    ``model.layers.0.mlp`` and ``model.layers.1.mlp`` are ``0`` and ``1``.  A single name stays
-    whole, and so do all where nothing would be left of one.
+    ``model.layers.0.mlp`` and ``model.layers.1.mlp`` are ``0`` and ``1``, and the second pass over
+    the latter, ``model.layers.1.mlp@2``, is ``1@2``.  A single name stays whole, and so do all
+    where nothing would be left of one.
     """
-    split = {name: layer_words(name).split(".") for name in dict.fromkeys(names)}
+    ends = {name: "".join(_LATER_PASS.findall(name)) for name in dict.fromkeys(names)}
+    split = {name: layer_words(name.removesuffix(end)).split(".") for name, end in ends.items()}
     if len(split) < 2:
         return {name: layer_words(name) for name in split}
     front = _alike(split.values())
     back = _alike([parts[front:][::-1] for parts in split.values()])
     if any(len(parts) <= front + back for parts in split.values()):
         front = back = 0
-    return {name: ".".join(parts[front : len(parts) - back]) for name, parts in split.items()}
+    return {
+        name: ".".join(parts[front : len(parts) - back]) + ends[name]
+        for name, parts in split.items()
+    }
 
 
 def _alike(lists: Iterable[Sequence[str]]) -> int:
