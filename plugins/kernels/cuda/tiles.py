@@ -132,8 +132,8 @@ def _tile_in_blocks(sm: str, stored: str, gated: bool, bm: int) -> Tile:
 
 
 # Chosen by measurements on an H200 for H2048 I768 E128 K8 with random routing, S / E from 1 to 256,
-# of more than 700 tiles: the fast ones that spill no register.  Those of int8 and int4 in 32 rows are
-# neighbours of what was timed.  By format and whether there is a gate, for tile_rows() in turn.
+# of more than 700 tiles: the fast ones that spill no register.  Those of int8 and int4 in 32 rows
+# are neighbours of what was timed.  By format and whether there is a gate, for tile_rows() in turn.
 HOPPER = {
     ("bf16", True): (
         Tile(16, 64, 128, 4, 3), Tile(32, 64, 64, 4, 3), Tile(64, 64, 64, 4, 3),
