@@ -547,6 +547,80 @@ def attention_problems() -> list[Problem]:
     ]
 
 
+def rotary_problem(
+    name: str,
+    shape: tuple[int, int, int, int] = (1, 5, 4, 16),
+    half: int | None = None,
+    *,
+    norm: bool = False,
+    epsilon: float = 0.0,
+    size: float = 2.0,
+) -> Problem:
+    """``shape`` is B, S, N and d; heads are turned whole unless ``half`` says otherwise."""
+    rng = np.random.default_rng(31)
+    batch, length, heads, width = shape
+    half = width // 2 if half is None else half
+    angles = rng.uniform(-40, 40, size=(batch, length, half))
+    inputs = {
+        "x": size * rng.normal(size=(batch, length, heads * width)),
+        "cos": np.cos(angles),
+        "sin": np.sin(angles),
+    }
+    if norm:
+        inputs["norm"] = rng.uniform(-0.5, 2, size=width)
+    attributes: dict[str, AttributeValue] = {"num_heads": heads}
+    if epsilon:
+        attributes["epsilon"] = epsilon
+    stored = {key: array.astype(np.float32) for key, array in inputs.items()}
+    return Problem(name=name, op="RotaryHeads", inputs=stored, attributes=attributes)
+
+
+def rotary_problems() -> list[Problem]:
+    """One token and many, whole heads and parts of them, widths that are no whole vectors."""
+    make = rotary_problem
+    problems = []
+    for title, norm, epsilon in (("plain", False, 0.0), ("norm", True, 1e-6)):
+        how: dict[str, Any] = {"norm": norm, "epsilon": epsilon}
+        made = [
+            make(title, **how),
+            make(f"{title}-token", (1, 1, 8, 64), **how),
+            make(f"{title}-many-tokens", (1, 70, 3, 32), **how),
+            make(f"{title}-batch", (2, 7, 2, 128), **how),
+            make(f"{title}-one-head", (3, 1, 1, 128), **how),
+            make(f"{title}-partial", (2, 3, 4, 64), 16, **how),
+            make(f"{title}-partial-24", (1, 9, 2, 24), 6, **how),
+            make(f"{title}-width-10", (2, 4, 3, 10), **how),
+            make(f"{title}-width-7", (1, 4, 3, 7), 3, **how),
+            make(f"{title}-width-2", (1, 4, 3, 2), **how),
+            make(f"{title}-no-angles", half=0, **how),
+            make(f"{title}-no-rows", (2, 0, 4, 16), **how),
+            make(f"{title}-no-batch", (0, 3, 4, 16), **how),
+            make(f"{title}-large", size=1e15 if norm else 1e36, **how),
+            make(f"{title}-tiny", size=1e-35, **how),
+        ]
+        problems += [*made, _spoilt_heads(made[0]), _spoilt_heads(made[6])]
+    wide, exact = make("norm-epsilon-half", norm=True, epsilon=0.5), make("norm-exact", norm=True)
+    zeros = exact.inputs["x"].copy()
+    zeros[0, 1, 16:48] = 0  # by their root, 0: no numbers
+    of_zeros = replace(exact, name="norm-exact-zeros", inputs={**exact.inputs, "x": zeros})
+    only_norm = make("norm-width-1", (1, 4, 3, 1), norm=True, epsilon=1e-5)
+    unread = make("plain-epsilon", epsilon=1e-6)  # without a norm nothing reads it
+    return [*problems, wide, exact, of_zeros, only_norm, unread]
+
+
+def _spoilt_heads(problem: Problem) -> Problem:
+    """NaN, infinities and zeros in some heads; the others of the token must not notice."""
+    x = problem.inputs["x"].copy()
+    heads = x.reshape(*x.shape[:2], int(problem.attributes["num_heads"]), -1)
+    heads[0, 0, 0] = np.nan
+    heads[0, 1, 1, 0] = np.nan
+    heads[0, 2, 0, 1] = np.inf
+    heads[0, 3, 1, -1] = -np.inf
+    heads[0, 4, 0] = np.inf
+    heads[0, 4, 1] = 0
+    return replace(problem, name=f"{problem.name}-nan", inputs={**problem.inputs, "x": x})
+
+
 def all_problems() -> list[Problem]:
     """The whole suite; every name is unique within its op."""
     return [
@@ -555,4 +629,5 @@ def all_problems() -> list[Problem]:
         *grouped_problems(),
         *stored_weight_problems(),
         *attention_problems(),
+        *rotary_problems(),
     ]

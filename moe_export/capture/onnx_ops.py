@@ -23,6 +23,7 @@ _SNAKE = {
     "Combine": "combine",
     "Linear": "linear",
     "CachedAttention": "cached_attention",
+    "RotaryHeads": "rotary_heads",
 }
 _TYPES = {
     "float": ["tensor(float)", "tensor(float16)", "tensor(bfloat16)"],

@@ -31,6 +31,7 @@ _TEMPLATES = {
     "Combine": "combine.onnxtxt",
     "Linear": "linear_op.onnxtxt",
     "CachedAttention": "cached_attention.onnxtxt",
+    "RotaryHeads": "rotary_heads.onnxtxt",
 }
 _BLANK_LINES = re.compile(r"\n\s*\n(\s*\n)*")
 
@@ -100,6 +101,8 @@ def overload_of(
         words = ["plain"]
     elif op == "CachedAttention":
         words = [f"times{given['scale']}" if given["scale"] else "by_root"]
+    elif op == "RotaryHeads":
+        words = _rotary_words(given, has_norm="norm" in present_inputs)
     else:
         words = _storage_words(given)
     # Matrices and scales are told by the words above.
@@ -131,6 +134,11 @@ def _experts_words(given: Mapping[str, AttributeValue], *, has_up: bool) -> list
     if given["weight_on"] == "input":
         words.append("on_input")
     return words + _storage_words(given)
+
+
+def _rotary_words(given: Mapping[str, AttributeValue], *, has_norm: bool) -> list[str]:
+    words = [f"heads{given['num_heads']}"]
+    return [*words, f"eps{given['epsilon']}"] if has_norm and given["epsilon"] else words
 
 
 def _storage_words(given: Mapping[str, AttributeValue]) -> list[str]:

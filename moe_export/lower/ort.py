@@ -12,6 +12,7 @@ import numpy as np
 import onnx_ir as ir
 
 from moe_export.forms import Array, Component, KernelNeeds, Weight
+from moe_export.lower.heads import use_rotary_heads
 from moe_export.lower.joined import join_products
 from moe_export.lower.standard import Lowered
 from moe_export.moe import packing
@@ -39,13 +40,14 @@ _FORMATS: Mapping[str, WeightFormat] = {
 def lower_component(component: Component) -> Lowered:
     """*Requires* that the matrices of ``moe_export`` nodes are weights of the component.
 
-    *Ensures* that products of the same rows are one; that each matrix is one weight in panels
-    (``docs/panels.md``), packed when it is read; that scales and zeros are inside it and no
-    weights any more; that every other weight is as it was; and that ``in_place`` names the caches
-    that grow.
+    *Ensures* that heads are normed and turned by one node, and products of the same rows one; that
+    each matrix is one weight in panels (``docs/panels.md``), packed when it is read; that scales
+    and zeros are inside it and no weights any more; that every other weight is as it was; and that
+    ``in_place`` names the caches that grow.
     """
     graph = component.graph.clone()
     watched = {name for roles in component.probes.values() for name in roles.values()}
+    use_rotary_heads(graph, watched)
     weights = give_panels(graph, join_products(graph, component.weights, watched))
     lowered = replace(component, graph=graph, weights=weights, in_place=growing_caches(graph))
     return Lowered(component=lowered, functions={})

@@ -178,5 +178,26 @@ CACHED_ATTENTION = OpSchema(
     attributes=(Attribute("scale", "float", 0.0),),
 )
 
-_ALL = (ROUTER, EXPERTS, DISPATCH, GROUPED_MATMUL, COMBINE, LINEAR, CACHED_ATTENTION)
+ROTARY_HEADS = OpSchema(
+    "RotaryHeads",
+    inputs=(
+        Input("x", "[B,S,N*d]"),
+        Input("cos", "[B,S,h]"),
+        Input("sin", "[B,S,h]"),
+        Input("norm", "[d]", optional=True),
+    ),
+    outputs=(Output("y", "[B,S,N*d]"),),
+    attributes=(Attribute("num_heads", "int", None), Attribute("epsilon", "float", 0.0)),
+)
+
+_ALL = (
+    ROUTER,
+    EXPERTS,
+    DISPATCH,
+    GROUPED_MATMUL,
+    COMBINE,
+    LINEAR,
+    CACHED_ATTENTION,
+    ROTARY_HEADS,
+)
 OPS = {op.name: op for op in _ALL}

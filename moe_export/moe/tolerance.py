@@ -181,6 +181,61 @@ def attention_bound(
     return np.asarray(y.reshape(batch, length, heads * group * values.shape[3]) + UNDERFLOW)
 
 
+def rotary_heads_bound(
+    x: Array,
+    cos: Array,
+    sin: Array,
+    norm: Array | None = None,
+    *,
+    num_heads: int,
+    epsilon: float = 0.0,
+    eps: float = FLOAT32_EPS,
+) -> Array:
+    """Bound of ``RotaryHeads``, elementwise ``[B, S, N*d]``.
+
+    With z a number of a head, q what its root is taken of and a hat for what is computed::
+
+        |q^ - q| <= r q,  r = gamma(d + 4) + 3 UNDERFLOW / q
+        |z^ - z| <= ((1 + gamma(6)) / sqrt(1 - r) - 1) |z| + (|norm| + 1) UNDERFLOW   =: e
+        |y^ - y| <= e |cos| + e' |sin| + gamma(2) ((|z| + e)|cos| + (|z'| + e')|sin|)
+
+    q is a mean of squares, none of them negative, so its error is relative: d in the sum, two of
+    its division by d, one in adding ``epsilon`` and one of the float32 that holds that.  Squares,
+    mean and sum may lose an underflow each.  The root and its reciprocal err by no more than a
+    function does, and two products follow: 4 + 2 roundings.  A rotation is two products, of z and
+    of z' in the other half, and their sum.  Numbers behind the halves are not moved, and without
+    ``norm`` e is 0.
+    """
+    batch, length, row = x.shape
+    heads = _f64(x).reshape(batch, length, num_heads, row // num_heads)
+    error = np.zeros_like(heads)
+    if norm is not None:
+        heads, error = _normed(heads, _f64(norm), epsilon, eps)
+    turn = [np.abs(_f64(part))[:, :, np.newaxis] for part in (cos, sin)]
+    half = cos.shape[2]
+    sizes, bound = np.abs(heads) + error, error.copy()
+    for mine, other in ((0, half), (half, 0)):
+        moved, computed = (
+            part[..., mine : mine + half] * turn[0] + part[..., other : other + half] * turn[1]
+            for part in (error, sizes)
+        )
+        bound[..., mine : mine + half] = moved + gamma(2, eps) * computed + 3 * UNDERFLOW
+    return np.asarray(bound.reshape(x.shape))
+
+
+def _normed(heads: Array, norm: Array, epsilon: float, eps: float) -> tuple[Array, Array]:
+    """``heads [..,d]`` by their root mean square, times ``norm``, and the bound of the error."""
+    width = heads.shape[-1]
+    under_root = np.mean(heads * heads, axis=-1, keepdims=True) + epsilon
+    with np.errstate(divide="ignore", invalid="ignore"):
+        normed = heads / np.sqrt(under_root) * norm
+        off = gamma(width + 4, eps) + 3 * UNDERFLOW / under_root
+        shrunk = np.sqrt(np.maximum(1 - off, 0))
+        relative = (1 + gamma(FUNCTION_ROUNDINGS + 2, eps)) / shrunk - 1
+        error = np.where(normed == 0, 0, np.abs(normed) * relative)
+    return normed, error + (np.abs(norm) + 1) * UNDERFLOW
+
+
 def selecting_scores_bound(
     router_logits: Array,
     spec: RouterSpec,

@@ -1,4 +1,4 @@
-"""Attention of rows that follow a cache, as the torch op computes it."""
+"""Attention of rows that follow a cache, and heads at their positions, as the torch ops do it."""
 
 from __future__ import annotations
 
@@ -23,3 +23,17 @@ def attended(query: Tensor, keys: Tensor, values: Tensor, mask: Tensor, scale: f
     weights = scores.masked_fill(~seen, torch.finfo(scores.dtype).min).softmax(dim=-1)
     y = torch.einsum("bmgst,tbmv->bsmgv", weights.masked_fill(~seen, 0), values)
     return y.flatten(2)
+
+
+def normed(heads: Tensor, norm: Tensor, epsilon: float) -> Tensor:
+    """``heads [..,d]`` by their root mean square, times ``norm [d]``."""
+    mean = heads.square().mean(dim=-1, keepdim=True)
+    return heads / (mean + epsilon).sqrt() * norm
+
+
+def rotated(heads: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """``heads [B,S,N,d]``, their first 2h numbers turned by halves; ``cos``, ``sin`` [B,S,h]."""
+    half = cos.shape[-1]
+    first, second, rest = heads.split([half, half, heads.shape[-1] - 2 * half], dim=-1)
+    cos, sin = cos.unsqueeze(2), sin.unsqueeze(2)
+    return torch.cat([first * cos - second * sin, second * cos + first * sin, rest], dim=-1)

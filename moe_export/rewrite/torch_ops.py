@@ -16,7 +16,7 @@ from torch import Tensor
 
 from moe_export.lazy import runs
 from moe_export.moe.schema import DOMAIN, OPS, OpSchema
-from moe_export.rewrite.torch_attention import appended, attended
+from moe_export.rewrite.torch_attention import appended, attended, normed, rotated
 from moe_export.rewrite.torch_linear import Stored, grouped_linear, linear_of
 
 # The ranks of docs/ops.md: numbers, then NaN, then experts outside the best groups (-inf).
@@ -439,6 +439,34 @@ def _(
         past_key.new_empty((total, *past_key.shape[1:]), dtype=dtype),
         past_value.new_empty((total, *past_value.shape[1:]), dtype=dtype),
     )
+
+
+# --- RotaryHeads --------------------------------------------------------------------------------
+
+
+@torch.library.custom_op(
+    f"{DOMAIN}::rotary_heads", mutates_args=(), schema=torch_signature(OPS["RotaryHeads"])
+)
+def rotary_heads(
+    x: Tensor,
+    cos: Tensor,
+    sin: Tensor,
+    norm: Tensor | None = None,
+    *,
+    num_heads: int,
+    epsilon: float = 0.0,
+) -> Tensor:
+    """``y [B,S,N*d]``: each head of ``x``, normed where ``norm`` is given, at its position."""
+    dtype = _compute_dtype(x)
+    heads = x.to(dtype).unflatten(-1, (num_heads, x.shape[-1] // num_heads))
+    if norm is not None:
+        heads = normed(heads, norm.to(dtype), epsilon)
+    return rotated(heads, cos.to(dtype), sin.to(dtype)).flatten(2)
+
+
+@rotary_heads.register_fake
+def _(x: Tensor, *_others: Tensor | None, **_attributes: object) -> Tensor:
+    return x.new_empty(x.shape, dtype=_compute_dtype(x))
 
 
 # --- Probe --------------------------------------------------------------------------------------

@@ -185,6 +185,25 @@ size_t attention_scratch(const Isa* isa, const AttentionSpec& spec);
 void attention(const Isa* isa, const AttentionSpec& spec, const AttentionTensors& tensors,
                void* scratch, const Parallel& parallel);
 
+// -------------------------------------------------------------------------------------- RotaryHeads
+
+struct HeadsSpec {
+  size_t tokens;       // B * S
+  size_t heads, size;  // N heads of so many numbers
+  size_t half;         // cosines of a token: twice as many numbers of a head are turned
+  float epsilon;
+};
+
+struct HeadsTensors {
+  const float* x;            // [tokens, heads * size]
+  const float *cos, *sin;    // [tokens, half]
+  const float* norm;         // [size]; null: heads are not normed
+  float* y;                  // as x
+};
+
+void rotary_heads(const Isa* isa, const HeadsSpec& spec, const HeadsTensors& tensors,
+                  const Parallel& parallel);
+
 }  // namespace moe
 
 #endif  // MOE_EXPORT_PLUGINS_KERNELS_MOE_KERNELS_H_

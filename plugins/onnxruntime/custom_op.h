@@ -47,6 +47,7 @@ const OpDefinition& combine();
 // On the CPU alone.
 const OpDefinition& linear();
 const OpDefinition& cached_attention();
+const OpDefinition& rotary_heads();
 
 // One op for the nodes whose rows have a type; an op with rows of several types is there for each.
 struct CustomOp : ort_abi::OrtCustomOp {

@@ -14,7 +14,7 @@ constexpr uint32_t kAbi = 1;
 const Library& library() {
   static const Library cpu{{CustomOp(router()), CustomOp(experts()), CustomOp(dispatch()),
                             CustomOp(grouped_matmul()), CustomOp(combine()), CustomOp(linear()),
-                            CustomOp(cached_attention())},
+                            CustomOp(cached_attention()), CustomOp(rotary_heads())},
                            ort_abi::kApiVersion,
                            "moe_export needs ONNX Runtime 1.17 or newer"};
   return cpu;

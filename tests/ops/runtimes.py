@@ -33,6 +33,7 @@ TORCH_NAMES = {
     "Combine": "combine",
     "Linear": "linear",
     "CachedAttention": "cached_attention",
+    "RotaryHeads": "rotary_heads",
 }
 
 
@@ -64,6 +65,8 @@ def _reference(problem: Problem, inputs: Mapping[str, Array]) -> Outputs:
         return (reference.combine(**inputs),)
     if op == "CachedAttention":
         return reference.cached_attention(**inputs, **problem.attributes)
+    if op == "RotaryHeads":
+        return (reference.rotary_heads(**inputs, **problem.attributes),)
     run = {"GroupedMatMul": reference.grouped_matmul, "Linear": reference.linear}[op]
     how = {
         name: problem.attributes[name]

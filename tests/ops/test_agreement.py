@@ -20,6 +20,7 @@ from problems import (
     all_problems,
     attention_problems,
     experts_problems,
+    rotary_problems,
     router_problems,
 )
 
@@ -70,6 +71,8 @@ def bound_of(problem: Problem, exact: runtimes.Outputs, eps: float) -> Array:
             return tolerance.attention_bound(
                 inputs["query"], keys, values, inputs["mask"], eps=eps, **how
             )
+        if problem.op == "RotaryHeads":
+            return tolerance.rotary_heads_bound(**inputs, eps=eps, **problem.attributes)
         y_assigned = np.empty_like(inputs["y_sorted"])
         y_assigned[inputs["order"]] = inputs["y_sorted"]
         weights = inputs["topk_weights"]
@@ -168,7 +171,8 @@ def test_every_problem_has_its_own_name() -> None:
 
 def test_a_bound_is_small_beside_what_it_bounds() -> None:
     """A bound that allowed a percent would let a wrong kernel pass."""
-    for problem in router_problems() + experts_problems() + attention_problems():
+    computed = router_problems() + experts_problems() + attention_problems() + rotary_problems()
+    for problem in computed:
         exact = runtimes.reference_f64(problem)
         bound = bound_of(problem, exact, tolerance.FLOAT32_EPS)
         finite = np.isfinite(exact[0]) & np.isfinite(bound)
@@ -197,6 +201,27 @@ def test_a_wrong_answer_exceeds_the_bound(broken: str) -> None:
         require_agreement(problem, runtimes.reference_f32(wrong), exact, tolerance.FLOAT32_EPS)
 
 
+@pytest.mark.parametrize(
+    "broken", ["turned back", "another order", "another epsilon", "another norm"]
+)
+def test_heads_that_are_wrong_exceed_the_bound(broken: str) -> None:
+    problem = PROBLEMS["RotaryHeads-norm-epsilon-half"]
+    inputs, attributes = dict(problem.inputs), dict(problem.attributes)
+    if broken == "turned back":
+        inputs["sin"] = -inputs["sin"]
+    elif broken == "another order":
+        by_head = inputs["x"].reshape(*inputs["x"].shape[:2], 4, 8, 2)
+        inputs["x"] = by_head.swapaxes(-1, -2).reshape(inputs["x"].shape)
+    elif broken == "another epsilon":
+        attributes["epsilon"] = 0.4999
+    else:
+        inputs["norm"] = inputs["norm"] + np.float32(1e-4)
+    wrong = replace(problem, inputs=inputs, attributes=attributes)
+    exact, got = runtimes.reference_f64(problem), runtimes.reference_f32(wrong)
+    with pytest.raises(AssertionError, match="times the bound"):
+        require_agreement(problem, got, exact, tolerance.FLOAT32_EPS)
+
+
 @pytest.mark.parametrize("name", ROUNDED)
 def test_rows_that_are_not_rounded_exceed_the_bound(
     name: str, judgement: dict[str, runtimes.Outputs]
@@ -219,6 +244,7 @@ def test_rows_that_are_not_rounded_exceed_the_bound(
         "Experts-rows-int8-int4:32",
         "Linear-bf16-rows-bf16-33-rank3",
         "CachedAttention-padding",
+        "RotaryHeads-norm-partial",
     ],
 )
 def test_a_body_lives_in_graphs_of_later_opsets(

@@ -17,7 +17,14 @@ from hypothesis import strategies as st
 
 from moe_export.moe import reference, tolerance
 from moe_export.moe.layer import ExpertsSpec, RouterSpec, Score
-from problems import SMALL, Problem, experts_problem, hostile_logits, router_problem
+from problems import (
+    SMALL,
+    Problem,
+    experts_problem,
+    hostile_logits,
+    rotary_problem,
+    router_problem,
+)
 
 from . import graphs, runtimes
 
@@ -332,3 +339,82 @@ def test_rivals_are_the_last_chosen_and_the_first_not_chosen(data: st.DataObject
             continue
         assert other not in ids[token]
         assert scores[token, chosen] - scores[token, other] == margin[token]
+
+
+# --- RotaryHeads ----------------------------------------------------------------------------------
+
+
+@st.composite
+def heads_to_turn(draw: st.DrawFn) -> tuple[Array, int, int]:
+    """``x [B,S,N*d]``, N, and a number of angles that such heads may have."""
+    batch, length = draw(st.integers(0, 2)), draw(st.integers(0, 4))
+    heads, width = draw(st.integers(1, 3)), draw(st.integers(1, 9))
+    rng = np.random.default_rng(draw(st.integers(0, 99)))
+    return rng.normal(size=(batch, length, heads * width)), heads, draw(st.integers(0, width // 2))
+
+
+def turned(x: Array, angles: Array, num_heads: int) -> Array:
+    return reference.rotary_heads(x, np.cos(angles), np.sin(angles), num_heads=num_heads)
+
+
+@few
+@given(heads_to_turn(), st.integers(0, 99))
+def test_a_rotation_keeps_the_length_of_a_head(
+    given_heads: tuple[Array, int, int], seed: int
+) -> None:
+    x, heads, half = given_heads
+    angles = np.random.default_rng(seed).uniform(-9, 9, size=(*x.shape[:2], half))
+    y = turned(x, angles, heads)
+    by_head = (*x.shape[:2], heads, x.shape[2] // heads)
+    before, after = (np.linalg.norm(rows.reshape(by_head), axis=-1) for rows in (x, y))
+    np.testing.assert_allclose(after, before, rtol=1e-13)
+    np.testing.assert_array_equal(
+        y.reshape(by_head)[..., 2 * half :], x.reshape(by_head)[..., 2 * half :]
+    )
+
+
+@few
+@given(heads_to_turn(), st.integers(0, 99))
+def test_two_rotations_are_one_by_both_angles(
+    given_heads: tuple[Array, int, int], seed: int
+) -> None:
+    x, heads, half = given_heads
+    first, second = np.random.default_rng(seed).uniform(-9, 9, size=(2, *x.shape[:2], half))
+    twice = turned(turned(x, first, heads), second, heads)
+    np.testing.assert_allclose(twice, turned(x, first + second, heads), rtol=0, atol=1e-13)
+
+
+def test_a_rotation_turns_the_first_half_towards_the_second() -> None:
+    """By a right angle: (1, 2, 3, 4 | 5) becomes (-3, -4, 1, 2 | 5), in each head."""
+    x = np.array([[[1.0, 2, 3, 4, 5, 6, 7, 8, 9, 0]]])
+    y = reference.rotary_heads(x, np.zeros((1, 1, 2)), np.ones((1, 1, 2)), num_heads=2)
+    np.testing.assert_array_equal(y, [[[-3, -4, 1, 2, 5, -8, -9, 6, 7, 0]]])
+
+
+@few
+@given(heads_to_turn(), st.integers(0, 99))
+def test_a_norm_of_ones_leaves_a_mean_square_of_1(
+    given_heads: tuple[Array, int, int], seed: int
+) -> None:
+    x, heads, half = given_heads
+    angles = np.random.default_rng(seed).uniform(-9, 9, size=(*x.shape[:2], half))
+    width = x.shape[2] // heads
+    y = reference.rotary_heads(x, np.cos(angles), np.sin(angles), np.ones(width), num_heads=heads)
+    means = np.square(y).reshape(*x.shape[:2], heads, width).mean(axis=-1)
+    np.testing.assert_allclose(means, 1, rtol=1e-12)
+
+
+@run_everywhere
+@pytest.mark.parametrize("norm", [False, True])
+@pytest.mark.parametrize("spoilt", [np.nan, np.inf])
+def test_a_head_that_is_no_number_stays_alone(
+    run: Callable[[Problem], runtimes.Outputs], norm: bool, spoilt: float
+) -> None:
+    problem = rotary_problem("alone", (1, 3, 4, 24), 9, norm=norm, epsilon=1e-6)
+    x = problem.inputs["x"].copy()
+    x[0, 1, 24:48] = spoilt
+    (y,) = run(problem)
+    (after,) = run(replace(problem, inputs={**problem.inputs, "x": x}))
+    assert not np.isfinite(after[0, 1, 24:48]).any()
+    after[0, 1, 24:48] = y[0, 1, 24:48]
+    np.testing.assert_array_equal(after, y)

@@ -23,7 +23,11 @@ from . import runtimes
 
 EACH_OP = pytest.mark.parametrize("op", OPS.values(), ids=OPS.keys())
 KINDS = {"int": "INT", "float": "FLOAT", "string": "STRING"}
-REQUIRED = {"Router": {"top_k": 2}, "Dispatch": {"num_experts": 4}}
+REQUIRED = {
+    "Router": {"top_k": 2},
+    "Dispatch": {"num_experts": 4},
+    "RotaryHeads": {"num_heads": 2},
+}
 
 
 def required_inputs(op: OpSchema) -> tuple[str, ...]:
@@ -130,6 +134,14 @@ def test_an_overload_is_readable() -> None:
     )
 
 
+def test_an_overload_names_an_epsilon_that_is_read() -> None:
+    how = {"num_heads": 3, "epsilon": 1e-6}
+    given = required_inputs(OPS["RotaryHeads"])
+    assert overload_of("RotaryHeads", how, (*given, "norm")) == "heads3.eps1e-06.norm"
+    assert overload_of("RotaryHeads", how, given) == "heads3"
+    assert overload_of("RotaryHeads", {"num_heads": 3}, (*given, "norm")) == "heads3.norm"
+
+
 def test_the_example_in_the_docs_prints_the_body_it_says(capsys: pytest.CaptureFixture) -> None:
     docs = Path(__file__).parents[2] / "docs" / "ops.md"
     page = docs.read_text(encoding="utf-8").partition("## Reading a body")[2]
@@ -151,6 +163,8 @@ def test_attributes_as_onnx_stores_them_name_the_same_variant() -> None:
         ("Router", {}, ("router_logits",), "needs the attribute 'top_k'"),
         ("Router", {"top_k": 1, "k": 2}, ("router_logits",), r"no attributes \['k'\]"),
         ("Router", {"top_k": 1}, (), "router_logits"),
+        ("RotaryHeads", {}, ("x", "cos", "sin"), "needs the attribute 'num_heads'"),
+        ("RotaryHeads", {"num_heads": 2}, ("x", "cos"), r"needs the inputs \['sin'\]"),
         ("Combine", {}, ("y_sorted", "order", "topk_weights", "z"), r"no inputs \['z'\]"),
         (
             "Experts",

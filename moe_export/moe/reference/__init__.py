@@ -8,6 +8,7 @@ from moe_export.moe.reference.activations import activate, split_gate
 from moe_export.moe.reference.attention import cached_attention
 from moe_export.moe.reference.dequantize import dequantize
 from moe_export.moe.reference.experts import combine, dispatch, experts, grouped_matmul, linear
+from moe_export.moe.reference.rotary import rotary_heads
 from moe_export.moe.reference.router import rivals, route, routing_margin, selecting_scores
 from moe_export.moe.reference.rows import quantize_rows, round_rows
 
@@ -22,6 +23,7 @@ __all__ = [
     "linear",
     "quantize_rows",
     "rivals",
+    "rotary_heads",
     "round_rows",
     "route",
     "routing_margin",

@@ -198,6 +198,7 @@ struct Simd {
 #include "rows.inc.h"
 #include "tiles.inc.h"
 #include "attention.inc.h"
+#include "heads.inc.h"
 
 }  // namespace
 }  // namespace moe

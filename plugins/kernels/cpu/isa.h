@@ -31,6 +31,16 @@ constexpr size_t attention_work(size_t rows, size_t key_columns) {
   return (rows + key_columns) * kAttentionKeys * sizeof(float);
 }
 
+// All heads of one token, of RotaryHeads.
+struct TokenHeads {
+  const float* x;          // [heads][size]
+  const float *cos, *sin;  // [half]
+  const float* norm;       // [size], or null
+  float epsilon;
+  size_t heads, size, half;
+  float* y;  // [heads][size]
+};
+
 // A row that a matrix will multiply lies *prepared*: rounded as its RowFormat says, in the form
 // that the level's multiply() reads.
 struct Isa {
@@ -59,6 +69,9 @@ struct Isa {
 
   // Adds what the queries see of a block of keys to largest, sum and mixed.
   void (*attend)(const AttentionBlock& block);
+
+  // y = the heads of x, normed and turned.
+  void (*turn_heads)(const TokenHeads& token);
 
   // Whether multiply() is faster where many rows lie evenly spaced.
   bool likes_even_rows = false;

@@ -173,9 +173,10 @@ struct Simd {
 #include "rows.inc.h"
 #include "tiles.inc.h"
 #include "attention.inc.h"
+#include "heads.inc.h"
 
 }  // namespace
 
-const Isa kAvx2 = {"avx2", row_bytes, row_is_plain, prepare, multiply, activate, attend};
+const Isa kAvx2 = {"avx2", row_bytes, row_is_plain, prepare, multiply, activate, attend, turn_heads};
 
 }  // namespace moe

@@ -4,6 +4,6 @@
 
 namespace moe {
 
-const Isa kAvx512Bf16 = {"avx512_bf16", row_bytes, row_is_plain, prepare, multiply, activate, attend};
+const Isa kAvx512Bf16 = {"avx512_bf16", row_bytes, row_is_plain, prepare, multiply, activate, attend, turn_heads};
 
 }  // namespace moe

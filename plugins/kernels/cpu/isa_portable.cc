@@ -82,9 +82,10 @@ struct Simd {
 #include "rows.inc.h"
 #include "tiles.inc.h"
 #include "attention.inc.h"
+#include "heads.inc.h"
 
 }  // namespace
 
-const Isa kPortable = {"portable", row_bytes, row_is_plain, prepare, multiply, activate, attend};
+const Isa kPortable = {"portable", row_bytes, row_is_plain, prepare, multiply, activate, attend, turn_heads};
 
 }  // namespace moe

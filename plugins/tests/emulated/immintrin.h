@@ -151,6 +151,29 @@ static inline Whole loaded(const void* at) {
   return x;
 }
 
+// Groups of four numbers: two of a, two of b, each by two bits of `which`.
+EMULATED __m512 shuffle_f32x4(__m512 a, __m512 b, int which) {
+  float from[2][16], to[16];
+  std::memcpy(from[0], &a, 64);
+  std::memcpy(from[1], &b, 64);
+  for (int group = 0; group < 4; ++group)
+    std::memcpy(to + group * 4, from[group / 2] + (which >> 2 * group & 3) * 4, 16);
+  __m512 made;
+  std::memcpy(&made, to, 64);
+  return made;
+}
+
+// The same for the numbers of each group.
+EMULATED __m512 shuffle_ps(__m512 a, __m512 b, int which) {
+  float from[2][16], to[16];
+  std::memcpy(from[0], &a, 64);
+  std::memcpy(from[1], &b, 64);
+  for (int i = 0; i < 16; ++i) to[i] = from[i % 4 / 2][i / 4 * 4 + (which >> 2 * (i % 4) & 3)];
+  __m512 made;
+  std::memcpy(&made, to, 64);
+  return made;
+}
+
 EMULATED float reduce_add_ps(__m512 x) {
   float sum = 0;
   for (int i = 0; i < 16; ++i) sum += x[i];
@@ -270,6 +293,8 @@ EMULATED void tile_dpbf16ps(int sums, int left, int right) {
 #define _mm512_mul_ps emulated::mul_ps
 #define _mm512_fmadd_ps emulated::fmadd_ps
 #define _mm512_reduce_add_ps emulated::reduce_add_ps
+#define _mm512_shuffle_f32x4 emulated::shuffle_f32x4
+#define _mm512_shuffle_ps emulated::shuffle_ps
 #define _mm512_add_epi16 emulated::add_epi16
 #define _mm512_add_epi32 emulated::add_epi32
 #define _mm512_sub_epi8 emulated::sub_epi8
