@@ -48,6 +48,7 @@ PANELS = EXPERTS | {
 }
 GROUPED = {"x_sorted": f32(6, H), "expert_offsets": i32(E + 1), "weights": f32(E, 5, H)}
 COMBINE = {"y_sorted": f32(6, H), "order": i32(6), "topk_weights": f32(T, K)}
+HEADS = {"x": f32(2, 3, 16), "cos": f32(2, 3, 4), "sin": f32(2, 3, 4), "norm": f32(8)}
 CACHED = {
     "query": f32(2, 3, 32),
     "key": f32(2, 3, 16),
@@ -215,6 +216,38 @@ MALFORMED = {
         "'mask'.*=2",
     ),
     "a scale of text": ("CachedAttention", {"scale": "root"}, CACHED, "a string.*a float"),
+    "heads missing": ("RotaryHeads", {}, HEADS, "'num_heads' is missing"),
+    "rank of rows of heads": (
+        "RotaryHeads",
+        {"num_heads": 2},
+        HEADS | {"x": f32(6, 16)},
+        "'x'.*B, S",
+    ),
+    "heads of several sizes": ("RotaryHeads", {"num_heads": 3}, HEADS, "'x'.*not 3 heads"),
+    "batch of angles": (
+        "RotaryHeads",
+        {"num_heads": 2},
+        HEADS | {"cos": f32(1, 3, 4)},
+        "'cos'.*B=2",
+    ),
+    "sines and cosines": (
+        "RotaryHeads",
+        {"num_heads": 2},
+        HEADS | {"sin": f32(2, 3, 3)},
+        "'sin'.*h=4",
+    ),
+    "more pairs than numbers": (
+        "RotaryHeads",
+        {"num_heads": 2},
+        HEADS | {"cos": f32(2, 3, 5), "sin": f32(2, 3, 5)},
+        "'cos'.*pairs.*the 8 numbers",
+    ),
+    "norm of a head": (
+        "RotaryHeads",
+        {"num_heads": 2},
+        HEADS | {"norm": f32(16)},
+        "'norm'.*d=8",
+    ),
     "two matrices": ("Linear", panels, {"x": f32(2, 8), "weight": PANELS["down"]}, "expected 1"),
 }
 
