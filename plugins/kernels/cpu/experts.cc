@@ -24,6 +24,9 @@ constexpr size_t kTaskRows = 256;   // more than this and an expert's rows are s
 // With more tasks than this each takes several times four panels.  What a task asks of memory in advance
 // lies behind its own panels, and is another core's as often as not.
 constexpr size_t kEnoughTasks = 128;
+// A single row reads more than it computes: up to four times four panels are one stream, as long as
+// there are as many tasks as this.
+constexpr size_t kEnoughStreams = 16, kMostOfStream = 4;
 constexpr size_t kManyTokens = 16;  // from here on rows may be worth a copy
 
 // Rows [first, first + count) of the expert order, all of one expert.
@@ -59,7 +62,9 @@ void multiply_blocks(const Isa* isa, const Panels& weights, RowFormat format,
                      const RowBlock* blocks, size_t num_blocks, size_t num_rows,
                      const Parallel& parallel, const Row& row, const Done& done) {
   const size_t chunks = (weights.panels + kTaskPanels - 1) / kTaskPanels;
-  const size_t most = std::max<size_t>(1, num_blocks * chunks / kEnoughTasks);
+  const bool alone = num_rows == num_blocks;  // each a single row
+  const size_t most = std::clamp<size_t>(num_blocks * chunks / (alone ? kEnoughStreams : kEnoughTasks),
+                                         1, alone ? kMostOfStream : chunks);
   const size_t tasks_each = (chunks + most - 1) / most;  // of a block
   const size_t products = num_rows * weights.columns * weights.panels * kPanelRows;
   const size_t tasks = num_blocks * tasks_each;
@@ -70,15 +75,18 @@ void multiply_blocks(const Isa* isa, const Panels& weights, RowFormat format,
     const size_t panels_end = std::min((part + 1) * most * kTaskPanels, weights.panels);
     alignas(64) float tile[kTileRows * kTaskColumns];
     const void* rows[kTileRows];
-    for (size_t panel = part * most * kTaskPanels; panel < panels_end; panel += kTaskPanels) {
-      const size_t panels = std::min(kTaskPanels, panels_end - panel);
+    const size_t step = block.count == 1 ? kMostOfStream * kTaskPanels : kTaskPanels;
+    for (size_t panel = part * most * kTaskPanels; panel < panels_end; panel += step) {
+      const size_t panels = std::min(step, panels_end - panel);
       const uint8_t* at = weights.data + size_t(block.expert) * weights.expert_bytes +
                           panel * weights.panel_bytes;
       for (size_t first = size_t(block.first); first < rows_end; first += kTileRows) {
         const size_t count = std::min(kTileRows, rows_end - first);
         for (size_t r = 0; r < count; ++r) rows[r] = row(first + r);
         isa->multiply(weights, format, at, panels, rows, count, tile, kTaskColumns);
-        done(block, first, count, panel, panels, tile);
+        for (size_t p = 0; p < panels; p += kTaskPanels)
+          done(block, first, count, panel + p, std::min(kTaskPanels, panels - p),
+               tile + p * kPanelRows);
       }
     }
   });

@@ -14,18 +14,24 @@ using I = Simd::I;
 constexpr size_t kColumnBlock = 512;
 
 // Which lines of the weights a tile asks for while it computes.  One tile alone reads a panel as a
-// stream and asks kStreamAhead bytes ahead of itself; the first of several tiles that share a block of
+// stream and asks kStreamAhead bytes ahead of itself, at the end in the next panels; the first of several tiles that share a block of
 // a panel would wait for memory and the others would not, so each asks for its share of the block
 // that comes next.
 struct Ahead {
   ptrdiff_t offset;  // of the first line, from the tile's place in each of its panels
   size_t step;       // of the lines, for 64 bytes of a panel
+  ptrdiff_t turn;    // how much farther lines behind a panel's own lie; 0: no tile of the job follows
 
-  // For tile `tile` of `tiles` over a block of `bytes`; the next block lies at `next`.
-  static Ahead of(size_t tile, size_t tiles, size_t bytes, ptrdiff_t next) {
-    constexpr size_t kStreamAhead = 2048;
-    if (tiles == 1) return {kStreamAhead, 64};
-    return {next + ptrdiff_t(bytes / tiles * tile), 64 / tiles};
+  static constexpr size_t kStreamAhead = 2048;
+
+  bool is_stream() const { return step == 64; }
+
+  // For tile `tile` of `tiles` over a block of `bytes`; the next block lies at `next`, and is one of
+  // this job where it `follows`.
+  static Ahead of(size_t tile, size_t tiles, size_t bytes, ptrdiff_t next, bool follows) {
+    if (tiles == 1)
+      return {kStreamAhead, 64, follows && bytes > kStreamAhead ? next - ptrdiff_t(bytes) : 0};
+    return {next + ptrdiff_t(bytes / tiles * tile), 64 / tiles, 0};
   }
 };
 
@@ -200,6 +206,15 @@ void int_tile(const IntCall& call) {
   const size_t last = padded_columns(kFormat, weights.columns) / kRowBlock;
   const size_t scales_at = scales_offset(weights), zeros_at = zeros_offset(weights);
   const bool has_zeros = weights.has_zeros, wide_scales = weights.wide_scales;
+  // The block from which on lines ahead are those of the next panels.
+  const size_t turns_at = call.ahead.turn ? last - Ahead::kStreamAhead / kBlockBytes : size_t(-1);
+  if (call.ahead.is_stream() && row_blocks_per_scale) {
+    // Scales lie behind the panel's integers, and are read along with them.
+    const size_t scale_bytes = last / row_blocks_per_scale * (wide_scales ? 64 : 32);
+    unrolled<NP>([&](auto p) MOE_INLINE {
+      for (size_t i = 0; i < scale_bytes; i += 64) Simd::prefetch(call.panels[p] + scales_at + i);
+    });
+  }
   F sum[MR][NP][kVectors];
   float* const out = call.out;
   const size_t stride = call.stride;
@@ -238,7 +253,8 @@ void int_tile(const IntCall& call) {
                              : Simd::broadcast_int(call.rows[m].offsets[b]);
         });
         const uint8_t* const ahead = panel + call.first_block * kBlockBytes + call.ahead.offset +
-                                     (b - call.first_block) * (kBlockBytes / 64) * call.ahead.step;
+                                     (b - call.first_block) * (kBlockBytes / 64) * call.ahead.step +
+                                     (b >= turns_at ? call.ahead.turn : 0);
         unrolled<kBlockBytes / 64>(
             [&](auto line) MOE_INLINE { Simd::prefetch(ahead + line * call.ahead.step); });
       });
@@ -341,7 +357,7 @@ struct FloatTiles {
                          out + place.first_row * stride + place.first_panel * 16,
                          stride,
                          first == 0,
-                         Ahead::of(place.tile, place.tiles, (end - first) * kUnitBytes, next)};
+                         Ahead::of(place.tile, place.tiles, (end - first) * kUnitBytes, next, false)};
     pick<Simd::kMaxRows>(place, call);
   }
 
@@ -388,7 +404,8 @@ struct IntTiles {
                        end_block,
                        out + place.first_row * stride + place.first_panel * 16,
                        stride,
-                       Ahead::of(place.tile, place.tiles, end - begin, next)};
+                       Ahead::of(place.tile, place.tiles, end - begin, next,
+                                 place.first_panel + place.panels < count)};
     pick<Simd::kMaxIntRows>(place, call);
   }
 
