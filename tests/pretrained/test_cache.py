@@ -115,6 +115,29 @@ def test_a_step_writes_its_rows_behind_the_others_and_moves_none(embed, decoder)
         assert np.abs(tensor[len(copies[name]) :]).max(axis=(1, 2, 3)).min() > 0
 
 
+def test_an_answer_begins_without_a_copy_of_the_prompts_cache(embed, decoder):
+    cache = Cache(decoder)
+    decoding = steps(embed, cache, length=300)
+    next(decoding)
+    places = {name: tensor.ctypes.data for name, tensor in cache.tensors().items()}
+    next(decoding)
+    assert {name: tensor.ctypes.data for name, tensor in cache.tensors().items()} == places
+
+
+def test_rows_that_cannot_grow_are_refused(decoder):
+    binding = decoder.bind()
+    (past,) = (info for info in decoder.inputs if info.name == "past_key_0")
+    rows = np.zeros([8, 1, *past.shape[2:]], np.float32)
+    for wrong in (rows.astype(np.float64), rows[0], rows[::2]):
+        with pytest.raises(UsageError):
+            binding.hold("past_key_0", "present_key_0", wrong)
+    binding.hold("past_key_0", "present_key_0", rows)
+    for before, after in ((3, 9), (5, 4), (-1, 2)):
+        with pytest.raises(UsageError, match="where 8 are held"):
+            binding.grow(before, after)
+    binding.grow(3, 8)
+
+
 def test_what_lies_in_the_cache_is_what_is_attended_to(embed, decoder):
     """A copy that a run kept of its own would not notice."""
     cache = Cache(decoder)
