@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import threading
-from collections.abc import Callable, Container, Hashable, Iterator, Mapping
+from collections.abc import Callable, Container, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
@@ -195,6 +195,12 @@ def pass_name(block: str, number: int) -> str:
 def block_name(layer: str, blocks: Container[str]) -> str:
     """The name, of those of ``blocks``, of the block that an MoE layer is a pass over."""
     return layer if layer in blocks else layer.rpartition("@")[0]
+
+
+def shared_words(lists: Iterable[Sequence[str]]) -> int:
+    """How many words all of the lists begin with."""
+    columns = list(zip(*lists, strict=False))
+    return next((i for i, words in enumerate(columns) if len(set(words)) > 1), len(columns))
 
 
 class MoELayer(Protocol):

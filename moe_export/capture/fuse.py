@@ -13,6 +13,7 @@ import onnx_ir as ir
 from onnx_ir.passes.common import RemoveUnusedNodesPass
 from onnxscript.rewriter import RewriteRuleSet, pattern
 
+from moe_export.capture.constants import numbers_of
 from moe_export.capture.fuse_attention import use_cached_attention
 from moe_export.capture.identities import drop_identities
 from moe_export.capture.scatters import simplify_choices
@@ -99,5 +100,5 @@ class _Rotary(pattern.RewriteRuleClassBase):  # type: ignore[misc]
 
 def _number(value: ir.Value | None) -> float | None:
     """The one number of a constant."""
-    constant = None if value is None else ir.convenience.get_const_tensor(value)
-    return constant.numpy().item() if constant is not None and constant.size == 1 else None
+    numbers = numbers_of(value)
+    return numbers.item() if numbers is not None and numbers.size == 1 else None

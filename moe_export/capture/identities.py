@@ -8,6 +8,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript.rewriter import RewriteRuleSet, pattern
 
+from moe_export.capture.constants import numbers_of
+
 # torch.export writes the end of an axis, whatever its size, as the largest number there is.
 _END = np.iinfo(np.int64).max
 
@@ -52,5 +54,5 @@ class _TimesOne(pattern.RewriteRuleClassBase):  # type: ignore[misc]
 
 def _all(value: ir.Value, number: int) -> bool:
     """Whether it is a constant of nothing else."""
-    constant = ir.convenience.get_const_tensor(value)
-    return constant is not None and bool((constant.numpy() == number).all())
+    numbers = numbers_of(value)
+    return numbers is not None and bool((numbers == number).all())

@@ -15,6 +15,8 @@ from onnxscript import opset18
 from onnxscript.function_libs.torch_lib.ops.core import aten_select_scatter, aten_slice_scatter
 from onnxscript.rewriter import RewriteRuleSet, pattern
 
+from moe_export.capture.constants import numbers_of
+
 # Places up to so many: constants of that size are folded, and no more of them is copied to a graph.
 _MOST_PLACES = 512
 
@@ -77,7 +79,7 @@ class _Spread(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         result = pattern.MatchResult()
         if not (_alike(x, y) and _is_along(_axis(spread, x), x, chosen, axes)):
             return result.fail("it is not known to be along one axis")
-        mask, taken, start, step = (_numbers(each) for each in (chosen, of, first, steps))
+        mask, taken, start, step = (numbers_of(each) for each in (chosen, of, first, steps))
         if mask is None or taken is None or start is None or step is None:
             return result.fail("places are not known")
         places = np.flatnonzero(mask)
@@ -113,7 +115,7 @@ class _Selected(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         result = pattern.MatchResult()
         if not (_alike(x, whole) and _is_along(_axis(read, x), x, chosen, axes)):
             return result.fail("it is not known to be along one axis")
-        place = _numbers(index)
+        place = numbers_of(index)
         if place is None or place.ndim or not _alike(update, read):
             return result.fail("it is not known to be one place")
         return result
@@ -128,7 +130,7 @@ class _Selected(pattern.RewriteRuleClassBase):  # type: ignore[misc]
         read: ir.Value,
         **_: Any,
     ) -> Any:
-        if _numbers(chosen).reshape(-1)[_numbers(index).item()]:
+        if numbers_of(chosen).reshape(-1)[numbers_of(index).item()]:
             return op.Identity(update)
         return op.Gather(x, index, axis=_axis(read, x))
 
@@ -149,12 +151,6 @@ def _constant(array: Any) -> Any:
     return opset18.Constant(value=ir.tensor(array))
 
 
-def _numbers(value: ir.Value | None) -> Any:
-    """A constant's."""
-    constant = None if value is None else ir.convenience.get_const_tensor(value)
-    return None if constant is None else constant.numpy()
-
-
 def _alike(x: ir.Value, y: ir.Value) -> bool:
     """Whether both are known to have one shape."""
     return x.shape is not None and x.shape == y.shape
@@ -169,7 +165,7 @@ def _axis(gathered: ir.Value, x: ir.Value) -> int:
 
 def _is_along(dim: int, x: ir.Value, chosen: ir.Value, axes: ir.Value) -> bool:
     """Whether a mask says places of ``dim`` of ``x``, which is the only one of ``axes``."""
-    mask, named = _numbers(chosen), _numbers(axes)
+    mask, named = numbers_of(chosen), numbers_of(axes)
     if x.shape is None or mask is None or named is None:
         return False
     rank = len(x.shape)

@@ -35,11 +35,12 @@ def use_rotary_heads(graph: ir.Model, watched: Collection[str] = ()) -> None:
 def _replace(graph: ir.Graph, node: ir.Node, watched: Collection[str]) -> None:
     (turned,) = node.outputs
     x, cos, sin, *positions = node.inputs
-    heads, width, half = _number(node, "num_heads"), _last(turned, rank=3), _last(cos, rank=3)
-    if x is None or any(positions) or _number(node, "interleaved") or not heads or not half:
+    given, width, half = node.attributes, _last(turned, rank=3), _last(cos, rank=3)
+    heads, interleaved = given.get_int("num_heads", 0), given.get_int("interleaved", 0)
+    if x is None or any(positions) or interleaved or not heads or not half:
         return
     size, rest = divmod(width, heads)
-    pairs = _number(node, "rotary_embedding_dim") or size
+    pairs = given.get_int("rotary_embedding_dim", 0) or size
     if rest or pairs != 2 * half or _last(sin, rank=3) != half:
         return
     found = _heads_of(x, heads, size, watched)
@@ -78,7 +79,7 @@ def _heads_of(flat: ir.Value, heads: int, size: int, watched: Collection[str]) -
     if normed is not None:
         view, norm, *_ = normed.inputs
         epsilon = normed.attributes.get_float("epsilon", _DEFAULT_EPSILON)
-        is_last = _number(normed, "axis", -1) in (-1, 3)
+        is_last = normed.attributes.get_int("axis", -1) in (-1, 3)
         if view is None or not is_last or _last(norm, rank=1) != size:
             return None
     apart = _made_by(view, "Reshape", watched)
@@ -95,10 +96,6 @@ def _made_by(value: ir.Value, kind: str, watched: Collection[str]) -> ir.Node | 
     return (
         node if node is not None and alone and (node.domain, node.op_type) == ("", kind) else None
     )
-
-
-def _number(node: ir.Node, name: str, otherwise: int = 0) -> int:
-    return node.attributes.get_int(name, otherwise)
 
 
 def _sizes(x: ir.Value) -> tuple[object, ...]:

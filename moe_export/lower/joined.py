@@ -14,7 +14,7 @@ from dataclasses import replace
 import numpy as np
 import onnx_ir as ir
 
-from moe_export.forms import Array, Weight
+from moe_export.forms import Array, Weight, shared_words
 from moe_export.moe.schema import DOMAIN, OPS
 
 _INPUTS = [given.name for given in OPS["Linear"].inputs]
@@ -132,13 +132,7 @@ def _one_behind_the_other(parts: Sequence[Weight]) -> Weight:
 def _joined_name(names: Sequence[str]) -> str:
     """``a.q.weight`` and ``a.k.weight`` are ``a.q+k.weight``."""
     words = [name.split(".") for name in names]
-    front = _alike(words)
-    back = _alike([each[front:][::-1] for each in words])
+    front = shared_words(words)
+    back = shared_words([each[front:][::-1] for each in words])
     inner = "+".join(".".join(each[front : len(each) - back]) for each in words)
     return ".".join([*words[0][:front], inner, *words[0][len(words[0]) - back :]])
-
-
-def _alike(words: Sequence[Sequence[str]]) -> int:
-    """How many words at the beginning are those of all."""
-    columns = list(zip(*words, strict=False))
-    return next((n for n, each in enumerate(columns) if len(set(each)) > 1), len(columns))

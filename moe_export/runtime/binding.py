@@ -38,6 +38,7 @@ class Binding:
         self._given: dict[str, Array] = {}
         self._taken: dict[str, Array] = {}
         self._held: dict[str, _Held] = {}
+        self._room = 0
 
     def give(self, name: str, array: Array) -> None:
         """``array`` as an input; one that is not dense in C order is copied."""
@@ -66,15 +67,15 @@ class Binding:
         self._check(given, rows)
         self._held[given] = _Held(taken, rows.ctypes.data, rows.dtype.type, rows.shape[1:])
         self._given[given] = rows
+        self._room = min(len(self._given[name]) for name in self._held)
 
     def grow(self, before: int, after: int) -> None:
         """Give the first ``before`` of all rows that are held, and take the first ``after``.
 
         Raises ``UsageError`` where there are not so many.
         """
-        room = min((len(self._given[name]) for name in self._held), default=after)
-        if not 0 <= before <= after <= room:
-            raise UsageError(f"{before} rows cannot become {after} where {room} are held")
+        if self._held and not 0 <= before <= after <= self._room:
+            raise UsageError(f"{before} rows cannot become {after} where {self._room} are held")
         # Once for each cache and token, when nothing of it is in the CPU's own caches: addresses
         # are known, and no view is made.
         give, take = self._binding.bind_input, self._binding.bind_output

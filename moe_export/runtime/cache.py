@@ -117,12 +117,12 @@ class Cache:
         longest = max(lengths)
         made._make_room(longest)
         for info in made._pasts:
-            place = made._place(info, longest)
+            if info.name not in made._grow:
+                made._rows[info.name] = made._empty(info, longest)
+            place = made._view(info, longest)
             for row, (text, length) in enumerate(zip(texts, lengths, strict=True)):
                 rows, tokens = slice(row, row + 1), slice(longest - length, longest)
                 place[_part(info, rows=rows, tokens=tokens)] = text[info.name]
-            if info.name not in made._grow:
-                made._rows[info.name] = place
         made._length = longest
         made._mask[:, :longest] = np.arange(longest) >= longest - np.array(lengths)[:, np.newaxis]
         return made
@@ -173,10 +173,6 @@ class Cache:
         self._rows |= made
         last: Array = self._logits[:, -1]
         return last
-
-    def _place(self, info: TensorInfo, after: int) -> Array:
-        """Where a run writes a cache: the rows themselves and the room behind, or anew."""
-        return self._view(info, after) if info.name in self._grow else self._empty(info, after)
 
     def _lie_in(self, info: TensorInfo, rows: Array) -> None:
         """A cache, and the room behind it, or a state."""

@@ -7,6 +7,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from moe_export.forms import shared_words
+
 Rows = tuple[tuple[str, ...], ...]
 
 
@@ -82,17 +84,11 @@ def short_names(names: Iterable[str]) -> dict[str, str]:
     split = {name: layer_words(name.removesuffix(end)).split(".") for name, end in ends.items()}
     if len(split) < 2:
         return {name: layer_words(name) for name in split}
-    front = _alike(split.values())
-    back = _alike([parts[front:][::-1] for parts in split.values()])
+    front = shared_words(split.values())
+    back = shared_words([parts[front:][::-1] for parts in split.values()])
     if any(len(parts) <= front + back for parts in split.values()):
         front = back = 0
     return {
         name: ".".join(parts[front : len(parts) - back]) + ends[name]
         for name, parts in split.items()
     }
-
-
-def _alike(lists: Iterable[Sequence[str]]) -> int:
-    """How many words all of the lists begin with."""
-    columns = list(zip(*lists, strict=False))
-    return next((i for i, words in enumerate(columns) if len(set(words)) > 1), len(columns))

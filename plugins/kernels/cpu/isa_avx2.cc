@@ -177,6 +177,7 @@ struct Simd {
 
 }  // namespace
 
-const Isa kAvx2 = {"avx2", row_bytes, row_is_plain, prepare, multiply, activate, attend, turn_heads};
+const Isa kAvx2 = {"avx2", row_bytes, row_is_plain, prepare,
+                   multiply, activate, attend, turn_heads};
 
 }  // namespace moe

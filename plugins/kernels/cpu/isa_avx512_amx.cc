@@ -328,7 +328,7 @@ void multiply_tiles(const Panels& weights, RowFormat format, const uint8_t* pane
 
 }  // namespace
 
-const Isa kAvx512Amx = {"avx512_amx", row_bytes,      row_is_plain, prepare,
-                        multiply_tiles, activate, attend,       turn_heads, true};
+const Isa kAvx512Amx = {"avx512_amx", row_bytes, row_is_plain, prepare,
+                        multiply_tiles, activate, attend, turn_heads, true};
 
 }  // namespace moe

@@ -4,6 +4,7 @@
 
 namespace moe {
 
-const Isa kAvx512Bf16 = {"avx512_bf16", row_bytes, row_is_plain, prepare, multiply, activate, attend, turn_heads};
+const Isa kAvx512Bf16 = {"avx512_bf16", row_bytes, row_is_plain, prepare,
+                         multiply, activate, attend, turn_heads};
 
 }  // namespace moe

@@ -86,6 +86,7 @@ struct Simd {
 
 }  // namespace
 
-const Isa kPortable = {"portable", row_bytes, row_is_plain, prepare, multiply, activate, attend, turn_heads};
+const Isa kPortable = {"portable", row_bytes, row_is_plain, prepare,
+                       multiply, activate, attend, turn_heads};
 
 }  // namespace moe

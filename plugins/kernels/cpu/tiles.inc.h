@@ -14,9 +14,9 @@ using I = Simd::I;
 constexpr size_t kColumnBlock = 512;
 
 // Which lines of the weights a tile asks for while it computes.  One tile alone reads a panel as a
-// stream and asks kStreamAhead bytes ahead of itself, at the end in the next panels; the first of several tiles that share a block of
-// a panel would wait for memory and the others would not, so each asks for its share of the block
-// that comes next.
+// stream and asks kStreamAhead bytes ahead of itself, at the end in the next panels; the first of
+// several tiles that share a block of a panel would wait for memory and the others would not, so each
+// asks for its share of the block that comes next.
 struct Ahead {
   ptrdiff_t offset;  // of the first line, from the tile's place in each of its panels
   size_t step;       // of the lines, for 64 bytes of a panel

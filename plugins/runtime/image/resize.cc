@@ -52,25 +52,29 @@ Filter filter_of(Resample how) {
 }
 
 // For each new pixel: where its old pixels begin, how many they are, and the weight of each.
+template <typename Number>
 struct Weights {
   size_t most;
   std::vector<int> first, count;
-  std::vector<int32_t> weight;  // [new size, most]
+  std::vector<Number> weight;  // [new size, most]
 };
 
-Weights weights_of(int old_size, int new_size, const Filter& filter) {
-  const double scale = static_cast<double>(static_cast<float>(old_size)) / new_size;
+// centre(i) is the place of new pixel i among the old ones, each of which is `scale` new ones wide;
+// stored(share) is how a share is kept.
+template <typename Number, typename Centre, typename Stored>
+Weights<Number> shares_of(int old_size, int new_size, const Filter& filter, double scale,
+                          Centre centre_of, Stored stored) {
   const double wide = std::max(scale, 1.0);
   const double support = filter.support * wide;
   const double narrow = 1.0 / wide;
-  Weights made;
+  Weights<Number> made;
   made.most = static_cast<size_t>(std::ceil(support)) * 2 + 1;
   made.first.resize(size_t(new_size));
   made.count.resize(size_t(new_size));
   made.weight.resize(size_t(new_size) * made.most);
   std::vector<double> exact(made.most);
   for (int i = 0; i < new_size; ++i) {
-    const double centre = (i + 0.5) * scale;
+    const double centre = centre_of(i);
     // Both truncate, which rounds what is positive.
     const int first = std::max(0, static_cast<int>(centre - support + 0.5));
     const int count = std::min(old_size, static_cast<int>(centre + support + 0.5)) - first;
@@ -81,14 +85,23 @@ Weights weights_of(int old_size, int new_size, const Filter& filter) {
     }
     for (int k = 0; k < count; ++k) {
       const double share = sum != 0.0 ? exact[size_t(k)] / sum : exact[size_t(k)];
-      const double whole = share * (1 << kDigits);
-      made.weight[size_t(i) * made.most + size_t(k)] =
-          static_cast<int32_t>(share < 0 ? whole - 0.5 : whole + 0.5);
+      made.weight[size_t(i) * made.most + size_t(k)] = stored(share);
     }
     made.first[size_t(i)] = first;
     made.count[size_t(i)] = count;
   }
   return made;
+}
+
+// As Pillow has them, in whole numbers.
+Weights<int32_t> weights_of(int old_size, int new_size, const Filter& filter) {
+  const double scale = static_cast<double>(static_cast<float>(old_size)) / new_size;
+  return shares_of<int32_t>(
+      old_size, new_size, filter, scale, [&](int i) { return (i + 0.5) * scale; },
+      [](double share) {
+        const double whole = share * (1 << kDigits);
+        return static_cast<int32_t>(share < 0 ? whole - 0.5 : whole + 0.5);
+      });
 }
 
 uint8_t to_byte(int32_t sum) {
@@ -98,7 +111,7 @@ uint8_t to_byte(int32_t sum) {
 constexpr int32_t kHalf = 1 << (kDigits - 1);
 
 Image along_rows(const Image& image, int width, const Filter& filter) {
-  const Weights weights = weights_of(image.width, width, filter);
+  const Weights<int32_t> weights = weights_of(image.width, width, filter);
   Image made = Image::of(image.height, width);
   for (int y = 0; y < image.height; ++y) {
     const uint8_t* from = image.row(y);
@@ -121,7 +134,7 @@ Image along_rows(const Image& image, int width, const Filter& filter) {
 }
 
 Image along_columns(const Image& image, int height, const Filter& filter) {
-  const Weights weights = weights_of(image.height, height, filter);
+  const Weights<int32_t> weights = weights_of(image.height, height, filter);
   Image made = Image::of(height, image.width);
   const size_t numbers = size_t(image.width) * 3;
   std::vector<int32_t> sums(numbers);
@@ -138,48 +151,20 @@ Image along_columns(const Image& image, int height, const Filter& filter) {
   return made;
 }
 
-// As `Weights`; PyTorch has scales and places in float32, and the rest here is in double.
-struct FloatWeights {
-  size_t most;
-  std::vector<int> first, count;
-  std::vector<float> weight;  // [new size, most]
-};
-
-FloatWeights float_weights_of(int old_size, int new_size, const Filter& filter) {
+// As PyTorch has them: scales and places in float32, and the rest in double.
+Weights<float> float_weights_of(int old_size, int new_size, const Filter& filter) {
   const double scale = static_cast<float>(old_size) / static_cast<float>(new_size);
-  const double wide = std::max(scale, 1.0);
-  const double support = filter.support * wide;
-  const double narrow = 1.0 / wide;
-  FloatWeights made;
-  made.most = static_cast<size_t>(std::ceil(support)) * 2 + 1;
-  made.first.resize(size_t(new_size));
-  made.count.resize(size_t(new_size));
-  made.weight.resize(size_t(new_size) * made.most);
-  std::vector<double> exact(made.most);
-  for (int i = 0; i < new_size; ++i) {
-    const double centre = static_cast<float>(scale * (i + 0.5));
-    // Both truncate, which rounds what is positive.
-    const int first = std::max(0, static_cast<int>(centre - support + 0.5));
-    const int count = std::min(old_size, static_cast<int>(centre + support + 0.5)) - first;
-    double sum = 0.0;
-    for (int k = 0; k < count; ++k) {
-      exact[size_t(k)] = filter.at((k + first - centre + 0.5) * narrow);
-      sum += exact[size_t(k)];
-    }
-    for (int k = 0; k < count; ++k) {
-      made.weight[size_t(i) * made.most + size_t(k)] = static_cast<float>(exact[size_t(k)] / sum);
-    }
-    made.first[size_t(i)] = first;
-    made.count[size_t(i)] = count;
-  }
-  return made;
+  return shares_of<float>(
+      old_size, new_size, filter, scale,
+      [&](int i) -> double { return static_cast<float>(scale * (i + 0.5)); },
+      [](double share) { return static_cast<float>(share); });
 }
 
 // `rows` rows of old_size cells of `numbers` numbers each, as rows of new_size cells.
 std::vector<float> along(const std::vector<float>& from, size_t rows, int old_size, int new_size,
                          size_t numbers, const Filter& filter) {
   if (old_size == new_size) return from;
-  const FloatWeights weights = float_weights_of(old_size, new_size, filter);
+  const Weights<float> weights = float_weights_of(old_size, new_size, filter);
   std::vector<float> made(rows * size_t(new_size) * numbers);
   for (size_t row = 0; row < rows; ++row) {
     const float* line = from.data() + row * size_t(old_size) * numbers;

@@ -151,27 +151,26 @@ static inline Whole loaded(const void* at) {
   return x;
 }
 
-// Groups of four numbers: two of a, two of b, each by two bits of `which`.
-EMULATED __m512 shuffle_f32x4(__m512 a, __m512 b, int which) {
-  float from[2][16], to[16];
-  std::memcpy(from[0], &a, 64);
-  std::memcpy(from[1], &b, 64);
-  for (int group = 0; group < 4; ++group)
-    std::memcpy(to + group * 4, from[group / 2] + (which >> 2 * group & 3) * 4, 16);
+// place(i) is where number i comes from, among those of a and then those of b.
+template <class Place>
+static inline __m512 shuffled(__m512 a, __m512 b, Place place) {
+  float from[32], to[16];
+  std::memcpy(from, &a, 64);
+  std::memcpy(from + 16, &b, 64);
+  for (int i = 0; i < 16; ++i) to[i] = from[place(i)];
   __m512 made;
   std::memcpy(&made, to, 64);
   return made;
 }
 
+// Groups of four numbers: two of a, two of b, each by two bits of `which`.
+EMULATED __m512 shuffle_f32x4(__m512 a, __m512 b, int which) {
+  return shuffled(a, b, [&](int i) { return i / 8 * 16 + (which >> i / 4 * 2 & 3) * 4 + i % 4; });
+}
+
 // The same for the numbers of each group.
 EMULATED __m512 shuffle_ps(__m512 a, __m512 b, int which) {
-  float from[2][16], to[16];
-  std::memcpy(from[0], &a, 64);
-  std::memcpy(from[1], &b, 64);
-  for (int i = 0; i < 16; ++i) to[i] = from[i % 4 / 2][i / 4 * 4 + (which >> 2 * (i % 4) & 3)];
-  __m512 made;
-  std::memcpy(&made, to, 64);
-  return made;
+  return shuffled(a, b, [&](int i) { return i % 4 / 2 * 16 + i / 4 * 4 + (which >> i % 4 * 2 & 3); });
 }
 
 EMULATED float reduce_add_ps(__m512 x) {
