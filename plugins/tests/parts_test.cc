@@ -111,26 +111,40 @@ LEVEL_TEST(offsets_are_clipped_and_never_run_backwards) {
   }
 }
 
+// `rows` rows times one matrix of a shape, with a bias or without.
+void check_linear(const Isa* isa, const Storage& storage, const Shape& shape, size_t rows,
+                  Random* random) {
+  const Weight weight(storage, shape, random);
+  Block<float> x(rows * shape.columns), bias(random->one_in(2) ? shape.rows : 0);
+  for (float& number : x) number = float(random->normal());
+  for (float& number : bias) number = float(random->normal());
+  Block<float> y(rows * shape.rows);
+  Block<uint8_t> scratch(linear_scratch(isa, weight.panels(), storage.rows, rows));
+  linear(isa, weight.panels(), bias.or_null(), storage.rows, x.data(), rows, y.data(),
+         scratch.data(), serial());
+  const std::vector<int> expert_of(rows, 0);
+  const std::string fault =
+      fault_of(grouped_twin(weight, storage.rows, x, bias, expert_of), y.data());
+  CHECK(fault.empty(), "%s, %s", fault.c_str(), storage.words().c_str());
+}
+
 LEVEL_TEST(linear_is_within_its_bound) {
   uint64_t seed = 1;
   for (const Storage& storage : all_storages())
     for (const size_t rows : {0, 1, 7}) {
       Random random(seed++);
-      const Weight weight(storage, {1, random.between(1, 90), random.between(1, 90), false, false},
-                          &random);
-      const Shape& shape = weight.shape();
-      Block<float> x(rows * shape.columns), bias(random.one_in(2) ? shape.rows : 0);
-      for (float& number : x) number = float(random.normal());
-      for (float& number : bias) number = float(random.normal());
-      Block<float> y(rows * shape.rows);
-      Block<uint8_t> scratch(linear_scratch(isa, weight.panels(), storage.rows, rows));
-      linear(isa, weight.panels(), bias.or_null(), storage.rows, x.data(), rows, y.data(),
-             scratch.data(), serial());
-      const std::vector<int> expert_of(rows, 0);
-      const std::string fault =
-          fault_of(grouped_twin(weight, storage.rows, x, bias, expert_of), y.data());
-      CHECK(fault.empty(), "%s, %s", fault.c_str(), storage.words().c_str());
+      check_linear(isa, storage, {1, random.between(1, 90), random.between(1, 90), false, false},
+                   rows, &random);
     }
+}
+
+// A task of a single row takes several tiles, which ask for each other's weights.
+LEVEL_TEST(a_row_alone_meets_many_panels) {
+  uint64_t seed = 1;
+  for (const Storage& storage : all_storages()) {
+    Random random(seed++);
+    check_linear(isa, storage, {1, 2100 + random.below(40), 300, false, false}, 1, &random);
+  }
 }
 
 }  // namespace
